@@ -1,0 +1,2 @@
+//! The command line `pintle`.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Governance host: configuration, registry, locks and tracing over sandboxed plugins.

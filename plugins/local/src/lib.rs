@@ -1,0 +1,1 @@
+//! The embedded backend: durable, single node, all four capabilities.

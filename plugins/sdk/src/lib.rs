@@ -1,0 +1,1 @@
+//! Everything a plugin author needs: a trait per capability, connections, sessions.

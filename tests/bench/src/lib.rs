@@ -1,0 +1,1 @@
+//! Alternating measurements with bootstrap bounds.
