@@ -1,1 +1,7 @@
-//! Governance host: configuration, registry, locks and tracing over sandboxed plugins.
+//! Pintle: governance for clusters over sandboxed plugins.
+pub mod config;
+pub mod error;
+pub mod lock;
+pub mod registry;
+
+pub use error::{Effect, Error};

@@ -1,0 +1,3 @@
+//! Configuration.
+mod types;
+pub use types::*;

@@ -1,0 +1,3 @@
+//! Registry.
+mod types;
+pub use types::*;
