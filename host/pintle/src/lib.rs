@@ -3,5 +3,7 @@ pub mod config;
 pub mod error;
 pub mod lock;
 pub mod registry;
+pub mod secret;
+pub mod settings;
 
 pub use error::{Effect, Error};
