@@ -126,7 +126,9 @@ pub enum Refusal {
         waiting: usize,
     },
     /// A lease was named to a backend that did not grant it.
-    #[error("the lease belongs to backend \"{owner}\"; a precondition holds within one backend only")]
+    #[error(
+        "the lease belongs to backend \"{owner}\"; a precondition holds within one backend only"
+    )]
     ForeignLease {
         /// The backend that granted the lease.
         owner: String,
@@ -239,7 +241,9 @@ impl Error {
         let advice = match self.code() {
             "unauthenticated" => "check the user, password or token in the backend's settings",
             "denied" => "ask for the permission on the server, or use another user",
-            "unavailable" => "check that the endpoints are right and the server runs: `pintle backend check`",
+            "unavailable" => {
+                "check that the endpoints are right and the server runs: `pintle backend check`"
+            }
             "not-running" => "see why: `pintle backend list`",
             "unsupported" => "`pintle plugin inspect` shows what the plugin offers",
             "compacted" => "read the present state, or ask for a newer version",

@@ -7,3 +7,6 @@ pub mod secret;
 pub mod settings;
 
 pub use error::{Effect, Error};
+mod clock;
+mod mirror;
+mod plugin;

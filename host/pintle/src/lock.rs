@@ -4,5 +4,7 @@ pub use types::*;
 /// x
 #[derive(Debug, Clone)]
 pub struct Lock;
-impl Lock { /// x
- pub fn force_release(&self) {} }
+impl Lock {
+    /// x
+    pub fn force_release(&self) {}
+}

@@ -1,0 +1,297 @@
+//! A local copy of what one upstream watch shows, and its fan-out to any number of subscribers.
+//!
+//! One writer (the pump of the backend's events) applies upstream events; readers look at an
+//! immutable state behind an [`ArcSwap`]; subscribers follow a bounded ring. A subscriber that falls
+//! behind loses its place, is told so by a resync, and starts over from the state: it never holds
+//! back the writer or the others.
+
+mod subscription;
+
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use imbl::HashMap;
+use tokio::sync::{broadcast, watch};
+
+pub(crate) use subscription::{Item, Subscription};
+
+use crate::{clock::BootTime, config::EventId, error::Error};
+
+/// How many events a subscriber may fall behind, and a resuming one may have missed.
+const RING_LEN: usize = 1024;
+
+/// What the upstream watch delivers.
+#[derive(Debug, Clone)]
+pub(crate) enum Upstream<V> {
+    SnapshotBegin,
+    Put { key: Arc<str>, value: Arc<V>, previous: Option<Arc<V>> },
+    Removed { key: Arc<str>, version: Option<Arc<str>>, previous: Option<Arc<V>> },
+    SnapshotEnd,
+    Resync(Arc<str>),
+    Progress,
+    Ended(Error),
+}
+
+/// What subscribers get.
+#[derive(Debug)]
+pub(crate) enum Change<V> {
+    Put {
+        key: Arc<str>,
+        value: Arc<V>,
+        previous: Option<Arc<V>>,
+    },
+    Removed {
+        key: Arc<str>,
+        version: Option<Arc<str>>,
+        previous: Option<Arc<V>>,
+    },
+    /// Differences follow, after a gap upstream.
+    Resync(Arc<str>),
+}
+
+// By hand, because a derived one would ask `V` to be `Clone`.
+impl<V> Clone for Change<V> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Put { key, value, previous } => Self::Put {
+                key: Arc::clone(key),
+                value: Arc::clone(value),
+                previous: previous.clone(),
+            },
+            Self::Removed { key, version, previous } => Self::Removed {
+                key: Arc::clone(key),
+                version: version.clone(),
+                previous: previous.clone(),
+            },
+            Self::Resync(reason) => Self::Resync(Arc::clone(reason)),
+        }
+    }
+}
+
+/// A change with its place in the mirror's sequence.
+#[derive(Debug)]
+pub(crate) struct Published<V> {
+    sequence: u64,
+    change: Change<V>,
+}
+
+/// All keys at one point of the sequence.
+struct State<V> {
+    entries: HashMap<Arc<str>, Arc<V>>,
+    sequence: u64,
+}
+
+/// What a synchronous read of a mirror finds.
+#[derive(Debug, Clone)]
+pub(crate) struct Cached<V> {
+    pub(crate) value: Option<Arc<V>>,
+    /// How long ago the backend last proved that this is current.
+    pub(crate) age: Duration,
+    /// Whether the upstream watch works at the moment.
+    pub(crate) live: bool,
+}
+
+/// Whether a mirror can be read, and if it never will be, why.
+#[derive(Debug, Clone)]
+enum Phase {
+    Filling,
+    Filled,
+    Ended(Error),
+}
+
+/// The mirror of one watch. `V` is compared to leave out what did not change over a gap.
+pub(crate) struct Mirror<V> {
+    epoch: u64,
+    state: ArcSwap<State<V>>,
+    writer: Mutex<Writer<V>>,
+    phase: watch::Sender<Phase>,
+    events: broadcast::Sender<Arc<Published<V>>>,
+    proven_at: AtomicU64,
+    live: AtomicBool,
+}
+
+struct Writer<V> {
+    /// The snapshot that is being received.
+    staging: Option<HashMap<Arc<str>, Arc<V>>>,
+    resync: Option<Arc<str>>,
+    ring: VecDeque<Arc<Published<V>>>,
+}
+
+impl<V: PartialEq + Send + Sync + 'static> Mirror<V> {
+    pub(crate) fn new() -> Self {
+        Self {
+            epoch: BootTime::now().nanos(),
+            state: ArcSwap::from_pointee(State { entries: HashMap::new(), sequence: 0 }),
+            writer: Mutex::new(Writer { staging: None, resync: None, ring: VecDeque::new() }),
+            phase: watch::Sender::new(Phase::Filling),
+            events: broadcast::Sender::new(RING_LEN),
+            proven_at: AtomicU64::new(0),
+            live: AtomicBool::new(false),
+        }
+    }
+
+    /// Takes the next event of the upstream watch. Called by one writer, never waits.
+    pub(crate) fn apply(&self, event: Upstream<V>) {
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        match event {
+            Upstream::SnapshotBegin => writer.staging = Some(HashMap::new()),
+            Upstream::Put { key, value, previous } => match &mut writer.staging {
+                Some(staging) => {
+                    staging.insert(key, value);
+                }
+                None => self.put(&mut writer, key, value, previous),
+            },
+            Upstream::Removed { key, version, previous } => match &mut writer.staging {
+                Some(staging) => {
+                    staging.remove(&key);
+                }
+                None => self.remove(&mut writer, &key, version, previous),
+            },
+            Upstream::SnapshotEnd => self.finish_snapshot(&mut writer),
+            Upstream::Resync(reason) => {
+                writer.staging = None;
+                writer.resync = Some(reason);
+                self.live.store(false, Ordering::Release);
+                return;
+            }
+            Upstream::Progress => {}
+            Upstream::Ended(error) => {
+                self.live.store(false, Ordering::Release);
+                self.phase.send_replace(Phase::Ended(error));
+                return;
+            }
+        }
+        if writer.staging.is_none() {
+            self.prove();
+        }
+    }
+
+    /// Marks the upstream watch as broken: what is here gets old until a new snapshot ends.
+    pub(crate) fn interrupt(&self, reason: Arc<str>) {
+        self.apply(Upstream::Resync(reason));
+    }
+
+    /// The value of `key` as the mirror has it; nothing before the first snapshot.
+    pub(crate) fn cached(&self, key: &str) -> Option<Cached<V>> {
+        let proven_at = self.proven_at.load(Ordering::Acquire);
+        if proven_at == 0 {
+            return None;
+        }
+        let value = self.state.load().entries.get(key).cloned();
+        let age = BootTime::from_nanos(proven_at).until(BootTime::now());
+        Some(Cached { value, age, live: self.live.load(Ordering::Acquire) })
+    }
+
+    /// Waits for the first snapshot.
+    ///
+    /// # Errors
+    ///
+    /// The error with which the watch ended.
+    pub(crate) async fn filled(&self) -> Result<(), Error> {
+        let mut phase = self.phase.subscribe();
+        loop {
+            match &*phase.borrow_and_update() {
+                Phase::Filled => return Ok(()),
+                Phase::Ended(error) => return Err(error.clone()),
+                Phase::Filling => {}
+            }
+            if phase.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// The error with which the watch ended, if it did.
+    pub(crate) fn end(&self) -> Option<Error> {
+        match &*self.phase.borrow() {
+            Phase::Ended(error) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    /// Where the mirror stands.
+    pub(crate) fn position(&self) -> EventId {
+        EventId { epoch: self.epoch, sequence: self.state.load().sequence }
+    }
+
+    fn put(&self, writer: &mut Writer<V>, key: Arc<str>, value: Arc<V>, previous: Option<Arc<V>>) {
+        let state = self.state.load();
+        let mut entries = state.entries.clone();
+        let known = entries.insert(Arc::clone(&key), Arc::clone(&value));
+        self.advance(writer, entries, Change::Put { key, value, previous: previous.or(known) });
+    }
+
+    fn remove(
+        &self,
+        writer: &mut Writer<V>,
+        key: &Arc<str>,
+        version: Option<Arc<str>>,
+        previous: Option<Arc<V>>,
+    ) {
+        let state = self.state.load();
+        let mut entries = state.entries.clone();
+        let known = entries.remove(key);
+        let previous = previous.or(known);
+        self.advance(writer, entries, Change::Removed { key: Arc::clone(key), version, previous });
+    }
+
+    /// Replaces the state by the snapshot; subscribers see a resync and then only the differences.
+    fn finish_snapshot(&self, writer: &mut Writer<V>) {
+        let Some(snapshot) = writer.staging.take() else { return };
+        let reason = writer.resync.take();
+        let before = self.state.load_full();
+        if matches!(*self.phase.borrow(), Phase::Filled) {
+            let reason = reason.unwrap_or_else(|| "the backend sent a new snapshot".into());
+            self.advance(writer, before.entries.clone(), Change::Resync(reason));
+            for (key, value) in &snapshot {
+                let known = before.entries.get(key);
+                if known.is_none_or(|known| known != value) {
+                    self.put(writer, Arc::clone(key), Arc::clone(value), None);
+                }
+            }
+            for key in before.entries.keys().filter(|key| !snapshot.contains_key(*key)) {
+                self.remove(writer, key, None, None);
+            }
+        } else {
+            let sequence = before.sequence + 1;
+            self.state.store(Arc::new(State { entries: snapshot, sequence }));
+        }
+        self.live.store(true, Ordering::Release);
+        self.prove();
+        self.phase.send_replace(Phase::Filled);
+    }
+
+    /// Publishes one change together with the state that it leads to.
+    fn advance(
+        &self,
+        writer: &mut Writer<V>,
+        entries: HashMap<Arc<str>, Arc<V>>,
+        change: Change<V>,
+    ) {
+        let sequence = self.state.load().sequence + 1;
+        let published = Arc::new(Published { sequence, change });
+        if writer.ring.len() == RING_LEN {
+            writer.ring.pop_front();
+        }
+        writer.ring.push_back(Arc::clone(&published));
+        self.state.store(Arc::new(State { entries, sequence }));
+        // Fails only when nobody listens.
+        let _ = self.events.send(published);
+    }
+
+    fn prove(&self) {
+        if self.live.load(Ordering::Acquire) {
+            self.proven_at.store(BootTime::now().nanos(), Ordering::Release);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,419 @@
+//! One incarnation: the task that owns a store, and the calls that run in it.
+
+use std::{
+    collections::HashMap,
+    future::{Future, poll_fn},
+    pin::{Pin, pin},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    task::AbortHandle,
+};
+use wasmtime::{Store, component::Accessor};
+
+use super::{
+    bindings::types,
+    engine::Engine,
+    guest::GuestState,
+    limits::Limits,
+    loader::{Exports, Plugin},
+    output::LastWords,
+};
+
+/// A plugin at work. Dropping every handle ends it.
+pub(crate) struct Incarnation {
+    jobs: mpsc::Sender<Job>,
+    calls: Arc<Calls>,
+    ended: watch::Receiver<Option<Arc<str>>>,
+    limits: Limits,
+}
+
+/// A function of a plugin, and whether it may change something on the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Operation {
+    pub(crate) name: &'static str,
+    pub(crate) mutates: bool,
+}
+
+impl Operation {
+    pub(crate) const fn read(name: &'static str) -> Self {
+        Self { name, mutates: false }
+    }
+
+    pub(crate) const fn mutation(name: &'static str) -> Self {
+        Self { name, mutates: true }
+    }
+}
+
+/// Why a call has no result.
+#[derive(Debug)]
+pub(crate) enum CallFailure {
+    /// The plugin's own error.
+    Plugin(types::Error),
+    /// The incarnation ended, after the call had begun or before.
+    Ended { reason: Arc<str>, begun: bool },
+    /// The queue stayed full until the call's timeout.
+    Busy { waiting: usize },
+}
+
+/// What a call does inside the store.
+type Job =
+    Box<dyn for<'a> FnOnce(&'a Accessor<GuestState>, &'a Exports) -> BoxFuture<'a, ()> + Send>;
+
+/// The result of a guest call: the outer error is wasmtime's, the inner one the plugin's.
+pub(crate) type GuestResult<R> = wasmtime::Result<Result<R, types::Error>>;
+
+impl Incarnation {
+    /// Puts `plugin` into `store` and lets it run until it traps, is killed, or all handles go.
+    pub(crate) fn spawn(
+        engine: &Engine,
+        plugin: Arc<Plugin>,
+        store: Store<GuestState>,
+        last_words: LastWords,
+        limits: Limits,
+    ) -> Arc<Self> {
+        let (jobs, queue) = mpsc::channel(limits.calls_queued_max);
+        let (ended, ended_seen) = watch::channel(None);
+        let task =
+            engine.plugin_runtime().spawn(run(store, plugin, queue, limits.calls_running_max));
+        let calls = Arc::new(Calls {
+            running: Mutex::default(),
+            next_id: AtomicU64::new(1),
+            ended,
+            task: task.abort_handle(),
+        });
+        let host = engine.host_runtime();
+        host.spawn(watch_deadlines(Arc::downgrade(&calls), jobs.downgrade(), limits.call_grace));
+        let finished = Arc::clone(&calls);
+        host.spawn(async move {
+            let reason = match task.await {
+                Ok(Ok(())) => "it was stopped".to_owned(),
+                Ok(Err(error)) => last_words.summary().unwrap_or_else(|| format!("{error:#}")),
+                Err(error) if error.is_cancelled() => "it was stopped".to_owned(),
+                Err(error) => error.to_string(),
+            };
+            finished.end(&reason);
+        });
+        Arc::new(Self { jobs, calls, ended: ended_seen, limits })
+    }
+
+    /// Runs `function` in the store and waits for its result.
+    ///
+    /// The guest has `timeout`, then a grace period; past it the whole incarnation is ended, so this
+    /// always returns.
+    ///
+    /// # Cancellation
+    ///
+    /// When the returned future is dropped, the guest is asked to end the call, and ended itself if
+    /// it does not.
+    pub(crate) async fn call<R, F>(
+        &self,
+        operation: Operation,
+        timeout: Duration,
+        function: F,
+    ) -> Result<R, CallFailure>
+    where
+        R: Send + 'static,
+        F: for<'a> FnOnce(
+                &'a Accessor<GuestState>,
+                &'a Exports,
+                types::Context,
+            ) -> BoxFuture<'a, GuestResult<R>>
+            + Send
+            + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let begun = Arc::new(AtomicBool::new(false));
+        let call = self.calls.begin(operation, timeout, self.jobs.downgrade());
+        let context = types::Context {
+            call_id: call.id,
+            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
+            trace: Vec::new(),
+        };
+        let (job_begun, job_calls) = (Arc::clone(&begun), Arc::clone(&self.calls));
+        let job: Job = Box::new(move |accessor, exports| {
+            Box::pin(async move {
+                let id = context.call_id;
+                if !reply.is_closed() {
+                    job_begun.store(true, Ordering::Relaxed);
+                    let result = function(accessor, exports, context).await;
+                    // Fails when the caller gave up meanwhile; nobody else needs the result.
+                    let _ = reply.send(result);
+                }
+                job_calls.lock().remove(&id);
+            })
+        });
+        if let Err(failure) = self.enqueue(job, timeout).await {
+            self.calls.lock().remove(&call.id);
+            call.finish();
+            return Err(failure);
+        }
+        let mut ended = self.ended.clone();
+        let result = tokio::select! {
+            biased;
+            result = answer => result.ok(),
+            _ = ended.wait_for(Option::is_some) => None,
+        };
+        call.finish();
+        match result {
+            Some(Ok(Ok(value))) => Ok(value),
+            Some(Ok(Err(error))) => Err(CallFailure::Plugin(error)),
+            Some(Err(error)) => {
+                let reason = format!("{}: {error:#}", operation.name);
+                self.calls.end(&reason);
+                Err(CallFailure::Ended { reason: reason.into(), begun: true })
+            }
+            // The reply was dropped: the store is ending, and the reason comes in a moment.
+            None => {
+                let reason = self.ended().await;
+                Err(CallFailure::Ended { reason, begun: begun.load(Ordering::Relaxed) })
+            }
+        }
+    }
+
+    /// Runs a function that cannot wait and has no result, such as `close`, without waiting for it.
+    ///
+    /// With a full queue it is skipped and this answers false: the caller repeats it or lets go.
+    pub(crate) fn post<F>(&self, function: F) -> bool
+    where
+        F: for<'a> FnOnce(
+                &'a Accessor<GuestState>,
+                &'a Exports,
+            ) -> BoxFuture<'a, wasmtime::Result<()>>
+            + Send
+            + 'static,
+    {
+        post(&self.jobs, function)
+    }
+
+    /// Waits until the incarnation has ended, and says why.
+    pub(crate) async fn ended(&self) -> Arc<str> {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            Err(_) => "it was stopped".into(),
+        }
+    }
+
+    /// Ends the incarnation now, whatever it does.
+    pub(crate) fn kill(&self, reason: &str) {
+        self.calls.end(reason);
+    }
+
+    async fn enqueue(&self, job: Job, timeout: Duration) -> Result<(), CallFailure> {
+        let job = match self.jobs.try_send(job) {
+            Ok(()) => return Ok(()),
+            Err(mpsc::error::TrySendError::Closed(_)) => return Err(self.gone().await),
+            Err(mpsc::error::TrySendError::Full(job)) => job,
+        };
+        match tokio::time::timeout(timeout, self.jobs.send(job)).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) => Err(self.gone().await),
+            Err(_) => Err(CallFailure::Busy { waiting: self.limits.calls_queued_max }),
+        }
+    }
+
+    async fn gone(&self) -> CallFailure {
+        CallFailure::Ended { reason: self.ended().await, begun: false }
+    }
+}
+
+impl Drop for Incarnation {
+    fn drop(&mut self) {
+        self.calls.end("it was stopped");
+    }
+}
+
+/// Calls under way, for the watchdog.
+struct Calls {
+    running: Mutex<HashMap<u64, Running>>,
+    next_id: AtomicU64,
+    ended: watch::Sender<Option<Arc<str>>>,
+    task: AbortHandle,
+}
+
+struct Running {
+    operation: Operation,
+    timeout: Duration,
+    deadline: Instant,
+    cancelled: bool,
+}
+
+impl Calls {
+    fn begin(
+        self: &Arc<Self>,
+        operation: Operation,
+        timeout: Duration,
+        jobs: mpsc::WeakSender<Job>,
+    ) -> CallGuard {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let deadline = Instant::now() + timeout;
+        let running = Running { operation, timeout, deadline, cancelled: false };
+        self.lock().insert(id, running);
+        CallGuard { id, calls: Arc::clone(self), jobs, finished: false }
+    }
+
+    /// The first reason wins.
+    fn end(&self, reason: &str) {
+        self.ended.send_if_modified(|ended| {
+            let first = ended.is_none();
+            if first {
+                *ended = Some(reason.into());
+            }
+            first
+        });
+        self.task.abort();
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Running>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Asks the guest to end the call if nobody waits for it any more.
+struct CallGuard {
+    id: u64,
+    calls: Arc<Calls>,
+    jobs: mpsc::WeakSender<Job>,
+    finished: bool,
+}
+
+impl CallGuard {
+    fn finish(mut self) {
+        self.finished = true;
+    }
+}
+
+impl Drop for CallGuard {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        // The guest still works on it: the watchdog keeps an eye on it until `cancel` came through.
+        if let Some(running) = self.calls.lock().get_mut(&self.id) {
+            running.cancelled = true;
+            running.deadline = Instant::now();
+        }
+        if let Some(jobs) = self.jobs.upgrade() {
+            cancel(&jobs, self.id, &self.calls);
+        }
+    }
+}
+
+/// How often deadlines are looked at. Calls are late by at most this much.
+const WATCHDOG_TICK: Duration = Duration::from_millis(100);
+
+/// Cancels calls that are past their deadline, and ends the incarnation when that does not help.
+async fn watch_deadlines(
+    calls: std::sync::Weak<Calls>,
+    jobs: mpsc::WeakSender<Job>,
+    grace: Duration,
+) {
+    let mut ticks = tokio::time::interval(WATCHDOG_TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        let (Some(calls), Some(jobs)) = (calls.upgrade(), jobs.upgrade()) else { return };
+        let now = Instant::now();
+        let mut late = Vec::new();
+        let mut stuck = None;
+        for (id, running) in &mut *calls.lock() {
+            if now < running.deadline {
+                continue;
+            }
+            if !running.cancelled {
+                running.cancelled = true;
+                late.push(*id);
+            }
+            if now >= running.deadline + grace {
+                stuck = Some((running.operation.name, running.timeout));
+            }
+        }
+        for id in late {
+            cancel(&jobs, id, &calls);
+        }
+        if let Some((operation, timeout)) = stuck {
+            let (timeout, grace) = (timeout.as_millis(), grace.as_millis());
+            calls.end(&format!(
+                "{operation} did not return within {timeout} ms and {grace} ms of grace"
+            ));
+            return;
+        }
+    }
+}
+
+fn cancel(jobs: &mpsc::Sender<Job>, id: u64, calls: &Arc<Calls>) {
+    let calls = Arc::clone(calls);
+    // With a full queue the call stays in the table and the watchdog ends the incarnation.
+    post(jobs, move |accessor, exports| {
+        Box::pin(async move {
+            exports.lifecycle.call_cancel(accessor, id).await?;
+            drop(calls);
+            Ok(())
+        })
+    });
+}
+
+fn post<F>(jobs: &mpsc::Sender<Job>, function: F) -> bool
+where
+    F: for<'a> FnOnce(&'a Accessor<GuestState>, &'a Exports) -> BoxFuture<'a, wasmtime::Result<()>>
+        + Send
+        + 'static,
+{
+    let job: Job = Box::new(move |accessor, exports| {
+        Box::pin(async move {
+            if let Err(error) = function(accessor, exports).await {
+                tracing::debug!(error = format!("{error:#}"), "a posted call failed");
+            }
+        })
+    });
+    jobs.try_send(job).is_ok()
+}
+
+/// The task that owns the store. It returns when the last handle is gone, or with the trap.
+async fn run(
+    mut store: Store<GuestState>,
+    plugin: Arc<Plugin>,
+    mut queue: mpsc::Receiver<Job>,
+    running_max: usize,
+) -> wasmtime::Result<()> {
+    let exports = plugin.instantiate(&mut store).await?;
+    let unyielded_ticks = Arc::clone(&store.data().unyielded_ticks);
+    store
+        .run_concurrent(async move |accessor: &Accessor<GuestState>| {
+            let mut event_loop = pin!(serve(accessor, &exports, &mut queue, running_max));
+            // Polled once in each turn of the store's loop: the guest has yielded.
+            poll_fn(|context| {
+                unyielded_ticks.store(0, Ordering::Relaxed);
+                Pin::as_mut(&mut event_loop).poll(context)
+            })
+            .await;
+        })
+        .await
+}
+
+async fn serve(
+    accessor: &Accessor<GuestState>,
+    exports: &Exports,
+    queue: &mut mpsc::Receiver<Job>,
+    running_max: usize,
+) {
+    let mut running = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            Some(()) = running.next(), if !running.is_empty() => {}
+            job = queue.recv(), if running.len() < running_max => match job {
+                Some(job) => running.push(job(accessor, exports)),
+                None => return,
+            },
+        }
+    }
+}

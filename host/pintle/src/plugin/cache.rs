@@ -1,0 +1,193 @@
+//! Compiled components on disk, so that a plugin is compiled once per machine.
+//!
+//! This is the one module with `unsafe`: wasmtime cannot check precompiled code, so loading it is
+//! as trusted as running it. What makes it sound here: the directory and every file in it belong to
+//! us and nobody else may write there (checked on each load), and a file is used only if it holds
+//! the digest of its own content and is named after the exact component and engine.
+
+use std::{
+    fs,
+    hash::{DefaultHasher, Hash, Hasher},
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::Component;
+
+/// A directory of compiled components.
+pub(crate) struct CompiledCache {
+    dir: PathBuf,
+    engine: wasmtime::Engine,
+}
+
+/// Why a cached file was not used.
+#[derive(Debug, thiserror::Error)]
+enum Unusable {
+    #[error("cannot be read: {0}")]
+    Io(#[from] io::Error),
+    #[error("its owner or its permissions let others write it")]
+    Exposed,
+    #[error("its content does not have the digest it names")]
+    Digest,
+    #[error("wasmtime does not take it: {0}")]
+    Refused(wasmtime::Error),
+}
+
+const DIGEST_LEN: usize = 32;
+
+impl CompiledCache {
+    /// Uses `dir`, which is created for its owner only.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the directory cannot be created or belongs to somebody else.
+    pub(crate) fn open(dir: PathBuf, engine: wasmtime::Engine) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir)?;
+        if !is_ours(&fs::symlink_metadata(&dir)?) {
+            let problem = format!("{}: others may write here", dir.display());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
+        }
+        Ok(Self { dir, engine })
+    }
+
+    /// The compiled form of `bytes`, from the cache or compiled now.
+    ///
+    /// # Errors
+    ///
+    /// Fails when `bytes` are no component that this engine takes. A cache that cannot be used is
+    /// only logged.
+    pub(crate) fn compile(&self, bytes: &[u8], sha256: &str) -> wasmtime::Result<Component> {
+        let path = self.dir.join(format!("{sha256}-{:016x}.cwasm", self.engine_key()));
+        match self.load(&path) {
+            Ok(component) => return Ok(component),
+            Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(reason) => {
+                tracing::warn!(file = %path.display(), %reason, "compiled plugin not used; compiling again");
+            }
+        }
+        let compiled = self.engine.precompile_component(bytes)?;
+        if let Err(error) = self.store(&path, &compiled) {
+            tracing::warn!(file = %path.display(), %error, "compiled plugin not kept");
+        }
+        self.deserialize(&compiled)
+    }
+
+    fn load(&self, path: &Path) -> Result<Component, Unusable> {
+        // Never follow a link: its target may be anybody's.
+        if !is_ours(&fs::symlink_metadata(path)?) {
+            return Err(Unusable::Exposed);
+        }
+        let content = fs::read(path)?;
+        let (digest, compiled) = content.split_at_checked(DIGEST_LEN).ok_or(Unusable::Digest)?;
+        if Sha256::digest(compiled).as_slice() != digest {
+            return Err(Unusable::Digest);
+        }
+        self.deserialize(compiled).map_err(Unusable::Refused)
+    }
+
+    fn store(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
+        let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&unfinished)?;
+        file.write_all(&Sha256::digest(compiled))?;
+        file.write_all(compiled)?;
+        fs::rename(unfinished, path)
+    }
+
+    #[allow(unsafe_code, reason = "see the module's comment")]
+    fn deserialize(&self, compiled: &[u8]) -> wasmtime::Result<Component> {
+        // SAFETY: the bytes were produced by `precompile_component`: just now, or by a process of
+        // this user, unchanged since (`load` checks owner, mode and digest).
+        unsafe { Component::deserialize(&self.engine, compiled) }
+    }
+
+    /// Changes with wasmtime's version and every setting that shapes the code.
+    fn engine_key(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.engine.precompile_compatibility_hash().hash(&mut hasher);
+        hasher.finish()
+    }
+}
+
+fn is_ours(metadata: &fs::Metadata) -> bool {
+    let writable_by_others = metadata.mode() & 0o022 != 0;
+    !metadata.is_symlink()
+        && metadata.uid() == rustix::process::geteuid().as_raw()
+        && !writable_by_others
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    fn cache() -> (tempfile::TempDir, CompiledCache) {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = CompiledCache::open(dir.path().join("c"), wasmtime::Engine::default()).unwrap();
+        (dir, cache)
+    }
+
+    fn only_file(cache: &CompiledCache) -> PathBuf {
+        let files: Vec<_> =
+            fs::read_dir(&cache.dir).unwrap().map(|file| file.unwrap().path()).collect();
+        assert_eq!(files.len(), 1, "{files:?}");
+        files[0].clone()
+    }
+
+    #[test]
+    fn a_component_is_compiled_once_and_then_loaded() {
+        let (_dir, cache) = cache();
+        cache.compile(EMPTY_COMPONENT, "abc").unwrap();
+        let path = only_file(&cache);
+        cache.load(&path).unwrap();
+    }
+
+    #[test]
+    fn a_flipped_bit_is_noticed_and_the_file_made_anew() {
+        let (_dir, cache) = cache();
+        cache.compile(EMPTY_COMPONENT, "abc").unwrap();
+        let path = only_file(&cache);
+        let mut content = fs::read(&path).unwrap();
+        *content.last_mut().unwrap() ^= 1;
+        fs::write(&path, &content).unwrap();
+        assert!(matches!(cache.load(&path), Err(Unusable::Digest)));
+        cache.compile(EMPTY_COMPONENT, "abc").unwrap();
+        cache.load(&path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_others_may_write_is_not_used() {
+        let (_dir, cache) = cache();
+        cache.compile(EMPTY_COMPONENT, "abc").unwrap();
+        let path = only_file(&cache);
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
+        assert!(matches!(cache.load(&path), Err(Unusable::Exposed)));
+    }
+
+    #[test]
+    fn a_link_is_not_followed() {
+        let (dir, cache) = cache();
+        cache.compile(EMPTY_COMPONENT, "abc").unwrap();
+        let path = only_file(&cache);
+        let elsewhere = dir.path().join("elsewhere");
+        fs::rename(&path, &elsewhere).unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert!(matches!(cache.load(&path), Err(Unusable::Exposed)));
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+        let opened = CompiledCache::open(dir.path().to_owned(), wasmtime::Engine::default());
+        assert!(opened.is_err());
+    }
+}

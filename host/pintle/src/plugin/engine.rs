@@ -1,0 +1,200 @@
+//! The wasmtime engine, its clock, and the two runtimes.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    thread,
+};
+
+use tokio::runtime;
+use wasmtime::{
+    Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, StoreLimitsBuilder,
+    UpdateDeadline,
+    component::{HasSelf, Linker, ResourceTable},
+};
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
+
+use super::{
+    bindings,
+    guest::{Checkpoint, GuestState, HostImports, LogBudget},
+    limits::{EPOCH_TICK, Limits},
+    output::LastWords,
+};
+use crate::{clock::GuestClock, plugin::scrub::Scrubber};
+
+/// Compiles and runs components. One per host.
+pub(crate) struct Engine {
+    pub(crate) wasmtime: wasmtime::Engine,
+    pub(crate) linker: Linker<GuestState>,
+    runtimes: Runtimes,
+}
+
+/// Plugins run on a runtime of their own, so that one that computes cannot delay the host's
+/// sockets, lease clock and watchdogs.
+struct Runtimes {
+    plugins: Option<runtime::Runtime>,
+    host: Option<runtime::Runtime>,
+}
+
+/// What a store is made for.
+pub(crate) struct StoreOptions<'a> {
+    pub(crate) backend: Arc<str>,
+    pub(crate) limits: &'a Limits,
+    pub(crate) scrubber: Arc<Scrubber>,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    /// The one directory that the guest sees, at `/data`.
+    pub(crate) data_dir: Option<&'a std::path::Path>,
+    pub(crate) last_words: LastWords,
+}
+
+impl Engine {
+    /// Starts the engine with its threads.
+    ///
+    /// # Errors
+    ///
+    /// Fails where the machine does not let it: threads, address space.
+    pub(crate) fn start() -> wasmtime::Result<Arc<Self>> {
+        let mut config = Config::new();
+        config.wasm_component_model_async(true).epoch_interruption(true);
+        config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
+        let wasmtime = wasmtime::Engine::new(&config)?;
+        let linker = link(&wasmtime)?;
+        start_ticking(&wasmtime)?;
+        let runtimes = Runtimes {
+            plugins: Some(start_runtime("pintle-plugin", plugin_threads())?),
+            host: Some(start_runtime("pintle-host", 1)?),
+        };
+        Ok(Arc::new(Self { wasmtime, linker, runtimes }))
+    }
+
+    /// Where stores run.
+    pub(crate) fn plugin_runtime(&self) -> runtime::Handle {
+        self.runtimes.handle(self.runtimes.plugins.as_ref())
+    }
+
+    /// Where everything else runs.
+    pub(crate) fn host_runtime(&self) -> runtime::Handle {
+        self.runtimes.handle(self.runtimes.host.as_ref())
+    }
+
+    /// Makes the store of one incarnation.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the data directory cannot be opened.
+    pub(crate) fn store(&self, options: StoreOptions<'_>) -> wasmtime::Result<Store<GuestState>> {
+        let limits = options.limits;
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.monotonic_clock(GuestClock)
+            .max_random_size(limits.random_bytes)
+            .stdout(options.last_words.clone())
+            .stderr(options.last_words)
+            // The plugin's own thread may wait for the disk: no other plugin's does.
+            .allow_blocking_current_thread(true);
+        if let Some(dir) = options.data_dir {
+            wasi.preopened_dir(dir, "/data", FsPerms::ReadWrite)?;
+        }
+        let unyielded_ticks = Arc::new(AtomicU32::new(0));
+        let state = GuestState {
+            wasi: wasi.build(),
+            table: ResourceTable::new(),
+            limits: StoreLimitsBuilder::new()
+                .memory_size(limits.memory_bytes)
+                .table_elements(limits.table_elements)
+                .instances(limits.core_instances)
+                .memories(limits.memories)
+                .tables(limits.tables)
+                .build(),
+            host: HostImports {
+                backend: options.backend,
+                scrubber: options.scrubber,
+                checkpoint: options.checkpoint,
+                log_budget: LogBudget::new(limits),
+                message_bytes_max: limits.log_message_bytes,
+                checkpoint_bytes_max: limits.checkpoint_bytes,
+            },
+            unyielded_ticks: Arc::clone(&unyielded_ticks),
+        };
+        let mut store = Store::new(&self.wasmtime, state);
+        store.limiter(|state| &mut state.limits);
+        store.set_hostcall_fuel(limits.hostcall_bytes);
+        let ticks_max = limits.unyielded_ticks_max;
+        store.set_epoch_deadline(1);
+        store.epoch_deadline_callback(move |_| {
+            if unyielded_ticks.fetch_add(1, Ordering::Relaxed) >= ticks_max {
+                let ms = EPOCH_TICK.as_millis() * u128::from(ticks_max);
+                return Err(wasmtime::format_err!("computed for {ms} ms without yielding"));
+            }
+            Ok(UpdateDeadline::Yield(1))
+        });
+        Ok(store)
+    }
+}
+
+impl Runtimes {
+    #[allow(clippy::expect_used, reason = "taken in `drop` only")]
+    fn handle(&self, runtime: Option<&runtime::Runtime>) -> runtime::Handle {
+        runtime.expect("runtimes live as long as the engine").handle().clone()
+    }
+}
+
+impl Drop for Runtimes {
+    fn drop(&mut self) {
+        // Waiting here would panic inside an async caller.
+        for runtime in [self.plugins.take(), self.host.take()].into_iter().flatten() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn start_runtime(name: &str, threads: usize) -> std::io::Result<runtime::Runtime> {
+    runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .thread_name(name)
+        .enable_all()
+        .build()
+}
+
+/// At least two: one plugin waits for its disk while another answers.
+fn plugin_threads() -> usize {
+    thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2)
+}
+
+fn pool() -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(256)
+        .total_core_instances(2048)
+        .total_memories(512)
+        .total_tables(2048)
+        .total_stacks(1024)
+        .max_memory_size(1 << 30)
+        .max_unused_warm_slots(8);
+    pool
+}
+
+fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<GuestState>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi::p3::cli::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::clocks::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
+    wasmtime_wasi::p3::filesystem::add_to_linker(&mut linker)?;
+    bindings::types::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
+    bindings::host::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
+    Ok(linker)
+}
+
+/// Advances the epoch until the engine is gone.
+fn start_ticking(engine: &wasmtime::Engine) -> std::io::Result<()> {
+    let engine = engine.weak();
+    thread::Builder::new().name("pintle-epoch".into()).spawn(move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            thread::sleep(EPOCH_TICK);
+        }
+    })?;
+    Ok(())
+}

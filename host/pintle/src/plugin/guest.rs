@@ -1,0 +1,186 @@
+//! What a plugin's store holds on the host's side, and the imports that it may call.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use wasmtime::{StoreLimits, component::ResourceTable};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
+
+use super::{bindings::host, limits::Limits};
+use crate::plugin::scrub::Scrubber;
+
+/// State behind one `Store`.
+pub(crate) struct GuestState {
+    pub(crate) wasi: WasiCtx,
+    pub(crate) table: ResourceTable,
+    pub(crate) limits: StoreLimits,
+    pub(crate) host: HostImports,
+    pub(crate) unyielded_ticks: Arc<std::sync::atomic::AtomicU32>,
+}
+
+/// Implements `pintle:plugin/host`.
+pub(crate) struct HostImports {
+    pub(crate) backend: Arc<str>,
+    pub(crate) scrubber: Arc<Scrubber>,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    pub(crate) log_budget: LogBudget,
+    pub(crate) message_bytes_max: usize,
+    pub(crate) checkpoint_bytes_max: usize,
+}
+
+/// The last state that an incarnation handed over for its successor. A secret: never printed.
+#[derive(Default)]
+pub(crate) struct Checkpoint(Mutex<Option<Vec<u8>>>);
+
+impl Checkpoint {
+    pub(crate) fn store(&self, state: Vec<u8>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    }
+
+    pub(crate) fn load(&self) -> Option<Vec<u8>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Token bucket over the bytes that a plugin logs.
+pub(crate) struct LogBudget {
+    bytes_per_second: u32,
+    left: f64,
+    refilled: Instant,
+    dropped: u64,
+}
+
+impl LogBudget {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self {
+            bytes_per_second: limits.log_bytes_per_second,
+            left: f64::from(limits.log_bytes_per_second),
+            refilled: Instant::now(),
+            dropped: 0,
+        }
+    }
+
+    /// Whether `len` bytes may be logged now; with it, how many messages were dropped since the
+    /// last one that could.
+    pub(crate) fn take(&mut self, len: usize) -> Option<u64> {
+        let now = Instant::now();
+        let rate = f64::from(self.bytes_per_second);
+        let refill = now.duration_since(self.refilled).as_secs_f64() * rate;
+        self.left = (self.left + refill).min(rate);
+        self.refilled = now;
+        #[allow(clippy::cast_precision_loss, reason = "lengths of log lines are small")]
+        let len = len as f64;
+        if len > self.left {
+            self.dropped += 1;
+            return None;
+        }
+        self.left -= len;
+        Some(std::mem::take(&mut self.dropped))
+    }
+}
+
+impl HostImports {
+    /// Writes one line of the plugin to the host's log.
+    pub(crate) fn write_log(
+        &mut self,
+        level: host::Level,
+        message: &str,
+        fields: &[(String, String)],
+    ) {
+        let mut text = printable(message, self.message_bytes_max);
+        for (name, value) in fields {
+            let left = self.message_bytes_max.saturating_sub(text.len());
+            if left == 0 {
+                break;
+            }
+            text.push_str(&printable(&format!(" {name}={value}"), left));
+        }
+        let Some(dropped) = self.log_budget.take(text.len()) else { return };
+        let backend = &*self.backend;
+        if dropped > 0 {
+            tracing::warn!(target: "pintle::plugin", backend, dropped, "messages over the log rate were dropped");
+        }
+        let text = self.scrubber.scrub(&text);
+        match level {
+            host::Level::Trace => tracing::trace!(target: "pintle::plugin", backend, "{text}"),
+            host::Level::Debug => tracing::debug!(target: "pintle::plugin", backend, "{text}"),
+            host::Level::Info => tracing::info!(target: "pintle::plugin", backend, "{text}"),
+            host::Level::Warn => tracing::warn!(target: "pintle::plugin", backend, "{text}"),
+            host::Level::Error => tracing::error!(target: "pintle::plugin", backend, "{text}"),
+        }
+    }
+}
+
+impl host::Host for GuestState {
+    fn log(
+        &mut self,
+        level: host::Level,
+        message: String,
+        fields: Vec<(String, String)>,
+    ) -> wasmtime::Result<()> {
+        self.host.write_log(level, &message, &fields);
+        Ok(())
+    }
+
+    fn checkpoint(&mut self, state: Vec<u8>) -> wasmtime::Result<()> {
+        let max = self.host.checkpoint_bytes_max;
+        if state.len() > max {
+            let len = state.len();
+            return Err(wasmtime::format_err!("checkpoint of {len} bytes; the limit is {max}"));
+        }
+        self.host.checkpoint.store(state);
+        Ok(())
+    }
+}
+
+impl super::bindings::types::Host for GuestState {}
+
+impl WasiView for GuestState {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+/// `text` cut to `len_max` bytes, control characters escaped so that a plugin cannot forge lines.
+fn printable(text: &str, len_max: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(len_max));
+    for character in text.chars() {
+        if out.len() + character.len_utf8() > len_max {
+            out.push('…');
+            break;
+        }
+        if character.is_control() {
+            out.extend(character.escape_default());
+        } else {
+            out.push(character);
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_characters_cannot_forge_a_log_line() {
+        assert_eq!(printable("a\nb\u{1b}[31m", 100), "a\\nb\\u{1b}[31m");
+    }
+
+    #[test]
+    fn a_message_is_cut_at_its_limit_between_characters() {
+        assert_eq!(printable("äöü", 4), "äö…");
+    }
+
+    #[test]
+    fn a_flood_of_log_lines_is_dropped_and_counted() {
+        let limits = Limits { log_bytes_per_second: 10, ..Limits::default() };
+        let mut budget = LogBudget::new(&limits);
+        assert_eq!(budget.take(10), Some(0));
+        assert_eq!(budget.take(10), None);
+        budget.refilled -= std::time::Duration::from_secs(5);
+        assert_eq!(budget.take(10), Some(1));
+    }
+}

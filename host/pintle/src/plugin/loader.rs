@@ -1,0 +1,367 @@
+//! Finds plugin files, reads what they are, and compiles them.
+
+use std::{
+    collections::HashMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use sha2::{Digest, Sha256};
+use wasmtime::component::{Component, Instance, InstancePre};
+
+use super::{
+    bindings::{config, lifecycle, lock, registry, tracing},
+    cache::CompiledCache,
+    engine::{Engine, StoreOptions},
+    file::{Capability, PluginEntry, PluginFileError, PluginInfo},
+    guest::{Checkpoint, GuestState},
+    limits::Limits,
+    output::LastWords,
+};
+use crate::plugin::scrub::Scrubber;
+
+/// Versions of the WIT packages that this host serves.
+const SERVED: &str = "0.1";
+
+/// Loads plugins by name.
+pub(crate) struct Loader {
+    engine: Arc<Engine>,
+    dir: PathBuf,
+    cache: CompiledCache,
+    limits: Limits,
+    loaded: Mutex<HashMap<(PathBuf, String), Arc<Plugin>>>,
+}
+
+/// A plugin, compiled, linked and described.
+pub(crate) struct Plugin {
+    pub(crate) info: PluginInfo,
+    pre: InstancePre<GuestState>,
+    indices: Indices,
+}
+
+struct Indices {
+    lifecycle: lifecycle::GuestIndices,
+    config: Option<config::GuestIndices>,
+    registry: Option<registry::GuestIndices>,
+    lock: Option<lock::GuestIndices>,
+    tracing: Option<tracing::GuestIndices>,
+}
+
+/// The functions of one instantiated plugin.
+pub(crate) struct Exports {
+    pub(crate) lifecycle: lifecycle::Guest,
+    pub(crate) config: Option<config::Guest>,
+    pub(crate) registry: Option<registry::Guest>,
+    pub(crate) lock: Option<lock::Guest>,
+    pub(crate) tracing: Option<tracing::Guest>,
+}
+
+impl Loader {
+    pub(crate) fn new(engine: Arc<Engine>, dir: PathBuf, cache: CompiledCache) -> Self {
+        Self { engine, dir, cache, limits: Limits::default(), loaded: Mutex::default() }
+    }
+
+    /// Names of the files that look like plugins, in order.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the directory cannot be read.
+    pub(crate) fn names(&self) -> Result<Vec<String>, PluginFileError> {
+        let unreadable = |error: io::Error| PluginFileError::Directory {
+            dir: self.dir.clone(),
+            problem: error.to_string(),
+        };
+        let mut names = Vec::new();
+        for file in fs::read_dir(&self.dir).map_err(unreadable)? {
+            let path = file.map_err(unreadable)?.path();
+            if path.extension().is_some_and(|extension| extension == "wasm")
+                && let Some(stem) = path.file_stem().and_then(|stem| stem.to_str())
+            {
+                names.push(stem.to_owned());
+            }
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    /// Every plugin of the directory, usable or not.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the directory cannot be read.
+    pub(crate) async fn list(self: &Arc<Self>) -> Result<Vec<PluginEntry>, PluginFileError> {
+        let mut entries = Vec::new();
+        for name in self.names()? {
+            let plugin = self.load(&name, None).await.map(|plugin| plugin.info.clone());
+            entries.push(PluginEntry { name, plugin });
+        }
+        Ok(entries)
+    }
+
+    /// Loads `NAME.wasm`, compiling it if need be. What was loaded before is kept.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and what is wrong with it.
+    pub(crate) async fn load(
+        self: &Arc<Self>,
+        name: &str,
+        pinned_sha256: Option<&str>,
+    ) -> Result<Arc<Plugin>, PluginFileError> {
+        let path = self.path_of(name)?;
+        let loader = Arc::clone(self);
+        let pinned = pinned_sha256.map(str::to_ascii_lowercase);
+        let name = name.to_owned();
+        let prepared = {
+            let path = path.clone();
+            tokio::task::spawn_blocking(move || loader.prepare(&name, &path, pinned.as_deref()))
+                .await
+        };
+        let panicked = |error: tokio::task::JoinError| PluginFileError::NotComponent {
+            path: path.clone(),
+            problem: format!("the compiler failed: {error}"),
+        };
+        match prepared.map_err(panicked)?? {
+            Prepared::Known(plugin) => Ok(plugin),
+            Prepared::New(new) => {
+                let plugin = Arc::new(self.describe(*new).await?);
+                let key = (path, plugin.info.sha256.clone());
+                let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+                Ok(Arc::clone(loaded.entry(key).or_insert(plugin)))
+            }
+        }
+    }
+
+    fn path_of(&self, name: &str) -> Result<PathBuf, PluginFileError> {
+        let path = self.dir.join(format!("{name}.wasm"));
+        // A name is a file's stem: nothing that leads out of the directory.
+        let is_stem = Path::new(name).components().count() == 1 && !name.starts_with('.');
+        if is_stem && path.is_file() {
+            return Ok(path);
+        }
+        Err(PluginFileError::Missing {
+            name: name.to_owned(),
+            dir: self.dir.clone(),
+            found: self.names()?,
+        })
+    }
+
+    fn prepare(
+        &self,
+        name: &str,
+        path: &Path,
+        pinned: Option<&str>,
+    ) -> Result<Prepared, PluginFileError> {
+        let bytes = self.read(path)?;
+        let sha256 = hex(&Sha256::digest(&bytes));
+        if let Some(pinned) = pinned.filter(|pinned| *pinned != sha256) {
+            let pinned = pinned.to_owned();
+            return Err(PluginFileError::Digest { path: path.to_owned(), found: sha256, pinned });
+        }
+        let key = (path.to_owned(), sha256.clone());
+        if let Some(plugin) = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
+            return Ok(Prepared::Known(Arc::clone(plugin)));
+        }
+        let component = self.cache.compile(&bytes, &sha256).map_err(|error| {
+            PluginFileError::NotComponent { path: path.to_owned(), problem: format!("{error:#}") }
+        })?;
+        let (capabilities, imports) = self.read_interfaces(&component, path)?;
+        let mismatch = |error: wasmtime::Error| PluginFileError::Mismatch {
+            path: path.to_owned(),
+            problem: format!("{error:#}"),
+        };
+        let pre = self.engine.linker.instantiate_pre(&component).map_err(mismatch)?;
+        let indices = Indices::find(&pre, &capabilities).map_err(mismatch)?;
+        let info = PluginInfo {
+            name: name.to_owned(),
+            path: path.to_owned(),
+            sha256,
+            size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            version: String::new(),
+            summary: String::new(),
+            capabilities,
+            features: std::collections::BTreeSet::new(),
+            settings_schema: String::new(),
+            single_writer: false,
+            data_directory: false,
+            imports,
+        };
+        Ok(Prepared::New(Box::new(Plugin { info, pre, indices })))
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>, PluginFileError> {
+        let unreadable = |error: io::Error| PluginFileError::Unreadable {
+            path: path.to_owned(),
+            problem: error.to_string(),
+        };
+        let size = fs::metadata(path).map_err(unreadable)?.len();
+        let limit = self.limits.component_bytes;
+        if size > limit {
+            return Err(PluginFileError::TooLarge { path: path.to_owned(), size, limit });
+        }
+        fs::read(path).map_err(unreadable)
+    }
+
+    /// What the component exports and imports, read from its type before anything of it runs.
+    fn read_interfaces(
+        &self,
+        component: &Component,
+        path: &Path,
+    ) -> Result<(Vec<Capability>, Vec<String>), PluginFileError> {
+        let ty = component.component_type();
+        let engine = &self.engine.wasmtime;
+        let mut has_lifecycle = false;
+        let mut capabilities = Vec::new();
+        for (name, _) in ty.exports(engine) {
+            let Some((interface, version)) = name.split_once('@') else { continue };
+            if !interface.starts_with("pintle:") {
+                continue;
+            }
+            if version.rsplit_once('.').is_none_or(|(track, _)| track != SERVED) {
+                return Err(PluginFileError::Version {
+                    path: path.to_owned(),
+                    interface: interface.to_owned(),
+                    found: version.to_owned(),
+                    served: format!("{SERVED}.x"),
+                });
+            }
+            has_lifecycle |= interface == "pintle:plugin/lifecycle";
+            let offered =
+                |capability: &Capability| interface == format!("pintle:{capability}/{capability}");
+            capabilities.extend(Capability::ALL.into_iter().find(offered));
+        }
+        if !has_lifecycle {
+            return Err(PluginFileError::NotPlugin { path: path.to_owned() });
+        }
+        if capabilities.is_empty() {
+            return Err(PluginFileError::NoCapability { path: path.to_owned() });
+        }
+        capabilities.sort_unstable();
+        let imports = ty.imports(engine).map(|(name, _)| name.to_owned()).collect();
+        Ok((capabilities, imports))
+    }
+
+    /// Runs `describe` in a store without any grant.
+    async fn describe(&self, mut plugin: Plugin) -> Result<Plugin, PluginFileError> {
+        let path = plugin.info.path.clone();
+        let last_words = LastWords::default();
+        let failed = |problem: String| PluginFileError::Describe {
+            path: path.clone(),
+            problem: last_words.summary().unwrap_or(problem),
+        };
+        let mut store = self
+            .engine
+            .store(StoreOptions {
+                backend: format!("({})", plugin.info.name).into(),
+                limits: &self.limits,
+                scrubber: Arc::new(Scrubber::default()),
+                checkpoint: Arc::new(Checkpoint::default()),
+                data_dir: None,
+                last_words: last_words.clone(),
+            })
+            .map_err(|error| failed(format!("{error:#}")))?;
+        let (pre, indices) = (plugin.pre.clone(), plugin.indices.lifecycle.clone());
+        let mut describing = self.engine.plugin_runtime().spawn(async move {
+            let instance = pre.instantiate_async(&mut store).await?;
+            let lifecycle = indices.load(&mut store, &instance)?;
+            store
+                .run_concurrent(async move |accessor| lifecycle.call_describe(accessor).await)
+                .await?
+        });
+        let timeout = self.limits.start_timeout;
+        let Ok(described) = tokio::time::timeout(timeout, &mut describing).await else {
+            describing.abort();
+            return Err(failed(format!("no answer within {} s", timeout.as_secs())));
+        };
+        let description = match described {
+            Ok(Ok(description)) => description,
+            Ok(Err(error)) => return Err(failed(format!("{error:#}"))),
+            Err(error) => return Err(failed(error.to_string())),
+        };
+        let info = &mut plugin.info;
+        info.version = description.version;
+        info.summary = description.summary;
+        info.features = description.features.into_iter().collect();
+        info.settings_schema = description.settings_schema;
+        info.single_writer = description.single_writer;
+        info.data_directory = description.data_directory;
+        Ok(plugin)
+    }
+}
+
+enum Prepared {
+    Known(Arc<Plugin>),
+    New(Box<Plugin>),
+}
+
+impl Plugin {
+    /// Makes a fresh instance in `store`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when a limit is passed or the component's start traps.
+    pub(crate) async fn instantiate(
+        &self,
+        store: &mut wasmtime::Store<GuestState>,
+    ) -> wasmtime::Result<Exports> {
+        let instance = self.pre.instantiate_async(&mut *store).await?;
+        self.indices.load(store, &instance)
+    }
+
+    /// Whether the plugin declares `feature`.
+    pub(crate) fn has(&self, feature: &str) -> bool {
+        self.info.features.contains(feature)
+    }
+}
+
+impl Indices {
+    fn find(pre: &InstancePre<GuestState>, capabilities: &[Capability]) -> wasmtime::Result<Self> {
+        let has = |capability| capabilities.contains(&capability);
+        Ok(Self {
+            lifecycle: lifecycle::GuestIndices::new(pre)?,
+            config: has(Capability::Config).then(|| config::GuestIndices::new(pre)).transpose()?,
+            registry: has(Capability::Registry)
+                .then(|| registry::GuestIndices::new(pre))
+                .transpose()?,
+            lock: has(Capability::Lock).then(|| lock::GuestIndices::new(pre)).transpose()?,
+            tracing: has(Capability::Tracing)
+                .then(|| tracing::GuestIndices::new(pre))
+                .transpose()?,
+        })
+    }
+
+    fn load(
+        &self,
+        store: &mut wasmtime::Store<GuestState>,
+        instance: &Instance,
+    ) -> wasmtime::Result<Exports> {
+        Ok(Exports {
+            lifecycle: self.lifecycle.load(&mut *store, instance)?,
+            config: self
+                .config
+                .as_ref()
+                .map(|found| found.load(&mut *store, instance))
+                .transpose()?,
+            registry: self
+                .registry
+                .as_ref()
+                .map(|found| found.load(&mut *store, instance))
+                .transpose()?,
+            lock: self.lock.as_ref().map(|found| found.load(&mut *store, instance)).transpose()?,
+            tracing: self
+                .tracing
+                .as_ref()
+                .map(|found| found.load(&mut *store, instance))
+                .transpose()?,
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
