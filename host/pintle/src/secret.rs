@@ -4,6 +4,10 @@ use std::fmt;
 
 use zeroize::Zeroizing;
 
+pub use scrub::{SCRUBBED, Scrubber, ScrubberError};
+
+mod scrub;
+
 /// A secret text. It is wiped from memory when dropped, and never printed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret(Zeroizing<String>);

@@ -10,10 +10,20 @@ pub use backend::{
     BackendSettings, HttpSettings, LimitSettings, ProxySettings, SecretReference, TlsSettings,
 };
 pub use error::{Origin, Problem, SettingsError};
+pub use load::IMPLICIT_BACKEND;
 pub use values::{ByteSize, CpuShare, Endpoint, ValueError, duration_text, parse_duration};
 
+use path::Origins;
+
+mod absolute;
 mod backend;
+mod check;
+mod document;
+mod environment;
 mod error;
+mod explain;
+mod load;
+mod path;
 mod places;
 mod values;
 
@@ -33,6 +43,8 @@ pub struct Settings {
     pub defaults: Defaults,
     /// The backends by name.
     pub backends: BTreeMap<String, BackendSettings>,
+    #[serde(skip)]
+    origins: Origins,
 }
 
 /// The HTTP server: `[server]`.

@@ -97,7 +97,7 @@ pub struct ProxySettings {
 }
 
 /// Where the host finds a secret. Written in place of a text: `{ env = "NAME" }`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SecretReference {
     /// In an environment variable of the host.
@@ -130,6 +130,26 @@ impl Default for LimitSettings {
             call: Duration::from_secs(5),
             connections: 8,
         }
+    }
+}
+
+impl SecretReference {
+    /// What `value` refers to, if it is a table with nothing but `env` or `file` in it.
+    pub(crate) fn from_value(value: &serde_json::Value) -> Option<Self> {
+        let table = value.as_object().filter(|table| table.len() == 1)?;
+        let env = table.get("env").and_then(|name| name.as_str());
+        let file = table.get("file").and_then(|path| path.as_str());
+        env.map(|name| Self::Env(name.to_owned())).or(file.map(|path| Self::File(path.into())))
+    }
+}
+
+impl<'de> Deserialize<'de> for SecretReference {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        let value = serde_json::Value::deserialize(from)?;
+        Self::from_value(&value).ok_or_else(|| {
+            let text = "expected a secret by reference: { env = \"NAME\" } or { file = \"path\" }";
+            serde::de::Error::custom(text)
+        })
     }
 }
 

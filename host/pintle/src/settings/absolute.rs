@@ -1,0 +1,79 @@
+//! Makes relative paths start from where they were written.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::backend::{BackendSettings, SecretReference};
+use super::path::{KeyPath, Origins};
+use super::{Settings, TlsSettings};
+
+impl Settings {
+    pub(super) fn make_paths_absolute(&mut self) {
+        let Self { data_dir, plugins, backends, origins, .. } = self;
+        let base = Base { origins };
+        base.anchor(data_dir, &KeyPath::of(&["data_dir"]));
+        base.anchor(&mut plugins.dir, &KeyPath::of(&["plugins", "dir"]));
+        base.anchor(&mut plugins.cache_dir, &KeyPath::of(&["plugins", "cache_dir"]));
+        for (name, backend) in backends {
+            base.anchor_backend(backend, &KeyPath::of(&["backends", name]));
+        }
+    }
+}
+
+struct Base<'a> {
+    origins: &'a Origins,
+}
+
+impl Base<'_> {
+    fn anchor(&self, path: &mut Option<PathBuf>, key: &KeyPath) {
+        if let Some(path) = path {
+            *path = self.absolute(path, key);
+        }
+    }
+
+    fn absolute(&self, path: &Path, key: &KeyPath) -> PathBuf {
+        let joined = self.origins.folder(key).join(path);
+        std::path::absolute(&joined).unwrap_or(joined)
+    }
+
+    fn anchor_backend(&self, backend: &mut BackendSettings, key: &KeyPath) {
+        self.anchor(&mut backend.data_dir, &key.key("data_dir"));
+        if let Some(TlsSettings { ca, cert, key: private, .. }) = &mut backend.tls {
+            let key = key.key("tls");
+            self.anchor(ca, &key.key("ca"));
+            self.anchor(cert, &key.key("cert"));
+            self.anchor(private, &key.key("key"));
+        }
+        let password = backend.proxy.as_mut().and_then(|proxy| proxy.password.as_mut());
+        if let Some(SecretReference::File(path)) = password {
+            *path = self.absolute(path, &key.key("proxy").key("password").key("file"));
+        }
+        for (name, value) in &mut backend.settings {
+            self.anchor_references(value, &key.key("settings").key(name));
+        }
+    }
+
+    fn anchor_references(&self, value: &mut Value, key: &KeyPath) {
+        if let Some(SecretReference::File(path)) = SecretReference::from_value(value) {
+            let path = self.absolute(&path, &key.key("file"));
+            if let (Some(place), Some(text)) = (value.get_mut("file"), path.to_str()) {
+                *place = Value::String(text.to_owned());
+            }
+            return;
+        }
+        match value {
+            Value::Object(table) => {
+                table.iter_mut().for_each(|(name, value)| {
+                    self.anchor_references(value, &key.key(name));
+                });
+            }
+            Value::Array(list) => {
+                list.iter_mut().enumerate().for_each(|(index, value)| {
+                    self.anchor_references(value, &key.index(index));
+                });
+            }
+            _ => {}
+        }
+    }
+}

@@ -1,0 +1,277 @@
+//! What no single key can tell: pairs, names that must exist, values that exclude each other.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::explain::closest;
+use super::load::IMPLICIT_BACKEND;
+use super::path::KeyPath;
+use super::values::{ByteSize, duration_text};
+use super::{BackendSettings, Endpoint, Origin, ProxySettings, Reload, Settings, TlsSettings};
+
+/// Less holds no plugin; more does not exist on 32 bits.
+const MEMORY: [ByteSize; 2] = [ByteSize::from_mib(1), ByteSize::from_mib(4096)];
+/// Less ends calls that only cross the network; more hides a server that hangs.
+const CALL: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(600)];
+/// Each connection has buffers and a task.
+const CONNECTIONS: [u32; 2] = [1, 1024];
+/// Length of names, in bytes: they become parts of URLs and of file names.
+const NAME_BYTES_MAX: usize = 63;
+
+/// One thing that is wrong in settings whose types are right.
+pub(crate) struct Finding {
+    pub(crate) path: KeyPath,
+    pub(crate) text: String,
+    /// It would not be wrong if this were otherwise.
+    pub(crate) relies_on: Option<KeyPath>,
+}
+
+/// Everything that is wrong in settings whose types are right.
+pub(crate) fn findings(settings: &Settings) -> Vec<Finding> {
+    let mut check = Check { settings, findings: vec![] };
+    check.host();
+    check.defaults();
+    for (name, backend) in &settings.backends {
+        check.backend(name, backend);
+    }
+    check.shared_folders();
+    check.findings
+}
+
+struct Check<'a> {
+    settings: &'a Settings,
+    findings: Vec<Finding>,
+}
+
+impl Check<'_> {
+    fn report(&mut self, path: KeyPath, text: impl Into<String>) {
+        self.findings.push(Finding { path, text: text.into(), relies_on: None });
+    }
+
+    /// The second half of a pair, `table.missing`, is not there.
+    fn report_half(&mut self, table: &KeyPath, set: &str, missing: &str, text: &str) {
+        let relies_on = Some(table.key(missing));
+        self.findings.push(Finding { path: table.key(set), text: text.into(), relies_on });
+    }
+
+    fn host(&mut self) {
+        if let Some(node) = &self.settings.node {
+            let printable = !node.contains(char::is_control) && node.trim() == node;
+            if node.is_empty() || node.len() > 255 || !printable {
+                let text = "expected 1 to 255 characters without spaces around them";
+                self.report(KeyPath::of(&["node"]), text);
+            }
+        }
+        let pinned = self.settings.plugins.reload == Reload::Pinned;
+        for (name, backend) in self.settings.backends.iter().filter(|_| pinned) {
+            if backend.sha256.is_none() {
+                let text = "missing; plugins.reload = \"pinned\" needs it for each backend";
+                self.report(backend_path(name).key("sha256"), text);
+            }
+        }
+    }
+
+    fn defaults(&mut self) {
+        let defaults = &self.settings.defaults;
+        let path = KeyPath::of(&["defaults"]);
+        let single = [
+            ("config", &defaults.config),
+            ("registry", &defaults.registry),
+            ("lock", &defaults.lock),
+        ];
+        for (capability, name) in single {
+            if let Some(name) = name {
+                self.known_backend(path.key(capability), name);
+            }
+        }
+        let tracing = path.key("tracing");
+        for (index, name) in defaults.tracing.iter().enumerate() {
+            let place = self.list_place(&tracing, index);
+            if defaults.tracing.iter().take(index).any(|earlier| earlier == name) {
+                self.report(place, format!("{name:?} stands in the list twice"));
+            } else {
+                self.known_backend(place, name);
+            }
+        }
+    }
+
+    /// An element of a list, or the key itself where the operator wrote no list.
+    fn list_place(&self, list: &KeyPath, index: usize) -> KeyPath {
+        let element = list.index(index);
+        match self.settings.origins.exact(&element) {
+            Origin::Default => list.clone(),
+            Origin::File { .. } | Origin::Variable(_) => element,
+        }
+    }
+
+    fn known_backend(&mut self, path: KeyPath, name: &str) {
+        let backends = &self.settings.backends;
+        if backends.contains_key(name) {
+            return;
+        }
+        let known = backends.keys().map(String::as_str);
+        let help = match closest(name, known.clone()) {
+            Some(candidate) => format!("did you mean {candidate:?}?"),
+            None => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
+        };
+        let text = format!("no backend is named {name:?}; {help}");
+        self.findings.push(Finding { path, text, relies_on: Some(backend_path(name)) });
+    }
+
+    fn backend(&mut self, name: &str, backend: &BackendSettings) {
+        let path = backend_path(name);
+        if let Some(text) = backend_name_problem(name) {
+            self.report(path.clone(), text);
+        }
+        if let Some(text) = plugin_name_problem(&backend.plugin) {
+            self.report(path.key("plugin"), text);
+        }
+        let is_digest =
+            |text: &str| text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
+        if backend.sha256.as_deref().is_some_and(|text| !is_digest(text)) {
+            self.report(path.key("sha256"), "expected the 64 hexadecimal digits of a SHA-256");
+        }
+        self.endpoints(&path.key("endpoints"), &backend.endpoints);
+        self.endpoints(&path.key("allow"), &backend.allow);
+        if let Some(tls) = &backend.tls {
+            self.tls(&path.key("tls"), tls);
+            if backend.http.h2c {
+                let text = "h2c is HTTP/2 without TLS; with TLS write tls.alpn = [\"h2\"] instead";
+                self.report(path.key("http").key("h2c"), text);
+            }
+        }
+        if let Some(proxy) = &backend.proxy {
+            self.proxy(&path.key("proxy"), proxy);
+        }
+        self.limits(&path.key("limits"), backend);
+    }
+
+    fn endpoints(&mut self, path: &KeyPath, list: &[Endpoint]) {
+        for (index, endpoint) in list.iter().enumerate() {
+            if list.iter().take(index).any(|earlier| earlier == endpoint) {
+                self.report(path.index(index), format!("\"{endpoint}\" stands in the list twice"));
+            }
+        }
+    }
+
+    fn tls(&mut self, path: &KeyPath, tls: &TlsSettings) {
+        match (&tls.cert, &tls.key) {
+            (Some(_), None) => {
+                let text = "has no key; add the file of its private key as \"key\"";
+                self.report_half(path, "cert", "key", text);
+            }
+            (None, Some(_)) => {
+                let text = "has no certificate; add its file as \"cert\"";
+                self.report_half(path, "key", "cert", text);
+            }
+            _ => {}
+        }
+        if tls
+            .server_name
+            .as_deref()
+            .is_some_and(|name| format!("{name}:1").parse::<Endpoint>().is_err())
+        {
+            self.report(path.key("server_name"), "expected a host name without a port");
+        }
+        for (index, protocol) in tls.alpn.iter().enumerate() {
+            if protocol.is_empty() || protocol.len() > 255 {
+                self.report(path.key("alpn").index(index), "expected 1 to 255 bytes, like \"h2\"");
+            }
+        }
+    }
+
+    fn proxy(&mut self, path: &KeyPath, proxy: &ProxySettings) {
+        let url = match self.settings.origins.exact(&path.key("url")) {
+            Origin::Default => path.clone(),
+            Origin::File { .. } | Origin::Variable(_) => path.key("url"),
+        };
+        match proxy.url.strip_prefix("http://") {
+            Some(rest) if rest.contains('@') => {
+                let text = "holds credentials; write { url, user, password = { env = \"NAME\" } }";
+                self.report(url, text);
+            }
+            Some(rest) if rest.trim_end_matches('/').parse::<Endpoint>().is_ok() => {}
+            _ => self.report(url, "expected a URL like \"http://proxy:3128\", with a port"),
+        }
+        match (&proxy.user, &proxy.password) {
+            (Some(_), None) => {
+                self.report_half(path, "user", "password", "has no password; add \"password\"");
+            }
+            (None, Some(_)) => {
+                self.report_half(path, "password", "user", "has no user; add \"user\"");
+            }
+            _ => {}
+        }
+    }
+
+    fn limits(&mut self, path: &KeyPath, backend: &BackendSettings) {
+        let limits = &backend.limits;
+        let [least, most] = MEMORY;
+        if limits.memory < least || limits.memory > most {
+            self.report(path.key("memory"), format!("expected \"{least}\" to \"{most}\""));
+        }
+        let [least, most] = CALL;
+        if limits.call < least || limits.call > most {
+            let (least, most) = (duration_text(least), duration_text(most));
+            self.report(path.key("call"), format!("expected \"{least}\" to \"{most}\""));
+        }
+        let [least, most] = CONNECTIONS;
+        if limits.connections < least || limits.connections > most {
+            self.report(path.key("connections"), format!("expected {least} to {most}"));
+        }
+    }
+
+    /// Two backends in one folder would overwrite each other.
+    fn shared_folders(&mut self) {
+        let mut owners: Vec<(&Path, &str)> = vec![];
+        for (name, backend) in &self.settings.backends {
+            let Some(folder) = backend.data_dir.as_deref() else { continue };
+            let nested = |other: &Path| folder.starts_with(other) || other.starts_with(folder);
+            if let Some((_, owner)) = owners.iter().find(|(other, _)| nested(other)) {
+                let text = format!("shares files with backends.{owner}.data_dir");
+                self.report(backend_path(name).key("data_dir"), text);
+            }
+            owners.push((folder, name));
+        }
+    }
+}
+
+fn backend_path(name: &str) -> KeyPath {
+    KeyPath::of(&["backends", name])
+}
+
+fn backend_name_problem(name: &str) -> Option<String> {
+    let allowed =
+        |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"-_".contains(&byte);
+    let edge = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_alphanumeric);
+    let bytes = name.as_bytes();
+    if name == "default" {
+        return Some(
+            "\"default\" stands for the backend in [defaults]; choose another name".into(),
+        );
+    }
+    let fits = bytes.len() <= NAME_BYTES_MAX && bytes.iter().copied().all(allowed);
+    if !fits || !edge(bytes.first()) || !edge(bytes.last()) || name.contains("__") {
+        return Some(format!(
+            "a backend is named with small letters, digits and single \"-\" or \"_\" between them, \
+             at most {NAME_BYTES_MAX}"
+        ));
+    }
+    None
+}
+
+fn plugin_name_problem(plugin: &str) -> Option<String> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if plugin.is_empty() {
+        return Some(format!("is empty; name a plugin, like {IMPLICIT_BACKEND:?}"));
+    }
+    if let Some(stem) = plugin.strip_suffix(".wasm") {
+        return Some(format!("expected the name without \".wasm\": {stem:?}"));
+    }
+    if plugin.starts_with('.') || !plugin.bytes().all(allowed) {
+        return Some(format!(
+            "{plugin:?} is no plugin's name; expected letters, digits, \"-\", \"_\" and \".\""
+        ));
+    }
+    None
+}
