@@ -1,0 +1,52 @@
+//! Plugins: the files in the plugins' directory.
+
+use serde::{Deserialize, Serialize};
+
+/// What a plugin says of itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plugin {
+    /// Its name: the stem of its file.
+    pub name: String,
+    /// Its file.
+    pub path: String,
+    /// SHA-256 of the file, in hexadecimal digits.
+    pub sha256: String,
+    /// Size of the file.
+    pub size_bytes: u64,
+    /// Version of the plugin.
+    pub version: String,
+    /// One line.
+    pub summary: String,
+    /// `config`, `registry`, `lock`, `tracing`, with the version of each interface.
+    pub capabilities: Vec<String>,
+    /// The finer promises that it declares.
+    pub features: Vec<String>,
+    /// What it asks of the host.
+    pub imports: Vec<String>,
+    /// True when two of it must never run on the same data.
+    pub single_writer: bool,
+    /// True when it keeps files.
+    pub data_directory: bool,
+    /// JSON Schema of its settings.
+    pub settings_schema: serde_json::Value,
+}
+
+/// A file in the plugins' directory: one of the two.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginFile {
+    /// Name of the file.
+    pub file: String,
+    /// The plugin in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plugin: Option<Plugin>,
+    /// Why it cannot be loaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
+}
+
+/// The plugins' directory.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plugins {
+    /// In the order of their names.
+    pub plugins: Vec<PluginFile>,
+}

@@ -1,0 +1,82 @@
+//! Backends, plugins, settings, and the server itself.
+
+use pintle_api::{
+    address,
+    backend::{Backend, Backends, Check, Liveness},
+    plugin::{Plugin, Plugins},
+    settings::Settings,
+};
+
+use crate::{
+    error::ClientError,
+    transport::{Call, Client},
+};
+
+/// What an operator asks a server.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    client: Client,
+}
+
+impl Admin {
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client }
+    }
+
+    /// Whether a server answers, and which.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn liveness(&self) -> Result<Liveness, ClientError> {
+        self.client.json(Call::get("/healthz".into())).await
+    }
+
+    /// All backends and their state.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn backends(&self) -> Result<Vec<Backend>, ClientError> {
+        let backends: Backends = self.client.json(Call::get("/v1/backends".into())).await?;
+        Ok(backends.backends)
+    }
+
+    /// One backend and its state.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn backend(&self, name: &str) -> Result<Backend, ClientError> {
+        self.client.json(Call::get(address::backend(name))).await
+    }
+
+    /// Asks a backend's plugin how its server is.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`]. A server that is not well is no error.
+    pub async fn check(&self, name: &str) -> Result<Check, ClientError> {
+        self.client.json(Call::post(format!("{}/check", address::backend(name)))).await
+    }
+
+    /// All files in the plugins' directory.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn plugins(&self) -> Result<Plugins, ClientError> {
+        self.client.json(Call::get("/v1/plugins".into())).await
+    }
+
+    /// What a plugin says of itself.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn plugin(&self, name: &str) -> Result<Plugin, ClientError> {
+        self.client.json(Call::get(address::plugin(name))).await
+    }
+
+    /// What the server runs with, without secrets.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn settings(&self) -> Result<Settings, ClientError> {
+        self.client.json(Call::get("/v1/settings".into())).await
+    }
+}
