@@ -68,9 +68,10 @@ pub struct TlsSettings {
     /// Name that the server's certificate must carry. Default: the endpoint's host.
     #[serde(default)]
     pub server_name: Option<String>,
-    /// Protocols to offer, the preferred one first, like `["h2"]`. Default: none.
+    /// Protocols to offer, the preferred one first; an empty list offers none. Default: `["h2"]` over
+    /// TCP, which servers without ALPN ignore, and `["h2", "http/1.1"]` for HTTP.
     #[serde(default)]
-    pub alpn: Vec<String>,
+    pub alpn: Option<Vec<String>>,
 }
 
 /// How outgoing HTTP is spoken.
