@@ -1,0 +1,253 @@
+//! Clock and timers: the WASI monotonic clock in a guest, a virtual clock in native tests.
+
+use crate::runtime;
+use futures::future::LocalBoxFuture;
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// A reading of the monotonic clock, in nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Instant(u64);
+
+impl Instant {
+    /// The present.
+    pub fn now() -> Self {
+        Self(clock::now())
+    }
+
+    /// What `validity.sent-at` holds.
+    pub fn as_nanos(self) -> u64 {
+        self.0
+    }
+
+    /// Time since this reading; zero if it lies ahead.
+    pub fn elapsed(self) -> Duration {
+        Self::now().since(self)
+    }
+
+    /// Time from `earlier` to this reading; zero if `earlier` is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// How long until this reading; zero if it has passed.
+    pub fn remaining(self) -> Duration {
+        self.since(Self::now())
+    }
+
+    /// This reading later by `span`; the end of time if that cannot be expressed.
+    #[must_use]
+    pub fn after(self, span: Duration) -> Self {
+        Self(self.0.saturating_add(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+
+    /// This reading earlier by `span`; the beginning of time if that cannot be expressed.
+    #[must_use]
+    pub fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)))
+    }
+}
+
+/// Waits for `span`.
+pub fn sleep(span: Duration) -> Sleep {
+    sleep_until(Instant::now().after(span))
+}
+
+/// Waits until `deadline`.
+pub fn sleep_until(deadline: Instant) -> Sleep {
+    Sleep { deadline, key: None }
+}
+
+/// The future of [`sleep`]. It costs the host nothing until it is polled.
+#[derive(Debug)]
+pub struct Sleep {
+    deadline: Instant,
+    key: Option<TimerKey>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if Instant::now() >= self.deadline {
+            return Poll::Ready(());
+        }
+        let (deadline, key) = (self.deadline, self.key);
+        self.key = Some(runtime::with_timers(|timers| timers.set(deadline, key, cx.waker())));
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(key) = self.key {
+            runtime::with_timers(|timers| timers.remove(key));
+        }
+    }
+}
+
+/// The time ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Elapsed;
+
+/// Runs `future` for at most `span`.
+///
+/// # Errors
+///
+/// [`Elapsed`] when it did not end in time.
+///
+/// # Cancellation
+///
+/// The future is dropped when the time runs out.
+pub async fn timeout<F: Future>(span: Duration, future: F) -> Result<F::Output, Elapsed> {
+    timeout_at(Instant::now().after(span), future).await
+}
+
+/// Runs `future` until `deadline` at most; as [`timeout`].
+///
+/// # Errors
+///
+/// [`Elapsed`] when it did not end in time.
+pub async fn timeout_at<F: Future>(deadline: Instant, future: F) -> Result<F::Output, Elapsed> {
+    use futures::future::{Either, select};
+    let future = std::pin::pin!(future);
+    match select(future, sleep_until(deadline)).await {
+        Either::Left((output, _)) => Ok(output),
+        Either::Right(((), _)) => Err(Elapsed),
+    }
+}
+
+/// Ticks every `period`, first after one period; ticks that were missed are not made up for.
+pub fn interval(period: Duration) -> Interval {
+    Interval { period, next: Instant::now().after(period) }
+}
+
+/// See [`interval`].
+#[derive(Debug)]
+pub struct Interval {
+    period: Duration,
+    next: Instant,
+}
+
+impl Interval {
+    /// Waits for the next tick.
+    pub async fn tick(&mut self) {
+        sleep_until(self.next).await;
+        self.next = self.next.max(Instant::now()).after(self.period);
+    }
+}
+
+type TimerKey = (Instant, u64);
+
+/// All pending timers. The host is asked to wake us for the earliest only, and a timer that was
+/// removed meanwhile costs one needless wake-up at most: most deadlines of calls never pass.
+#[derive(Default)]
+pub(crate) struct Timers {
+    pending: RefCell<BTreeMap<TimerKey, Waker>>,
+    armed: RefCell<Option<(Instant, LocalBoxFuture<'static, ()>)>>,
+    last_number: Cell<u64>,
+}
+
+impl Timers {
+    fn set(&self, deadline: Instant, key: Option<TimerKey>, waker: &Waker) -> TimerKey {
+        let key = key.unwrap_or_else(|| {
+            let number = self.last_number.get().wrapping_add(1);
+            self.last_number.set(number);
+            (deadline, number)
+        });
+        let armed = self.armed.borrow().as_ref().is_some_and(|(at, _)| *at <= deadline);
+        self.pending.borrow_mut().insert(key, waker.clone());
+        if !armed {
+            runtime::wake_driver();
+        }
+        key
+    }
+
+    fn remove(&self, key: TimerKey) {
+        self.pending.borrow_mut().remove(&key);
+    }
+
+    pub(crate) fn earliest(&self) -> Option<Instant> {
+        self.pending.borrow().first_key_value().map(|((at, _), _)| *at)
+    }
+
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn clear(&self) {
+        self.pending.borrow_mut().clear();
+        *self.armed.borrow_mut() = None;
+    }
+
+    /// Fires what is due and asks to be woken for the next; answers whether anything fired.
+    pub(crate) fn turn(&self, cx: &mut Context<'_>) -> bool {
+        let mut fired = false;
+        while let Some(earliest) = self.earliest() {
+            if earliest <= Instant::now() {
+                self.fire(earliest);
+                fired = true;
+                continue;
+            }
+            let mut armed = self.armed.borrow_mut();
+            if armed.as_ref().is_none_or(|(at, _)| *at > earliest) {
+                *armed = Some((earliest, clock::wait_until(earliest)));
+            }
+            let Some((_, wait)) = armed.as_mut() else { break };
+            if wait.as_mut().poll(cx).is_pending() {
+                break;
+            }
+            *armed = None;
+        }
+        fired
+    }
+
+    fn fire(&self, due: Instant) {
+        let mut pending = self.pending.borrow_mut();
+        let mut later = pending.split_off(&(due, u64::MAX));
+        std::mem::swap(&mut *pending, &mut later);
+        drop(pending);
+        for (_, waker) in later {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(target_family = "wasm")]
+mod clock {
+    use super::{Instant, LocalBoxFuture};
+    use wasip3::clocks::monotonic_clock;
+
+    pub(super) fn now() -> u64 {
+        monotonic_clock::now()
+    }
+
+    pub(super) fn wait_until(deadline: Instant) -> LocalBoxFuture<'static, ()> {
+        Box::pin(monotonic_clock::wait_until(deadline.0))
+    }
+}
+
+#[cfg(not(target_family = "wasm"))]
+pub(crate) mod clock {
+    use super::{Instant, LocalBoxFuture};
+    use std::cell::Cell;
+
+    thread_local! {
+        static NOW: Cell<u64> = const { Cell::new(1_000_000_000) };
+    }
+
+    pub(super) fn now() -> u64 {
+        NOW.get()
+    }
+
+    /// Moves the virtual clock on; it never goes back.
+    pub(crate) fn advance_to(instant: Instant) {
+        NOW.set(NOW.get().max(instant.0));
+    }
+
+    /// The test harness looks at the pending timers itself.
+    pub(super) fn wait_until(_: Instant) -> LocalBoxFuture<'static, ()> {
+        Box::pin(futures::future::pending())
+    }
+}
