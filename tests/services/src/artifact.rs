@@ -1,0 +1,142 @@
+//! The server binaries that tests need, by name, and how each is fetched.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::debian::{self, Apt};
+use crate::{Error, Result, cache, maven};
+
+/// A server's files in the cache. The names are those of `[package.metadata.suites]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Artifact {
+    /// `etcd-3.4`: the last line without `/readyz`, from Debian bookworm.
+    Etcd34,
+    /// `etcd-3.5`: from Debian sid, or from trixie once sid has moved on.
+    Etcd35,
+    /// `zookeeper-3.9`: jars from Maven's central repository.
+    ZooKeeper39,
+}
+
+/// A Debian suite and the version of the package that is pinned in it.
+struct Pin {
+    suite: &'static str,
+    version: &'static str,
+}
+
+impl Artifact {
+    /// All artifacts.
+    pub const ALL: [Self; 3] = [Self::Etcd34, Self::Etcd35, Self::ZooKeeper39];
+
+    /// The artifact's name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Etcd34 => "etcd-3.4",
+            Self::Etcd35 => "etcd-3.5",
+            Self::ZooKeeper39 => "zookeeper-3.9",
+        }
+    }
+
+    /// The artifact with this name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownArtifact`] lists the known names.
+    pub fn from_name(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|artifact| artifact.name() == name).ok_or_else(|| {
+            let known: Vec<&str> = Self::ALL.into_iter().map(Self::name).collect();
+            Error::UnknownArtifact { name: name.to_owned(), known: known.join(", ") }
+        })
+    }
+
+    /// Programs that must be installed to fetch or to run it, with the Debian package of each.
+    pub fn programs(self) -> &'static [(&'static str, &'static str)] {
+        match self {
+            Self::Etcd34 | Self::Etcd35 => &[],
+            Self::ZooKeeper39 => &[("java", "default-jre-headless"), ("mvn", "maven")],
+        }
+    }
+
+    /// Whether [`fetch`](Self::fetch) has nothing left to do.
+    pub fn is_fetched(self) -> bool {
+        cache::find(&self.entry()).is_some()
+    }
+
+    /// The folder with the artifact's files: `bin/` for etcd, `lib/` for ZooKeeper. Fetches them
+    /// unless they are in the cache, which blocks for seconds.
+    ///
+    /// # Errors
+    /// When a package source cannot be reached, or does not offer the pinned version.
+    pub fn fetch(self) -> Result<PathBuf> {
+        cache::provide(&self.entry(), |folder| {
+            cache::progress(&format!("fetching {}", self.name()));
+            match self {
+                Self::Etcd34 => fetch_etcd(folder, ETCD_3_4),
+                Self::Etcd35 => fetch_etcd(folder, ETCD_3_5),
+                Self::ZooKeeper39 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER),
+            }
+        })
+    }
+
+    /// The cache entry; it changes with the pins, so that a new pin is never served the old files.
+    fn entry(self) -> String {
+        let pins = match self {
+            Self::Etcd34 => describe(ETCD_3_4),
+            Self::Etcd35 => describe(ETCD_3_5),
+            Self::ZooKeeper39 => maven::ZOOKEEPER.iter().map(ToString::to_string).collect(),
+        };
+        let digest = cache::digest_of_text(&pins);
+        format!("servers/{}-{}", self.name(), digest.get(..12).unwrap_or(&digest))
+    }
+}
+
+const ETCD_3_4: &[Pin] = &[Pin { suite: "bookworm", version: "3.4.23-4+b4" }];
+const ETCD_3_5: &[Pin] =
+    &[Pin { suite: "sid", version: "3.5.30-2" }, Pin { suite: "trixie", version: "3.5.16-4" }];
+
+fn describe(pins: &[Pin]) -> String {
+    pins.iter().map(|pin| format!("{}={};", pin.suite, pin.version)).collect()
+}
+
+/// Takes the first pin that its suite still offers: unstable suites drop old versions.
+fn fetch_etcd(folder: &Path, pins: &[Pin]) -> Result<()> {
+    let mut refused = None;
+    for pin in pins {
+        match fetch_etcd_pin(folder, pin) {
+            Err(error @ Error::NotOffered { .. }) => {
+                cache::progress(&error.to_string());
+                refused = Some(error);
+            }
+            done => return done,
+        }
+    }
+    refused.map_or(Ok(()), Err)
+}
+
+fn fetch_etcd_pin(folder: &Path, pin: &Pin) -> Result<()> {
+    let work = folder.join("work");
+    let apt = Apt::new(&work, pin.suite)?;
+    for package in ["etcd-server", "etcd-client"] {
+        let file = apt.download(package, pin.version, &work)?;
+        debian::unpack(&file, "./usr/bin", &work)?;
+    }
+    let bin = folder.join("bin");
+    fs::rename(work.join("usr/bin"), &bin).map_err(Error::file("rename to", &bin))?;
+    fs::remove_dir_all(&work).map_err(Error::file("remove", &work))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_artifact_is_found_by_its_name() {
+        for artifact in Artifact::ALL {
+            assert_eq!(Artifact::from_name(artifact.name()).unwrap(), artifact);
+        }
+    }
+
+    #[test]
+    fn an_unknown_name_lists_the_known_ones() {
+        let message = Artifact::from_name("etcd").unwrap_err().to_string();
+        assert!(message.contains("etcd-3.5") && message.contains("zookeeper-3.9"), "{message}");
+    }
+}

@@ -1,0 +1,114 @@
+//! `cargo xtask dist`: one folder to install.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::build::{self, Profile, TargetArguments};
+use crate::report::timed;
+use crate::target::GuestToolchain;
+use crate::workspace::Workspace;
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Where to put it; `target/dist` unless given
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    target: TargetArguments,
+}
+
+const SETTINGS: &str = include_str!("../assets/pintle.toml");
+const UNIT: &str = include_str!("../assets/pintle.service");
+
+/// Files at the repository's root that go along where they exist.
+const ALONG: [&str; 2] = ["README.md", "LICENSE"];
+
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let toolchain = timed("wasm target", || {
+        GuestToolchain::ensure(workspace, arguments.target.force_target_fallback)
+    })?;
+    let binary =
+        timed("build the host for release (minutes)", || build::host(workspace, Profile::Release))?;
+    let plugins = timed("build the plugins", || build::plugins(workspace, &toolchain))?;
+    let folder = arguments.out.clone().unwrap_or_else(|| workspace.target.join("dist"));
+    assemble(&workspace.root, &folder, &binary, &plugins)?;
+    eprintln!("==> {}", folder.display());
+    eprintln!("    try it:  {}/pintle serve --settings {0}/pintle.toml", folder.display());
+    eprintln!(
+        "    install: the head of {}/pintle.service says where each file goes",
+        folder.display()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn assemble(root: &Path, folder: &Path, binary: &Path, plugins: &[PathBuf]) -> Result<()> {
+    let plugins_folder = folder.join("plugins");
+    fs::create_dir_all(&plugins_folder)
+        .with_context(|| format!("cannot create {}", plugins_folder.display()))?;
+    copy(binary, folder)?;
+    for plugin in plugins {
+        copy(plugin, &plugins_folder)?;
+    }
+    for (name, text) in [("pintle.toml", SETTINGS), ("pintle.service", UNIT)] {
+        let path = folder.join(name);
+        fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    for file in ALONG.map(|name| root.join(name)) {
+        if file.is_file() {
+            copy(&file, folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies a file under a temporary name first: the old one may be running.
+fn copy(file: &Path, folder: &Path) -> Result<()> {
+    let name = file.file_name().with_context(|| format!("{} has no name", file.display()))?;
+    let partial = folder.join(format!(".{}.partial", name.to_string_lossy()));
+    fs::copy(file, &partial).with_context(|| format!("cannot copy {}", file.display()))?;
+    let path = folder.join(name);
+    fs::rename(&partial, &path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_folder_holds_all_that_an_operator_needs() {
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join(name);
+        for name in ["pintle", "local.wasm", "README.md"] {
+            fs::write(at(name), name).unwrap();
+        }
+        let out = at("out");
+        // Twice: the second time everything is there already.
+        for _ in 0..2 {
+            assemble(root.path(), &out, &at("pintle"), &[at("local.wasm")]).unwrap();
+        }
+        let mut names: Vec<String> = fs::read_dir(&out)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["README.md", "pintle", "pintle.service", "pintle.toml", "plugins"]);
+        assert!(out.join("plugins/local.wasm").is_file());
+    }
+
+    #[test]
+    fn the_sample_settings_are_whole_with_and_without_their_comments() {
+        SETTINGS.parse::<toml::Table>().unwrap();
+        let uncommented: String = SETTINGS
+            .lines()
+            .map(|line| format!("{}\n", line.strip_prefix("#: ").unwrap_or(line)))
+            .collect();
+        let table = uncommented.parse::<toml::Table>().unwrap();
+        for section in ["server", "plugins", "defaults", "backends"] {
+            assert!(table.contains_key(section), "{section}");
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The test programs: compiled together, then run one by one.
+//!
+//! One call of cargo compiles all, so that each dependency is compiled once, with the features
+//! that the workspace as a whole asks for. `cargo test -p` would choose others for each package,
+//! and compile the sandbox again.
+
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use crate::report::{Counts, Finding, seconds};
+use crate::suites::Suite;
+use crate::workspace::Workspace;
+use crate::{build, cargo, process};
+
+/// A test program that runs longer hangs.
+const LIMIT: Duration = Duration::from_secs(30 * 60);
+
+/// All compiled test programs.
+pub(super) struct Executables {
+    all: Vec<Executable>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Executable {
+    manifest: PathBuf,
+    target: String,
+    kind: String,
+    path: PathBuf,
+}
+
+/// The part of a line of cargo's `--message-format=json` that is used here.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    #[serde(default)]
+    manifest_path: PathBuf,
+    target: Option<MessageTarget>,
+    profile: Option<MessageProfile>,
+    executable: Option<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct MessageTarget {
+    name: String,
+    kind: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct MessageProfile {
+    test: bool,
+}
+
+impl Executables {
+    /// Compiles the host and every test program, or those of one suite.
+    pub(super) fn compile(workspace: &Workspace, only: Option<&Suite>) -> Result<Self> {
+        let mut command = cargo::command();
+        command.current_dir(&workspace.root).args(["build", "--workspace"]);
+        match only {
+            Some(suite) => command.args(["--bin", "pintle", "--test", &suite.name]),
+            None => command.arg("--all-targets"),
+        };
+        command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
+        let mut child = command.spawn().context("cannot run cargo")?;
+        let output = child.stdout.take().context("cargo has no output")?;
+        let mut all = Vec::new();
+        for line in BufReader::new(output).lines() {
+            all.extend(executable_in(&line.context("cannot read from cargo")?));
+        }
+        let status = child.wait().context("cannot wait for cargo")?;
+        if !status.success() {
+            bail!("`{}` failed ({status})", process::describe(&command));
+        }
+        Ok(Self { all })
+    }
+
+    /// Runs all programs that are no suite; a failing one is printed whole.
+    pub(super) fn run_units(&self, workspace: &Workspace, suites: &[Suite]) -> Result<Finding> {
+        let mut counts = Counts::default();
+        for package in &workspace.packages {
+            for executable in self.of(&package.manifest_path) {
+                // A suite of `#[ignore]`d tests may have quick ones too.
+                let slow = suites.iter().any(|suite| {
+                    suite.package == package.name
+                        && suite.is_target_of(executable)
+                        && !suite.ignored
+                });
+                if slow {
+                    continue;
+                }
+                let start = Instant::now();
+                let ran = executable.run(workspace, package.folder(), &[], Show::Failures)?;
+                if ran != Counts::default() {
+                    let took = seconds(start.elapsed());
+                    eprintln!(
+                        "    {:24} {:20} {:4} passed {:3} failed {took:>8}",
+                        package.name, executable.target, ran.passed, ran.failed
+                    );
+                }
+                counts.add(ran);
+            }
+        }
+        Ok(Finding { counts, detail: String::new() })
+    }
+
+    /// Runs one suite and shows each test as it ends.
+    pub(super) fn run_suite(
+        &self,
+        workspace: &Workspace,
+        suite: &Suite,
+        rest: &[String],
+    ) -> Result<Finding> {
+        let package = workspace.package(&suite.package)?;
+        let executable = self
+            .of(&package.manifest_path)
+            .find(|executable| suite.is_target_of(executable))
+            .with_context(|| format!("cargo built no test program for suite {}", suite.name))?;
+        let mut arguments: Vec<&str> = rest.iter().map(String::as_str).collect();
+        if suite.ignored {
+            arguments.push("--ignored");
+        }
+        let counts = executable.run(workspace, package.folder(), &arguments, Show::All)?;
+        Ok(Finding { counts, detail: String::new() })
+    }
+
+    fn of<'a>(&'a self, manifest: &'a Path) -> impl Iterator<Item = &'a Executable> {
+        self.all.iter().filter(move |executable| executable.manifest == manifest)
+    }
+}
+
+impl Suite {
+    fn is_target_of(&self, executable: &Executable) -> bool {
+        executable.kind == "test" && executable.target == self.name
+    }
+}
+
+/// Runs the documentation's examples.
+pub(super) fn run_doc_tests(workspace: &Workspace) -> Result<Finding> {
+    let mut command = cargo::command();
+    command.current_dir(&workspace.root).args(["test", "--workspace", "--doc", "--quiet"]);
+    let counts = run_counting(&mut command, "doc", Show::Failures)?;
+    Ok(Finding { counts, detail: String::new() })
+}
+
+/// What of a test program's output is shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Show {
+    All,
+    Failures,
+}
+
+impl Executable {
+    fn run(
+        &self,
+        workspace: &Workspace,
+        folder: &Path,
+        arguments: &[&str],
+        show: Show,
+    ) -> Result<Counts> {
+        let mut command = Command::new(&self.path);
+        // The folder and the variable that `cargo test` gives.
+        command.args(arguments).current_dir(folder).env("CARGO_MANIFEST_DIR", folder);
+        command.env("PINTLE_PLUGINS__DIR", build::plugins_folder(workspace));
+        run_counting(&mut command, &self.target, show)
+    }
+}
+
+fn run_counting(command: &mut Command, name: &str, show: Show) -> Result<Counts> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child =
+        command.spawn().with_context(|| format!("cannot run `{}`", process::describe(command)))?;
+    let output = child.stdout.take().context("the test program has no output")?;
+    let reader = thread::spawn(move || read(BufReader::new(output), show));
+    let status = wait(&mut child)?;
+    let Ok(text) = reader.join() else { bail!("cannot read what {name} prints") };
+    let mut counts = counts_in(&text);
+    if !status.success() && show == Show::Failures {
+        println!("{text}");
+    }
+    if !status.success() && counts.failed == 0 {
+        // It died before it could count.
+        eprintln!("    {name} ended with {status}");
+        counts.failed = 1;
+    }
+    Ok(counts)
+}
+
+fn read(output: impl BufRead, show: Show) -> String {
+    let mut text = String::new();
+    for line in output.lines().map_while(Result::ok) {
+        if show == Show::All {
+            println!("    {line}");
+        }
+        text.push_str(&line);
+        text.push('\n');
+    }
+    text
+}
+
+fn wait(child: &mut Child) -> Result<ExitStatus> {
+    match process::wait_for(child, LIMIT)? {
+        Some(status) => Ok(status),
+        None => {
+            child.kill().context("cannot kill a test program")?;
+            eprintln!("    killed after {}", seconds(LIMIT));
+            child.wait().context("cannot wait for a test program")
+        }
+    }
+}
+
+fn executable_in(line: &str) -> Option<Executable> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    let target = message.target?;
+    let kind = target.kind.first()?.clone();
+    if message.reason != "compiler-artifact" || !message.profile?.test || kind == "bench" {
+        return None;
+    }
+    let path = message.executable?;
+    Some(Executable { manifest: message.manifest_path, target: target.name, kind, path })
+}
+
+/// Adds up lines such as `test result: ok. 5 passed; 0 failed; 1 ignored; …`.
+fn counts_in(text: &str) -> Counts {
+    let mut counts = Counts::default();
+    for line in text.lines().filter_map(|line| line.trim().strip_prefix("test result: ")) {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        for pair in words.windows(2) {
+            let [number, word] = pair else { continue };
+            let Ok(number) = number.parse::<u32>() else { continue };
+            match word.trim_end_matches(';') {
+                "passed" => counts.passed += number,
+                "failed" => counts.failed += number,
+                "ignored" => counts.skipped += number,
+                _ => {}
+            }
+        }
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_of_all_runs_are_added_up() {
+        let text = "test a ... ok\n\
+                    test result: ok. 5 passed; 0 failed; 1 ignored; 0 measured; 2 filtered out\n\
+                    test result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured\n";
+        assert_eq!(counts_in(text), Counts { passed: 6, failed: 2, skipped: 1 });
+    }
+
+    #[test]
+    fn only_test_programs_are_taken_from_cargos_messages() {
+        let line = r#"{"reason":"compiler-artifact","manifest_path":"/r/Cargo.toml",
+            "target":{"name":"host","kind":["test"]},"profile":{"test":true},
+            "executable":"/r/target/debug/deps/host-1"}"#;
+        let found = executable_in(line).unwrap();
+        assert_eq!((found.target.as_str(), found.kind.as_str()), ("host", "test"));
+        assert_eq!(executable_in(&line.replace("true", "false")), None);
+        assert_eq!(executable_in(r#"{"reason":"build-finished","success":true}"#), None);
+    }
+
+    #[test]
+    fn a_program_that_dies_without_counting_is_a_failure() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "echo running; kill -9 $$"]);
+        assert_eq!(run_counting(&mut command, "x", Show::Failures).unwrap().failed, 1);
+    }
+}
