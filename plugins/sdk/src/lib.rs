@@ -3,6 +3,101 @@
 //! A plugin is a type that implements [`Plugin`] and any of [`Config`], [`Registry`], [`Lock`] and
 //! [`Tracing`], exported with [`export!`]. The SDK keeps the host's numbers, queues, deadlines and
 //! cancellations; an author meets requests, outcomes, sinks and reporters.
+//!
+//! ```
+//! use pintle_plugin_sdk::config::*;
+//! use pintle_plugin_sdk::{Context, Description, Error, Feature, Health, NoLease, Plugin, Start};
+//! use std::cell::RefCell;
+//! use std::collections::BTreeMap;
+//! use std::rc::Rc;
+//!
+//! #[derive(serde::Deserialize, schemars::JsonSchema)]
+//! #[serde(deny_unknown_fields)]
+//! struct Settings {
+//!     /// What a key that nobody wrote holds.
+//!     default: String,
+//! }
+//!
+//! struct Notes {
+//!     default: String,
+//!     entries: RefCell<BTreeMap<String, Entry>>,
+//!     watches: RefCell<Vec<WatchSink>>,
+//! }
+//!
+//! impl Plugin for Notes {
+//!     type Settings = Settings;
+//!
+//!     fn description() -> Description {
+//!         Description::new(env!("CARGO_PKG_VERSION"), "Notes in memory")
+//!             .features([Feature::WatchEveryChange])
+//!     }
+//!
+//!     async fn start(_: &Context, start: Start<Settings>) -> Result<Rc<Self>, Error> {
+//!         let (entries, watches) = Default::default();
+//!         Ok(Rc::new(Self { default: start.settings.default, entries, watches }))
+//!     }
+//!
+//!     fn health(&self) -> Health {
+//!         Health::serving("ready").detail("default", &self.default)
+//!     }
+//!
+//!     async fn stop(&self, _: &Context) -> Result<(), Error> {
+//!         Ok(())
+//!     }
+//! }
+//!
+//! impl Config for Notes {
+//!     type Held = NoLease;
+//!
+//!     async fn get(&self, _: &Context, key: String, _: ReadOptions) -> Result<Option<Entry>, Error> {
+//!         Ok(self.entries.borrow().get(&key).cloned())
+//!     }
+//!
+//!     async fn put(&self, _: &Context, request: Put<NoLease>) -> Result<PutOutcome, Error> {
+//!         let Put { key, value, content_type, .. } = request;
+//!         let version = (self.entries.borrow().len() + 1).to_string();
+//!         let entry =
+//!             Entry { key, value, content_type, version: version.clone(), modified_ms: None };
+//!         self.entries.borrow_mut().insert(entry.key.clone(), entry.clone());
+//!         for sink in self.watches.borrow().iter() {
+//!             sink.put(entry.clone(), None); // a sink never waits
+//!         }
+//!         Ok(PutOutcome::Stored(Stored { version, previous: None }))
+//!     }
+//!
+//!     async fn watch(self: Rc<Self>, _: WatchRequest, sink: WatchSink) -> Result<(), Error> {
+//!         self.watches.borrow_mut().push(sink.clone());
+//!         loop {
+//!             sink.snapshot_wanted().await;
+//!             let mut snapshot = sink.snapshot(); // in the same turn as the view below
+//!             let view: Vec<_> = self.entries.borrow().values().cloned().collect();
+//!             for entry in view {
+//!                 snapshot.put(entry).await; // waits while the reader is behind
+//!             }
+//!             snapshot.end(None);
+//!         } // dropped when the host closes the watch
+//!     }
+//! #   async fn list(&self, _: &Context, _: ListRequest) -> Result<Page, Error> { Err(Error::unsupported("")) }
+//! #   async fn delete(&self, _: &Context, _: Delete<NoLease>) -> Result<DeleteOutcome, Error> { Err(Error::unsupported("")) }
+//! #   async fn delete_prefix(&self, _: &Context, _: String, _: Option<Rc<NoLease>>) -> Result<u64, Error> { Ok(0) }
+//!     // … list, delete and delete_prefix
+//! }
+//!
+//! pintle_plugin_sdk::export!(Notes: config);
+//!
+//! // Natively, a host for tests:
+//! use pintle_plugin_sdk::testing::{Host, StartOptions, run};
+//! run(async {
+//!     let settings = serde_json::json!({ "default": "-" });
+//!     let host = Host::<Notes>::start(StartOptions { settings, ..Default::default() }).await?;
+//!     assert_eq!(host.health().await?.details, [("default".into(), "-".into())]);
+//!     Ok::<(), Error>(())
+//! })
+//! .unwrap();
+//! ```
+//!
+//! A plugin with locks says `type Held = <its Lease>` and shows in `acquire` how a lease is kept
+//! and given back; `tests/fixtures/memory` is a whole plugin with all three.
 #[doc(hidden)]
 pub mod bindings;
 pub mod config;

@@ -123,6 +123,7 @@ pub trait Registry: Plugin {
 }
 
 /// How registering went.
+#[allow(clippy::large_enum_variant, reason = "one value per registration, moved at once")]
 #[derive(Debug)]
 pub enum Registered<R> {
     /// It is registered.

@@ -235,15 +235,38 @@ pub(crate) mod clock {
 
     thread_local! {
         static NOW: Cell<u64> = const { Cell::new(1_000_000_000) };
+        static REAL: Cell<Option<(std::time::Instant, u64)>> = const { Cell::new(None) };
     }
 
     pub(super) fn now() -> u64 {
-        NOW.get()
+        match REAL.get() {
+            None => NOW.get(),
+            Some((begun, at)) => {
+                at.saturating_add(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX))
+            }
+        }
     }
 
     /// Moves the virtual clock on; it never goes back.
     pub(crate) fn advance_to(instant: Instant) {
         NOW.set(NOW.get().max(instant.0));
+    }
+
+    /// While this lives the clock of this thread is the real one.
+    pub(crate) struct RealTime(());
+
+    impl RealTime {
+        pub(crate) fn begin() -> Self {
+            REAL.set(Some((std::time::Instant::now(), NOW.get())));
+            Self(())
+        }
+    }
+
+    impl Drop for RealTime {
+        fn drop(&mut self) {
+            NOW.set(now());
+            REAL.set(None);
+        }
     }
 
     /// The test harness looks at the pending timers itself.
