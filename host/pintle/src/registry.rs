@@ -1,3 +1,253 @@
-//! Registry.
+//! Registry: which instances of which services run.
+
+mod record;
+mod registration;
 mod types;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, stream::BoxStream};
+
+use crate::{
+    config::Consistency,
+    error::{Error, Refusal},
+    lock::check_ttl,
+    mirror::{Change, Item},
+    names,
+    plugin::{Backend, FeedUser, InstanceWatched, join},
+};
+
+pub(crate) use record::RegistrationRecord;
+pub use registration::Registration;
 pub use types::*;
+
+const LABELS_MAX: usize = 64;
+const LABEL_NAME_BYTES_MAX: usize = 63;
+const LABEL_VALUE_BYTES_MAX: usize = 1024;
+const WEIGHT_MAX: u32 = 10_000;
+
+/// The registry capability of one backend. Cheap to clone.
+#[derive(Clone)]
+pub struct Registry {
+    backend: Arc<Backend>,
+    timeout: Option<Duration>,
+}
+
+/// How a registration went.
+#[derive(Debug)]
+pub enum RegisterOutcome {
+    /// The instance is listed until the registration goes.
+    Registered(Registration),
+    /// Another live owner has the name.
+    Taken(Box<InstanceState>),
+}
+
+/// A watch on instances: a stream of [`InstanceEvent`]s that ends after an error.
+pub struct InstanceWatch(BoxStream<'static, Result<InstanceEvent, Error>>);
+
+impl Registry {
+    pub(crate) fn new(backend: Arc<Backend>) -> Self {
+        Self { backend, timeout: None }
+    }
+
+    /// Name of the backend.
+    #[must_use]
+    pub fn backend(&self) -> &str {
+        &self.backend.name
+    }
+
+    /// The same with another timeout for each call.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Registers an instance and keeps it registered. `ttl` is how long it stays listed when this
+    /// host dies: 2 s to 1 h.
+    ///
+    /// # Errors
+    ///
+    /// `invalid` for an instance that cannot be; else as any write. A taken name is no error.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe: a dropped call leaves nothing behind on the backend.
+    pub async fn register(
+        &self,
+        instance: Instance,
+        ttl: Duration,
+    ) -> Result<RegisterOutcome, Error> {
+        check_instance(&instance)?;
+        check_ttl(ttl)?;
+        let record = Arc::new(RegistrationRecord::new(self.backend.next_id(), ttl, instance));
+        let registrations = &self.backend.routes.registrations;
+        registrations.insert(record.id, &record);
+        match self.backend.registry_register(self.timeout, &record).await {
+            Ok(None) => {
+                let registration = Registration::new(Arc::clone(&self.backend), record);
+                Ok(RegisterOutcome::Registered(registration))
+            }
+            Ok(Some(owner)) => {
+                registrations.remove(record.id);
+                Ok(RegisterOutcome::Taken(Box::new(owner)))
+            }
+            Err(error) => {
+                registrations.remove(record.id);
+                Err(error)
+            }
+        }
+    }
+
+    /// Stores an instance that no session keeps (feature `registry.persistent`).
+    ///
+    /// # Errors
+    ///
+    /// `invalid` for an instance that cannot be; else as any write.
+    pub async fn add(&self, instance: Instance, replace: bool) -> Result<AddOutcome, Error> {
+        check_instance(&instance)?;
+        self.backend.registry_add(self.timeout, instance, replace).await
+    }
+
+    /// Removes an instance that no session keeps (feature `registry.persistent`).
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub async fn remove(&self, service: &str, id: &str) -> Result<RemoveOutcome, Error> {
+        check_names(service, id)?;
+        self.backend.registry_remove(self.timeout, service.to_owned(), id.to_owned()).await
+    }
+
+    /// Sets or clears what an operator says of an instance (feature `registry.override`).
+    ///
+    /// # Errors
+    ///
+    /// As any write.
+    pub async fn set_override(
+        &self,
+        service: &str,
+        id: &str,
+        operator: Option<Override>,
+    ) -> Result<(), Error> {
+        check_names(service, id)?;
+        if let Some(weight) = operator.as_ref().and_then(|operator| operator.weight) {
+            check_weight(weight)?;
+        }
+        let (service, id) = (service.to_owned(), id.to_owned());
+        self.backend.registry_set_override(self.timeout, service, id, operator).await
+    }
+
+    /// Services that have instances; `limit` 0 means 1,000.
+    ///
+    /// # Errors
+    ///
+    /// As any read.
+    pub async fn services(&self, page: Option<String>, limit: u32) -> Result<ServicesPage, Error> {
+        self.backend.registry_services(self.timeout, page, limit).await
+    }
+
+    /// Instances of a service; `limit` 0 means 1,000. Without a consistency: sequential.
+    ///
+    /// # Errors
+    ///
+    /// As any read.
+    pub async fn instances(
+        &self,
+        service: &str,
+        page: Option<String>,
+        limit: u32,
+        consistency: Option<Consistency>,
+    ) -> Result<InstancesPage, Error> {
+        names::check_name("service", service)?;
+        let consistency = consistency.unwrap_or(Consistency::Sequential);
+        let service = service.to_owned();
+        self.backend.registry_instances(self.timeout, service, page, limit, consistency).await
+    }
+
+    /// Follows one service, or all.
+    ///
+    /// # Errors
+    ///
+    /// `invalid` for a name that cannot be. Whatever else goes wrong ends the stream.
+    pub async fn watch(&self, service: Option<String>) -> Result<InstanceWatch, Error> {
+        if let Some(service) = &service {
+            names::check_name("service", service)?;
+        }
+        let user: FeedUser<InstanceWatched> = join(&self.backend, service);
+        let subscription = user.subscribe();
+        let events = futures::stream::unfold((subscription, user), |(mut subscription, user)| async move {
+            let next = subscription.next().await?;
+            Some((next.map(|(_, item)| event(item)), (subscription, user)))
+        });
+        Ok(InstanceWatch(Box::pin(events)))
+    }
+}
+
+impl Stream for InstanceWatch {
+    type Item = Result<InstanceEvent, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.0.as_mut().poll_next(context)
+    }
+}
+
+/// Under which key a mirror of instances keeps one: its two names cannot hold the separator.
+pub(crate) fn mirror_key(service: &str, id: &str) -> Arc<str> {
+    format!("{service}\0{id}").into()
+}
+
+fn event(item: Item<InstanceState>) -> InstanceEvent {
+    match item {
+        Item::SnapshotBegin => InstanceEvent::SnapshotBegin,
+        Item::Snapshot { value, .. } => InstanceEvent::Put { state: value, previous: None },
+        Item::SnapshotEnd => InstanceEvent::SnapshotEnd,
+        Item::Change(Change::Put { value, previous, .. }) => {
+            InstanceEvent::Put { state: value, previous }
+        }
+        Item::Change(Change::Removed { key, previous, .. }) => {
+            let (service, id) = key.split_once('\0').unwrap_or((&key, ""));
+            InstanceEvent::Removed { service: service.into(), id: id.into(), previous }
+        }
+        Item::Change(Change::Resync(reason)) => InstanceEvent::Resync(reason),
+    }
+}
+
+fn check_instance(instance: &Instance) -> Result<(), Refusal> {
+    check_names(&instance.service, &instance.id)?;
+    names::check_name("host", &instance.host)?;
+    check_weight(instance.weight)?;
+    if instance.labels.len() > LABELS_MAX {
+        let problem = format!("{}; the limit is {LABELS_MAX}", instance.labels.len());
+        return Err(Refusal::Invalid { argument: "labels", problem });
+    }
+    for (name, value) in &instance.labels {
+        names::check_name("label", name)?;
+        if name.len() > LABEL_NAME_BYTES_MAX || value.len() > LABEL_VALUE_BYTES_MAX {
+            let problem = format!(
+                "\"{name}\" is too long; names may have {LABEL_NAME_BYTES_MAX} bytes, \
+                 values {LABEL_VALUE_BYTES_MAX}"
+            );
+            return Err(Refusal::Invalid { argument: "label", problem });
+        }
+    }
+    Ok(())
+}
+
+fn check_names(service: &str, id: &str) -> Result<(), Refusal> {
+    names::check_name("service", service)?;
+    names::check_name("instance", id)
+}
+
+fn check_weight(weight: u32) -> Result<(), Refusal> {
+    if weight <= WEIGHT_MAX {
+        return Ok(());
+    }
+    let problem = format!("{weight}; it has to be 0 to {WEIGHT_MAX}");
+    Err(Refusal::Invalid { argument: "weight", problem })
+}

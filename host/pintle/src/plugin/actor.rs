@@ -21,6 +21,7 @@ use wasmtime::{Store, component::Accessor};
 use super::{
     bindings::types,
     engine::Engine,
+    file::Capability,
     guest::GuestState,
     limits::Limits,
     loader::{Exports, Plugin},
@@ -49,6 +50,11 @@ impl Operation {
 
     pub(crate) const fn mutation(name: &'static str) -> Self {
         Self { name, mutates: true }
+    }
+
+    /// The capability that it belongs to; none for the lifecycle.
+    pub(crate) fn capability(self) -> Option<Capability> {
+        self.name.split_once('.')?.0.parse().ok()
     }
 }
 

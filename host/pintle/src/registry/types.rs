@@ -174,3 +174,21 @@ pub enum InstanceEvent {
     /// Changes in between may have been missed, and why.
     Resync(Arc<str>),
 }
+
+/// One page of services.
+#[derive(Debug, Clone)]
+pub struct ServicesPage {
+    /// In the order of their names' bytes.
+    pub services: Vec<ServiceSummary>,
+    /// Present when there may be more.
+    pub next: Option<String>,
+}
+
+/// One page of a service's instances.
+#[derive(Debug, Clone)]
+pub struct InstancesPage {
+    /// By id.
+    pub instances: Vec<InstanceState>,
+    /// Present when there may be more.
+    pub next: Option<String>,
+}

@@ -1,0 +1,108 @@
+//! Following configuration, and reading it from memory.
+
+use std::{
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::{Stream, stream::BoxStream};
+
+use super::types::{Entry, EventId, WatchEvent};
+use crate::{
+    error::Error,
+    mirror::{Change, Item, Subscription},
+    plugin::{ConfigWatched, FeedUser},
+};
+
+/// A watch on configuration: a stream of [`WatchEvent`]s that ends after an error.
+///
+/// A slow reader holds back nobody: when it falls behind it gets a resync and a new snapshot.
+pub struct Watch {
+    events: BoxStream<'static, Result<WatchEvent, Error>>,
+    last: Arc<Mutex<Option<EventId>>>,
+}
+
+impl Watch {
+    pub(super) fn new(subscription: Subscription<Entry>, user: FeedUser<ConfigWatched>) -> Self {
+        let last = Arc::new(Mutex::new(None));
+        let start = (subscription, user, Arc::clone(&last));
+        let events = futures::stream::unfold(start, |(mut subscription, user, last)| async move {
+            let next = subscription.next().await?.map(|(id, item)| {
+                if id.sequence > 0 {
+                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
+                }
+                event(item)
+            });
+            Some((next, (subscription, user, last)))
+        });
+        Self { events: Box::pin(events), last }
+    }
+
+    /// Place of the last event that was delivered and from which a watch can resume.
+    #[must_use]
+    pub fn last_event_id(&self) -> Option<EventId> {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stream for Watch {
+    type Item = Result<WatchEvent, Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.events.as_mut().poll_next(context)
+    }
+}
+
+/// A copy of a key or prefix in memory, kept up to date by a watch.
+pub struct Mirror {
+    user: FeedUser<ConfigWatched>,
+}
+
+/// What a mirror knows of a key.
+#[derive(Debug, Clone)]
+pub struct CachedEntry {
+    /// The entry, or that there is none.
+    pub entry: Option<Arc<Entry>>,
+    /// How long ago the backend last proved that this is current.
+    pub age: Duration,
+    /// Whether the watch works at the moment.
+    pub live: bool,
+}
+
+impl Mirror {
+    pub(super) fn new(user: FeedUser<ConfigWatched>) -> Self {
+        Self { user }
+    }
+
+    /// What is known of `key`, without waiting; nothing if the last proof is older than
+    /// `max_staleness`. While the watch works a proof comes with each event, at least every 30 s.
+    #[must_use]
+    pub fn cached(&self, key: &str, max_staleness: Duration) -> Option<CachedEntry> {
+        let cached = self.user.feed.mirror.cached(key)?;
+        let found = CachedEntry { entry: cached.value, age: cached.age, live: cached.live };
+        (found.age <= max_staleness).then_some(found)
+    }
+
+    /// Follows the mirror from a snapshot on.
+    #[must_use]
+    pub fn subscribe(&self) -> Watch {
+        Watch::new(self.user.subscribe(), self.user.clone())
+    }
+}
+
+fn event(item: Item<Entry>) -> WatchEvent {
+    match item {
+        Item::SnapshotBegin => WatchEvent::SnapshotBegin,
+        Item::Snapshot { value, .. } => WatchEvent::Put { entry: value, previous: None },
+        Item::SnapshotEnd => WatchEvent::SnapshotEnd,
+        Item::Change(Change::Put { value, previous, .. }) => {
+            WatchEvent::Put { entry: value, previous }
+        }
+        Item::Change(Change::Removed { key, version, previous }) => {
+            WatchEvent::Removed { key, version: version.map(|text| (&*text).into()), previous }
+        }
+        Item::Change(Change::Resync(reason)) => WatchEvent::Resync(reason),
+    }
+}

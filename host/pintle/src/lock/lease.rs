@@ -1,0 +1,153 @@
+//! A held lock.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use super::{
+    clock::Expires,
+    record::LeaseRecord,
+    types::{LeaseRef, LeaseStatus, Token},
+};
+use crate::{error::Error, plugin::Backend};
+
+/// A lock that is held, until it is released, dropped, or lost.
+///
+/// The host renews it and watches its time: whatever happens to the plugin or the network,
+/// [`Lease::lost`] completes before the backend may give the lock to another. Work that must not
+/// overlap either stops then, or carries [`Lease::token`] to a resource that checks it, or writes
+/// with [`crate::config::Put::held`].
+///
+/// Dropping it releases the lock in the background; [`Lease::release`] tells how that went.
+pub struct Lease {
+    backend: Arc<Backend>,
+    record: Arc<LeaseRecord>,
+    name: Arc<str>,
+    token: Option<Token>,
+}
+
+impl Lease {
+    pub(super) fn new(
+        backend: Arc<Backend>,
+        record: Arc<LeaseRecord>,
+        name: String,
+        token: Option<Token>,
+    ) -> Self {
+        let timed: Arc<dyn Expires> = record.clone();
+        backend.shared.lease_clock.watch(&timed);
+        Self { backend, record, name: name.into(), token }
+    }
+
+    /// Name of the lock.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Orders the holders; present for exclusive leases.
+    #[must_use]
+    pub fn token(&self) -> Option<&Token> {
+        self.token.as_ref()
+    }
+
+    /// Names this lease in a precondition of the same backend.
+    #[must_use]
+    pub fn reference(&self) -> LeaseRef {
+        LeaseRef { backend: Arc::clone(&self.backend.name), id: self.record.id }
+    }
+
+    /// How long it is still safe to believe that the lock is held, if no renewal comes.
+    #[must_use]
+    pub fn remaining(&self) -> Duration {
+        if self.is_held() { self.record.remaining() } else { Duration::ZERO }
+    }
+
+    /// Whether the lock is held, by the clock as well.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        matches!(self.status(), LeaseStatus::Held | LeaseStatus::Suspect(_))
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn status(&self) -> LeaseStatus {
+        self.record.status()
+    }
+
+    /// Waits for the status to change, and answers the new one. For ever once it is final.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn changed(&self) -> LeaseStatus {
+        let before = self.record.status();
+        let mut status = self.record.subscribe();
+        match status.wait_for(|status| *status != before).await {
+            Ok(status) => status.clone(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the lease is lost, and says why. For ever if it is released first.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn lost(&self) -> Arc<str> {
+        let mut status = self.record.subscribe();
+        let lost = status.wait_for(|status| matches!(status, LeaseStatus::Lost(_)));
+        match lost.await.as_deref() {
+            Ok(LeaseStatus::Lost(reason)) => Arc::clone(reason),
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Releases the lock; answers false when it had been lost.
+    ///
+    /// # Errors
+    ///
+    /// When the backend could not be told; the lock is then free after its TTL.
+    ///
+    /// # Cancellation
+    ///
+    /// The release goes on in the background.
+    pub async fn release(self) -> Result<bool, Error> {
+        if !self.record.release() {
+            return Ok(false);
+        }
+        let (backend, id) = (Arc::clone(&self.backend), self.record.id);
+        let releasing = backend.shared.engine.host_runtime().spawn({
+            let backend = Arc::clone(&backend);
+            async move { backend.lock_release(id).await }
+        });
+        match releasing.await {
+            Ok(released) => released,
+            // The host's runtime is gone, and every plugin with it.
+            Err(_) => Err(crate::error::Refusal::ShuttingDown.into()),
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.backend.routes.leases.remove(self.record.id);
+        if !self.record.release() {
+            return;
+        }
+        let (backend, id) = (Arc::clone(&self.backend), self.record.id);
+        self.backend.shared.engine.host_runtime().spawn(async move {
+            if let Err(error) = backend.lock_release(id).await {
+                tracing::warn!(%error, "a lock that was let go could not be released; it is free after its TTL");
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease")
+            .field("backend", &self.backend.name)
+            .field("name", &self.name)
+            .field("token", &self.token)
+            .field("status", &self.record.status())
+            .finish_non_exhaustive()
+    }
+}

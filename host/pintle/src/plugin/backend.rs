@@ -1,0 +1,338 @@
+//! A backend: one named use of a plugin, over all its incarnations.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use arc_swap::ArcSwapOption;
+use futures::future::BoxFuture;
+use tokio::sync::watch;
+use wasmtime::component::Accessor;
+
+use super::{
+    actor::{CallFailure, GuestResult, Incarnation, Operation},
+    bindings::types,
+    convert,
+    engine::Engine,
+    file::{Capability, PluginInfo},
+    guest::{Checkpoint, GuestState},
+    limits::Limits,
+    loader::{Exports, Loader, Plugin},
+    routes::Routes,
+    scrub::Scrubber,
+};
+use crate::{
+    error::{Cause, Effect, Ended, Error, Place, Refusal},
+    lock::LeaseClock,
+    settings::BackendSettings,
+};
+
+/// What all backends of a host share.
+pub(crate) struct Shared {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) loader: Arc<Loader>,
+    pub(crate) lease_clock: Arc<LeaseClock>,
+    /// Identity of this host, given to plugins.
+    pub(crate) node: Arc<str>,
+}
+
+/// One `[backends.NAME]`.
+pub(crate) struct Backend {
+    pub(crate) name: Arc<str>,
+    pub(crate) settings: BackendSettings,
+    pub(crate) limits: Limits,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) checkpoint: Arc<Checkpoint>,
+    pub(crate) routes: Routes,
+    status: watch::Sender<Status>,
+    serving: ArcSwapOption<Serving>,
+    stopping: watch::Sender<bool>,
+    next_id: AtomicU64,
+}
+
+/// An incarnation that takes calls.
+pub(crate) struct Serving {
+    pub(crate) plugin: Arc<Plugin>,
+    pub(crate) incarnation: Arc<Incarnation>,
+    pub(crate) scrubber: Arc<Scrubber>,
+    /// Name and version, for texts.
+    pub(crate) label: Arc<str>,
+}
+
+/// How a backend stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendState {
+    /// Its plugin is being loaded and started.
+    Starting,
+    /// It takes calls.
+    Serving,
+    /// Its plugin ended and is being started again.
+    Restarting,
+    /// Its settings or its plugin's file do not work; somebody has to change them.
+    Refused,
+    /// Its plugin ended too often.
+    Quarantined,
+    /// The host is shutting down.
+    Stopped,
+}
+
+impl BackendState {
+    /// Its name in texts.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Restarting => "restarting",
+            Self::Refused => "refused",
+            Self::Quarantined => "quarantined",
+            Self::Stopped => "stopped",
+        }
+    }
+
+    /// Whether waiting may help.
+    const fn is_coming_up(self) -> bool {
+        matches!(self, Self::Starting | Self::Restarting)
+    }
+}
+
+/// What [`crate::Pintle::backends`] tells of a backend.
+#[derive(Debug, Clone)]
+pub struct BackendStatus {
+    /// Its name.
+    pub name: String,
+    /// Name of its plugin.
+    pub plugin: String,
+    /// How it stands.
+    pub state: BackendState,
+    /// Why, where there is something to say.
+    pub reason: String,
+    /// Since when.
+    pub since: SystemTime,
+    /// How often its plugin was started again.
+    pub restarts: u64,
+    /// Whether the host refuses to start without it.
+    pub required: bool,
+    /// Addresses as the operator wrote them.
+    pub endpoints: Vec<String>,
+    /// What its plugin's file says, once it was loaded.
+    pub plugin_info: Option<PluginInfo>,
+}
+
+#[derive(Clone)]
+pub(crate) struct Status {
+    pub(crate) state: BackendState,
+    pub(crate) reason: Arc<str>,
+    since: SystemTime,
+    restarts: u64,
+    plugin_info: Option<Arc<Plugin>>,
+}
+
+/// One call, before it is made.
+pub(crate) struct Call {
+    pub(crate) operation: Operation,
+    /// How long the guest may take; the backend's `limits.call` if nothing else is said.
+    pub(crate) timeout: Option<Duration>,
+    /// Features without which the plugin would have to refuse.
+    pub(crate) needs: Vec<&'static str>,
+}
+
+impl Call {
+    pub(crate) fn new(operation: Operation, timeout: Option<Duration>) -> Self {
+        Self { operation, timeout, needs: Vec::new() }
+    }
+
+    /// Adds `feature` to what is needed if `condition` holds.
+    pub(crate) fn needs_if(mut self, condition: bool, feature: &'static str) -> Self {
+        if condition {
+            self.needs.push(feature);
+        }
+        self
+    }
+}
+
+impl Backend {
+    pub(crate) fn new(name: &str, settings: BackendSettings, limits: Limits, shared: Arc<Shared>) -> Arc<Self> {
+        Arc::new(Self {
+            name: name.into(),
+            settings,
+            limits,
+            shared,
+            checkpoint: Arc::default(),
+            routes: Routes::default(),
+            status: watch::Sender::new(Status {
+                state: BackendState::Starting,
+                reason: "".into(),
+                since: SystemTime::now(),
+                restarts: 0,
+                plugin_info: None,
+            }),
+            serving: ArcSwapOption::empty(),
+            stopping: watch::Sender::new(false),
+            next_id: AtomicU64::new(1),
+        })
+    }
+
+    /// A number for a watch, lease or registration; never used twice.
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Makes one call on whatever incarnation serves.
+    ///
+    /// While the plugin is being started this waits for it, within the call's timeout.
+    pub(crate) async fn call<R, F>(&self, call: Call, function: F) -> Result<R, Error>
+    where
+        R: Send + 'static,
+        F: for<'a> FnOnce(
+                &'a Accessor<GuestState>,
+                &'a Exports,
+                types::Context,
+            ) -> BoxFuture<'a, GuestResult<R>>
+            + Send
+            + 'static,
+    {
+        let timeout = call.timeout.unwrap_or(self.limits.call_timeout);
+        let operation = call.operation;
+        let serving = self.serving(timeout).await.map_err(|refusal| self.refuse(operation, refusal))?;
+        if let Some(feature) = call.needs.into_iter().find(|feature| !serving.plugin.has(feature)) {
+            let refusal = Refusal::Unsupported { feature };
+            return Err(Error::new(Cause::Refused(refusal), self.place(operation, Some(&serving))));
+        }
+        self.require(operation, &serving)?;
+        let result = serving.incarnation.call(operation, timeout, function).await;
+        result.map_err(|failure| self.error(operation, &serving, failure))
+    }
+
+    /// Whether the plugin declares `feature`; false while it is not known.
+    pub(crate) fn has(&self, feature: &str) -> bool {
+        self.status.borrow().plugin_info.as_ref().is_some_and(|plugin| plugin.has(feature))
+    }
+
+    /// What the plugin's file says; nothing while it could not be loaded.
+    pub(crate) fn plugin(&self) -> Option<Arc<Plugin>> {
+        self.status.borrow().plugin_info.clone()
+    }
+
+    /// The incarnation that serves now, without waiting.
+    pub(crate) fn serving_now(&self) -> Option<Arc<Serving>> {
+        self.serving.load_full()
+    }
+
+    pub(crate) fn state(&self) -> BackendState {
+        self.status.borrow().state
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    pub(crate) fn describe(&self) -> BackendStatus {
+        let status = self.status.borrow().clone();
+        BackendStatus {
+            name: self.name.to_string(),
+            plugin: self.settings.plugin.clone(),
+            state: status.state,
+            reason: status.reason.to_string(),
+            since: status.since,
+            restarts: status.restarts,
+            required: self.settings.required,
+            endpoints: self.settings.endpoints.iter().map(ToString::to_string).collect(),
+            plugin_info: status.plugin_info.map(|plugin| plugin.info.clone()),
+        }
+    }
+
+    pub(crate) fn place(&self, operation: Operation, serving: Option<&Serving>) -> Place {
+        Place {
+            backend: Arc::clone(&self.name),
+            plugin: serving.map_or_else(|| "".into(), |serving| Arc::clone(&serving.label)),
+            operation: operation.name,
+        }
+    }
+
+    pub(crate) fn refuse(&self, operation: Operation, refusal: Refusal) -> Error {
+        let serving = self.serving_now();
+        Error::new(Cause::Refused(refusal), self.place(operation, serving.as_deref()))
+    }
+
+    /// Asks the supervisor to stop the plugin; [`Backend::subscribe`] tells when it has.
+    pub(crate) fn request_stop(&self) {
+        self.stopping.send_replace(true);
+    }
+
+    pub(crate) fn stop_requested(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    // For the supervisor.
+
+    pub(crate) fn publish(&self, state: BackendState, reason: &str) {
+        self.status.send_modify(|status| {
+            status.state = state;
+            status.reason = reason.into();
+            status.since = SystemTime::now();
+            if state == BackendState::Restarting {
+                status.restarts += 1;
+            }
+        });
+    }
+
+    pub(crate) fn set_plugin(&self, plugin: &Arc<Plugin>) {
+        self.status.send_modify(|status| status.plugin_info = Some(Arc::clone(plugin)));
+    }
+
+    pub(crate) fn set_serving(&self, serving: Option<Arc<Serving>>) {
+        self.serving.store(serving);
+    }
+
+    async fn serving(&self, timeout: Duration) -> Result<Arc<Serving>, Refusal> {
+        if let Some(serving) = self.serving_now() {
+            return Ok(serving);
+        }
+        let mut status = self.subscribe();
+        let settled = status.wait_for(|status| !status.state.is_coming_up());
+        // Late or settled: the state says which.
+        let _ = tokio::time::timeout(timeout, settled).await;
+        if let Some(serving) = self.serving_now() {
+            return Ok(serving);
+        }
+        let status = self.status.borrow().clone();
+        if status.state == BackendState::Stopped {
+            return Err(Refusal::ShuttingDown);
+        }
+        let mut reason = status.state.as_str().to_owned();
+        if !status.reason.is_empty() {
+            reason = format!("{reason}: {}", status.reason);
+        }
+        Err(Refusal::NotRunning { reason })
+    }
+
+    fn require(&self, operation: Operation, serving: &Serving) -> Result<(), Error> {
+        let offered = &serving.plugin.info.capabilities;
+        let Some(capability) = operation.capability().filter(|needed| !offered.contains(needed))
+        else {
+            return Ok(());
+        };
+        let refusal = Refusal::NoCapability {
+            capability: capability.as_str(),
+            offered: offered.iter().map(Capability::to_string).collect(),
+        };
+        Err(Error::new(Cause::Refused(refusal), self.place(operation, Some(serving))))
+    }
+
+    pub(crate) fn error(&self, operation: Operation, serving: &Serving, failure: CallFailure) -> Error {
+        let cause = match failure {
+            CallFailure::Plugin(error) => Cause::Plugin(convert::error(error, &serving.scrubber)),
+            CallFailure::Ended { reason, begun } => Cause::Ended(Ended {
+                reason: serving.scrubber.scrub(&reason).into(),
+                effect: if begun && operation.mutates { Effect::Unknown } else { Effect::None },
+            }),
+            CallFailure::Busy { waiting } => Cause::Refused(Refusal::Busy { waiting }),
+        };
+        Error::new(cause, self.place(operation, Some(serving)))
+    }
+}

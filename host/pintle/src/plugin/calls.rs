@@ -1,0 +1,7 @@
+//! Calls on a plugin as methods of its backend, in the library's own types.
+
+mod config;
+mod lifecycle;
+mod lock;
+mod registry;
+mod tracing;

@@ -1,0 +1,163 @@
+//! `pintle:lock`.
+
+use std::{sync::Arc, time::Duration};
+
+use super::config::page_len;
+use crate::{
+    clock::BootTime,
+    error::Error,
+    lock::{Claim, LeaseRecord, LockRequest, LockState, LocksPage, Mode, Token},
+    plugin::{
+        actor::Operation,
+        backend::{Backend, Call},
+        bindings::lock as wit,
+        convert::{lock as from, millis},
+        loader::Exports,
+    },
+};
+
+const ACQUIRE: Operation = Operation::mutation("lock.acquire");
+const RELEASE: Operation = Operation::mutation("lock.release");
+const INSPECT: Operation = Operation::read("lock.inspect");
+const LIST: Operation = Operation::read("lock.list-locks");
+const FORCE_RELEASE: Operation = Operation::mutation("lock.force-release");
+const WATCH: Operation = Operation::read("lock.watch");
+
+fn exports(exports: &Exports) -> wasmtime::Result<&wit::Guest> {
+    exports.lock.as_ref().ok_or_else(|| wasmtime::format_err!("lock is not exported"))
+}
+
+/// What an acquire came to.
+pub(crate) enum Acquired {
+    Held(Option<Token>),
+    Busy(Vec<Claim>),
+}
+
+impl Backend {
+    /// Acquires under the number of `record`, which is in the table of leases already: an event may
+    /// come before the answer.
+    pub(crate) async fn lock_acquire(
+        self: &Arc<Self>,
+        timeout: Option<Duration>,
+        record: &Arc<LeaseRecord>,
+        request: LockRequest,
+    ) -> Result<Acquired, Error> {
+        let timeout = timeout.unwrap_or(self.limits.call_timeout) + request.wait;
+        let call = Call::new(ACQUIRE, Some(timeout))
+            .needs_if(request.mode == Mode::Shared, "lock.shared")
+            .needs_if(matches!(request.mode, Mode::Permit(_)), "lock.permits");
+        let id = record.id;
+        let request = wit::AcquireRequest {
+            name: request.name,
+            mode: from::to_mode(request.mode),
+            ttl_ms: millis(request.ttl),
+            wait_ms: millis(request.wait),
+            owner: request.owner,
+        };
+        // If our caller goes away just as the plugin answers, nobody would ever release the lease.
+        let abandoned = CloseLease { backend: self, id, armed: true };
+        let outcome = self.call(call, move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_acquire(accessor, context, id, request).await })
+        });
+        let outcome = outcome.await;
+        abandoned.disarm();
+        match outcome? {
+            wit::AcquireOutcome::Held(lease) => {
+                let valid_for = Duration::from_millis(u64::from(lease.validity.valid_for_ms));
+                record.grant(BootTime::from_nanos(lease.validity.sent_at), valid_for);
+                Ok(Acquired::Held(lease.token.map(from::token)))
+            }
+            wit::AcquireOutcome::Busy(holders) => {
+                Ok(Acquired::Busy(holders.into_iter().map(from::claim).collect()))
+            }
+        }
+    }
+
+    pub(crate) async fn lock_release(&self, id: u64) -> Result<bool, Error> {
+        let released = self.call(Call::new(RELEASE, None), move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_release(accessor, context, id).await })
+        });
+        released.await
+    }
+
+    pub(crate) async fn lock_inspect(
+        &self,
+        timeout: Option<Duration>,
+        name: String,
+    ) -> Result<LockState, Error> {
+        let state = self.call(Call::new(INSPECT, timeout), move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_inspect(accessor, context, name).await })
+        });
+        Ok(from::state(state.await?))
+    }
+
+    pub(crate) async fn lock_list(
+        &self,
+        timeout: Option<Duration>,
+        prefix: String,
+        page: Option<String>,
+        limit: u32,
+    ) -> Result<LocksPage, Error> {
+        let limit = page_len(limit);
+        let page = self.call(Call::new(LIST, timeout), move |accessor, guest, context| {
+            Box::pin(async move {
+                exports(guest)?.call_list_locks(accessor, context, prefix, page, limit).await
+            })
+        });
+        let wit::LocksPage { names, next } = page.await?;
+        Ok(LocksPage { names, next })
+    }
+
+    pub(crate) async fn lock_force_release(
+        &self,
+        timeout: Option<Duration>,
+        name: String,
+        claim_id: String,
+    ) -> Result<bool, Error> {
+        let call = Call::new(FORCE_RELEASE, timeout).needs_if(true, "lock.force-release");
+        let released = self.call(call, move |accessor, guest, context| {
+            Box::pin(async move {
+                exports(guest)?.call_force_release(accessor, context, name, claim_id).await
+            })
+        });
+        released.await
+    }
+
+    /// Opens watch `id` on one lock; its events come over the pump.
+    pub(crate) async fn lock_watch(&self, id: u64, name: String) -> Result<(), Error> {
+        let call = Call::new(WATCH, None).needs_if(true, "lock.watch");
+        let opened = self.call(call, move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_watch(accessor, context, id, name).await })
+        });
+        opened.await
+    }
+
+    /// Ends watch `id`, or lets go of lease `id` without waiting for the server.
+    pub(crate) fn lock_close(&self, id: u64) {
+        let Some(serving) = self.serving_now() else { return };
+        serving.incarnation.post(move |accessor, guest| {
+            Box::pin(async move { exports(guest)?.call_close(accessor, id).await })
+        });
+    }
+}
+
+/// Lets go of a lease when dropped, unless disarmed.
+struct CloseLease<'a> {
+    backend: &'a Backend,
+    id: u64,
+    armed: bool,
+}
+
+impl CloseLease<'_> {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for CloseLease<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.backend.lock_close(self.id);
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! `pintle:registry`.
+
+use std::{sync::Arc, time::Duration};
+
+use super::config::page_len;
+use crate::{
+    config::Consistency,
+    error::Error,
+    plugin::{
+        actor::Operation,
+        backend::{Backend, Call},
+        bindings::registry as wit,
+        convert::{self, millis, registry as from},
+        loader::Exports,
+    },
+    registry::{
+        AddOutcome, Instance, InstanceState, InstancesPage, Override, RegistrationRecord,
+        RemoveOutcome, ServiceSummary, ServicesPage,
+    },
+};
+
+const REGISTER: Operation = Operation::mutation("registry.register");
+const UPDATE: Operation = Operation::mutation("registry.update");
+const DEREGISTER: Operation = Operation::mutation("registry.deregister");
+const ADD: Operation = Operation::mutation("registry.add");
+const REMOVE: Operation = Operation::mutation("registry.remove");
+const SET_OVERRIDE: Operation = Operation::mutation("registry.set-override");
+const SERVICES: Operation = Operation::read("registry.services");
+const INSTANCES: Operation = Operation::read("registry.instances");
+const WATCH: Operation = Operation::read("registry.watch");
+
+fn exports(exports: &Exports) -> wasmtime::Result<&wit::Guest> {
+    exports.registry.as_ref().ok_or_else(|| wasmtime::format_err!("registry is not exported"))
+}
+
+impl Backend {
+    /// Registers what `record` holds under its number; answers the owner if the name is taken.
+    ///
+    /// The record is in the table of registrations already: an event may come before the answer.
+    pub(crate) async fn registry_register(
+        &self,
+        timeout: Option<Duration>,
+        record: &Arc<RegistrationRecord>,
+    ) -> Result<Option<InstanceState>, Error> {
+        let id = record.id;
+        let registration = wit::Registration {
+            instance: from::to_instance(record.instance()),
+            ttl_ms: millis(record.ttl),
+        };
+        let abandoned = CloseRegistration { backend: self, id, armed: true };
+        let outcome = self.call(Call::new(REGISTER, timeout), move |accessor, guest, context| {
+            Box::pin(async move {
+                exports(guest)?.call_register(accessor, context, id, registration).await
+            })
+        });
+        let outcome = outcome.await;
+        abandoned.disarm();
+        match outcome? {
+            wit::RegisterOutcome::Registered(_) => Ok(None),
+            wit::RegisterOutcome::Taken(owner) => Ok(Some(from::state(owner))),
+        }
+    }
+
+    pub(crate) async fn registry_update(&self, id: u64, instance: Instance) -> Result<(), Error> {
+        let instance = from::to_instance(instance);
+        let updated = self.call(Call::new(UPDATE, None), move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_update(accessor, context, id, instance).await })
+        });
+        updated.await
+    }
+
+    pub(crate) async fn registry_deregister(&self, id: u64) -> Result<(), Error> {
+        let gone = self.call(Call::new(DEREGISTER, None), move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_deregister(accessor, context, id).await })
+        });
+        gone.await
+    }
+
+    pub(crate) async fn registry_add(
+        &self,
+        timeout: Option<Duration>,
+        instance: Instance,
+        replace: bool,
+    ) -> Result<AddOutcome, Error> {
+        let call = Call::new(ADD, timeout).needs_if(true, "registry.persistent");
+        let instance = from::to_instance(instance);
+        let outcome = self.call(call, move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_add(accessor, context, instance, replace).await })
+        });
+        Ok(match outcome.await? {
+            wit::AddOutcome::Stored => AddOutcome::Stored,
+            wit::AddOutcome::Taken(owner) => AddOutcome::Taken(Box::new(from::state(owner))),
+        })
+    }
+
+    pub(crate) async fn registry_remove(
+        &self,
+        timeout: Option<Duration>,
+        service: String,
+        id: String,
+    ) -> Result<RemoveOutcome, Error> {
+        let call = Call::new(REMOVE, timeout).needs_if(true, "registry.persistent");
+        let outcome = self.call(call, move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_remove(accessor, context, service, id).await })
+        });
+        Ok(match outcome.await? {
+            wit::RemoveOutcome::Removed => RemoveOutcome::Removed,
+            wit::RemoveOutcome::Absent => RemoveOutcome::Absent,
+            wit::RemoveOutcome::Ephemeral => RemoveOutcome::Ephemeral,
+        })
+    }
+
+    pub(crate) async fn registry_set_override(
+        &self,
+        timeout: Option<Duration>,
+        service: String,
+        id: String,
+        operator: Option<Override>,
+    ) -> Result<(), Error> {
+        let call = Call::new(SET_OVERRIDE, timeout).needs_if(true, "registry.override");
+        let operator = operator.map(from::to_override);
+        let set = self.call(call, move |accessor, guest, context| {
+            Box::pin(async move {
+                exports(guest)?.call_set_override(accessor, context, service, id, operator).await
+            })
+        });
+        set.await
+    }
+
+    pub(crate) async fn registry_services(
+        &self,
+        timeout: Option<Duration>,
+        page: Option<String>,
+        limit: u32,
+    ) -> Result<ServicesPage, Error> {
+        let limit = page_len(limit);
+        let page = self.call(Call::new(SERVICES, timeout), move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_services(accessor, context, page, limit).await })
+        });
+        let wit::ServicesPage { services, next } = page.await?;
+        let summary = |wit::ServiceSummary { name, instances }| ServiceSummary { name, instances };
+        Ok(ServicesPage { services: services.into_iter().map(summary).collect(), next })
+    }
+
+    pub(crate) async fn registry_instances(
+        &self,
+        timeout: Option<Duration>,
+        service: String,
+        page: Option<String>,
+        limit: u32,
+        consistency: Consistency,
+    ) -> Result<InstancesPage, Error> {
+        let (limit, consistency) = (page_len(limit), convert::consistency(consistency));
+        let page = self.call(Call::new(INSTANCES, timeout), move |accessor, guest, context| {
+            Box::pin(async move {
+                let guest = exports(guest)?;
+                guest.call_instances(accessor, context, service, page, limit, consistency).await
+            })
+        });
+        let wit::InstancesPage { instances, next } = page.await?;
+        Ok(InstancesPage { instances: instances.into_iter().map(from::state).collect(), next })
+    }
+
+    /// Opens upstream watch `id`; its events come over the pump.
+    pub(crate) async fn registry_watch(&self, id: u64, service: Option<String>) -> Result<(), Error> {
+        let opened = self.call(Call::new(WATCH, None), move |accessor, guest, context| {
+            Box::pin(async move { exports(guest)?.call_watch(accessor, context, id, service).await })
+        });
+        opened.await
+    }
+
+    /// Ends watch `id`, or gives up registration `id` without waiting for the server.
+    pub(crate) fn registry_close(&self, id: u64) {
+        let Some(serving) = self.serving_now() else { return };
+        serving.incarnation.post(move |accessor, guest| {
+            Box::pin(async move { exports(guest)?.call_close(accessor, id).await })
+        });
+    }
+}
+
+/// Gives up a registration when dropped, unless disarmed.
+struct CloseRegistration<'a> {
+    backend: &'a Backend,
+    id: u64,
+    armed: bool,
+}
+
+impl CloseRegistration<'_> {
+    fn disarm(mut self) {
+        self.armed = false;
+    }
+}
+
+impl Drop for CloseRegistration<'_> {
+    fn drop(&mut self) {
+        if self.armed {
+            self.backend.registry_close(self.id);
+        }
+    }
+}

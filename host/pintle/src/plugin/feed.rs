@@ -1,0 +1,208 @@
+//! One upstream watch per target, shared by everybody who wants it.
+
+use std::{
+    hash::Hash,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+
+use super::backend::Backend;
+use crate::{
+    config::{Entry, EventId, Target},
+    error::Error,
+    mirror::{Mirror, Subscription, Upstream},
+    registry::InstanceState,
+};
+
+/// How long a watch stays open after its last user: clients that reconnect resume over its ring.
+const LINGER: Duration = Duration::from_secs(30);
+
+/// A capability that can be watched.
+pub(crate) trait Watched: Default + Send + Sync + 'static {
+    type Value: PartialEq + Send + Sync + 'static;
+    type Target: Clone + Eq + Hash + Send + Sync;
+
+    /// Opens watch `id` on the plugin.
+    fn open(backend: &Backend, id: u64, target: Self::Target) -> BoxFuture<'_, Result<(), Error>>;
+    /// Ends watch `id` on the plugin.
+    fn close(backend: &Backend, id: u64);
+    /// The feeds of this kind.
+    fn feeds(backend: &Backend) -> &Feeds<Self>;
+}
+
+/// Watches on configuration.
+#[derive(Default)]
+pub(crate) struct ConfigWatched;
+/// Watches on instances; without a service: on all.
+#[derive(Default)]
+pub(crate) struct InstanceWatched;
+
+pub(crate) type ConfigFeeds = Feeds<ConfigWatched>;
+pub(crate) type InstanceFeeds = Feeds<InstanceWatched>;
+
+impl Watched for ConfigWatched {
+    type Value = Entry;
+    type Target = Target;
+
+    fn open(backend: &Backend, id: u64, target: Target) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(backend.config_watch(id, target))
+    }
+
+    fn close(backend: &Backend, id: u64) {
+        backend.config_close(id);
+    }
+
+    fn feeds(backend: &Backend) -> &Feeds<Self> {
+        &backend.routes.config
+    }
+}
+
+impl Watched for InstanceWatched {
+    type Value = InstanceState;
+    type Target = Option<String>;
+
+    fn open(backend: &Backend, id: u64, service: Option<String>) -> BoxFuture<'_, Result<(), Error>> {
+        Box::pin(backend.registry_watch(id, service))
+    }
+
+    fn close(backend: &Backend, id: u64) {
+        backend.registry_close(id);
+    }
+
+    fn feeds(backend: &Backend) -> &Feeds<Self> {
+        &backend.routes.instances
+    }
+}
+
+/// One upstream watch with its mirror.
+pub(crate) struct Feed<K: Watched> {
+    id: u64,
+    target: K::Target,
+    pub(crate) mirror: Arc<Mirror<K::Value>>,
+}
+
+/// The feeds of one kind of one backend.
+#[derive(Default)]
+pub(crate) struct Feeds<K: Watched>(Mutex<Vec<Slot<K>>>);
+
+struct Slot<K: Watched> {
+    feed: Arc<Feed<K>>,
+    users: usize,
+}
+
+/// Somebody who uses a feed. The feed is closed some time after the last one is gone.
+pub(crate) struct FeedUser<K: Watched> {
+    backend: Arc<Backend>,
+    pub(crate) feed: Arc<Feed<K>>,
+}
+
+/// Joins the feed of `target`, opening it if nobody has.
+pub(crate) fn join<K: Watched>(backend: &Arc<Backend>, target: K::Target) -> FeedUser<K> {
+    let mut slots = K::feeds(backend).lock();
+    let usable = |slot: &&mut Slot<K>| slot.feed.target == target && slot.feed.mirror.end().is_none();
+    if let Some(slot) = slots.iter_mut().find(usable) {
+        slot.users += 1;
+        return FeedUser { backend: Arc::clone(backend), feed: Arc::clone(&slot.feed) };
+    }
+    let feed = Arc::new(Feed { id: backend.next_id(), target, mirror: Arc::new(Mirror::new()) });
+    slots.push(Slot { feed: Arc::clone(&feed), users: 1 });
+    drop(slots);
+    let opening = (Arc::clone(backend), Arc::clone(&feed));
+    backend.shared.engine.host_runtime().spawn(async move {
+        let (backend, feed) = opening;
+        feed.open(&backend).await;
+    });
+    FeedUser { backend: Arc::clone(backend), feed }
+}
+
+impl<K: Watched> Feed<K> {
+    /// Opens the watch on the incarnation that serves. An error ends it for all its users.
+    async fn open(&self, backend: &Backend) {
+        // It may take as long as the backend takes to come up: reopening does the same.
+        while let Err(error) = K::open(backend, self.id, self.target.clone()).await {
+            if !error.is_transient() {
+                self.mirror.apply(Upstream::Ended(error));
+                return;
+            }
+            self.mirror.interrupt(error.to_string().into());
+            tokio::time::sleep(error.retry_after().unwrap_or(REOPEN_PAUSE)).await;
+        }
+    }
+}
+
+/// Between attempts to open a watch on a backend that does not run.
+const REOPEN_PAUSE: Duration = Duration::from_millis(500);
+
+impl<K: Watched> Feeds<K> {
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<Mirror<K::Value>>> {
+        let slots = self.lock();
+        let slot = slots.iter().find(|slot| slot.feed.id == id)?;
+        Some(Arc::clone(&slot.feed.mirror))
+    }
+
+    /// Tells every mirror that its upstream is gone.
+    pub(crate) fn interrupt(&self, reason: &Arc<str>) {
+        for slot in self.lock().iter() {
+            slot.feed.mirror.interrupt(Arc::clone(reason));
+        }
+    }
+
+    /// Opens every watch again on a new incarnation.
+    pub(crate) async fn reopen(&self, backend: &Backend) {
+        let feeds: Vec<_> = self.lock().iter().map(|slot| Arc::clone(&slot.feed)).collect();
+        for feed in feeds.iter().filter(|feed| feed.mirror.end().is_none()) {
+            feed.open(backend).await;
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Slot<K>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Watched> FeedUser<K> {
+    /// Follows the feed from a snapshot on.
+    pub(crate) fn subscribe(&self) -> Subscription<K::Value> {
+        Subscription::new(Arc::clone(&self.feed.mirror))
+    }
+
+    /// Follows the feed from after `last`.
+    pub(crate) fn resume(&self, last: EventId) -> Subscription<K::Value> {
+        Subscription::resuming(Arc::clone(&self.feed.mirror), last)
+    }
+}
+
+impl<K: Watched> Clone for FeedUser<K> {
+    fn clone(&self) -> Self {
+        join(&self.backend, self.feed.target.clone())
+    }
+}
+
+impl<K: Watched> Drop for FeedUser<K> {
+    fn drop(&mut self) {
+        let mut slots = K::feeds(&self.backend).lock();
+        let mine = |slot: &&mut Slot<K>| Arc::ptr_eq(&slot.feed, &self.feed);
+        let Some(slot) = slots.iter_mut().find(mine) else { return };
+        slot.users -= 1;
+        if slot.users > 0 {
+            return;
+        }
+        drop(slots);
+        let (backend, id) = (Arc::downgrade(&self.backend), self.feed.id);
+        self.backend.shared.engine.host_runtime().spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            let Some(backend) = backend.upgrade() else { return };
+            let mut slots = K::feeds(&backend).lock();
+            let before = slots.len();
+            slots.retain(|slot| slot.feed.id != id || slot.users > 0);
+            let removed = slots.len() < before;
+            drop(slots);
+            if removed {
+                K::close(&backend, id);
+            }
+        });
+    }
+}
+

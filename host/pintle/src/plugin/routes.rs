@@ -1,0 +1,66 @@
+//! What the host keeps open on a backend, by the numbers under which the plugin knows it.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError, Weak},
+};
+
+use tokio::sync::watch;
+
+use super::feed::{ConfigFeeds, InstanceFeeds};
+use crate::{
+    error::Error,
+    lock::{LeaseRecord, LockState},
+    registry::RegistrationRecord,
+};
+
+/// Everything that events of a plugin may be about, and that a new incarnation is asked for again.
+#[derive(Default)]
+pub(crate) struct Routes {
+    pub(crate) config: ConfigFeeds,
+    pub(crate) instances: InstanceFeeds,
+    pub(crate) registrations: Table<RegistrationRecord>,
+    pub(crate) leases: Table<LeaseRecord>,
+    pub(crate) lock_watches: Table<LockWatchRoute>,
+}
+
+/// The watch of one lock.
+pub(crate) struct LockWatchRoute {
+    pub(crate) name: String,
+    pub(crate) state: watch::Sender<Option<Result<LockState, Error>>>,
+}
+
+/// Numbers to things, without keeping the things alive: who holds one decides how long it lives.
+pub(crate) struct Table<T>(Mutex<HashMap<u64, Weak<T>>>);
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Table<T> {
+    pub(crate) fn insert(&self, id: u64, thing: &Arc<T>) {
+        self.lock().insert(id, Arc::downgrade(thing));
+    }
+
+    pub(crate) fn remove(&self, id: u64) {
+        self.lock().remove(&id);
+    }
+
+    pub(crate) fn find(&self, id: u64) -> Option<Arc<T>> {
+        self.lock().get(&id)?.upgrade()
+    }
+
+    /// Everything that is still alive, in the order in which it was opened.
+    pub(crate) fn all(&self) -> Vec<(u64, Arc<T>)> {
+        let alive = |(id, thing): (&u64, &Weak<T>)| Some((*id, thing.upgrade()?));
+        let mut all: Vec<_> = self.lock().iter().filter_map(alive).collect();
+        all.sort_unstable_by_key(|(id, _)| *id);
+        all
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Weak<T>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,82 @@
+//! One registration as the host keeps it, over all incarnations of the plugin.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::sync::watch;
+
+use super::types::{Instance, InstanceState, RegistrationStatus};
+
+/// The state behind a [`super::Registration`].
+pub(crate) struct RegistrationRecord {
+    pub(crate) id: u64,
+    pub(crate) ttl: Duration,
+    instance: Mutex<Instance>,
+    status: watch::Sender<RegistrationStatus>,
+}
+
+impl RegistrationRecord {
+    pub(crate) fn new(id: u64, ttl: Duration, instance: Instance) -> Self {
+        let status = watch::Sender::new(RegistrationStatus::Registered);
+        Self { id, ttl, instance: Mutex::new(instance), status }
+    }
+
+    pub(crate) fn instance(&self) -> Instance {
+        self.instance.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub(crate) fn set_instance(&self, instance: Instance) {
+        *self.instance.lock().unwrap_or_else(PoisonError::into_inner) = instance;
+    }
+
+    pub(crate) fn status(&self) -> RegistrationStatus {
+        self.status.borrow().clone()
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<RegistrationStatus> {
+        self.status.subscribe()
+    }
+
+    pub(crate) fn registered(&self) {
+        self.change(RegistrationStatus::Registered);
+    }
+
+    pub(crate) fn suspect(&self, reason: Arc<str>) {
+        if self.status() == RegistrationStatus::Registered {
+            self.change(RegistrationStatus::Suspect(reason));
+        }
+    }
+
+    pub(crate) fn lost(&self, reason: Arc<str>) {
+        self.change(RegistrationStatus::Lost(reason));
+    }
+
+    pub(crate) fn taken(&self, owner: InstanceState) {
+        self.change(RegistrationStatus::Taken(Arc::new(owner)));
+    }
+
+    /// Answers whether it had not ended before.
+    pub(crate) fn end(&self) -> bool {
+        self.change(RegistrationStatus::Ended)
+    }
+
+    pub(crate) fn is_over(&self) -> bool {
+        is_final(&self.status.borrow())
+    }
+
+    fn change(&self, next: RegistrationStatus) -> bool {
+        self.status.send_if_modified(|status| {
+            let changes = !is_final(status) && *status != next;
+            if changes {
+                *status = next;
+            }
+            changes
+        })
+    }
+}
+
+const fn is_final(status: &RegistrationStatus) -> bool {
+    matches!(status, RegistrationStatus::Taken(_) | RegistrationStatus::Ended)
+}

@@ -1,0 +1,135 @@
+//! An instance that is kept registered.
+
+use std::{fmt, sync::Arc};
+
+use super::{
+    record::RegistrationRecord,
+    types::{Instance, RegistrationStatus},
+};
+use crate::{
+    error::{Error, Refusal},
+    plugin::Backend,
+};
+
+/// Keeps an instance registered until it is deregistered or dropped.
+///
+/// After a lost session or a restart of the plugin the instance is registered again; each loss and
+/// recovery shows in [`Registration::changed`]. Dropping it deregisters in the background;
+/// [`Registration::deregister`] tells how that went.
+pub struct Registration {
+    backend: Arc<Backend>,
+    record: Arc<RegistrationRecord>,
+}
+
+impl Registration {
+    pub(super) fn new(backend: Arc<Backend>, record: Arc<RegistrationRecord>) -> Self {
+        Self { backend, record }
+    }
+
+    /// What it says of itself now.
+    #[must_use]
+    pub fn instance(&self) -> Instance {
+        self.record.instance()
+    }
+
+    /// How it stands.
+    #[must_use]
+    pub fn status(&self) -> RegistrationStatus {
+        self.record.status()
+    }
+
+    /// Waits for the status to change, and answers the new one. For ever once it is final.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn changed(&self) -> RegistrationStatus {
+        let before = self.record.status();
+        let mut status = self.record.subscribe();
+        match status.wait_for(|status| *status != before).await {
+            Ok(status) => status.clone(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Waits until the instance is not listed, and says why: `Lost`, or for good `Taken`.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn lost(&self) -> RegistrationStatus {
+        let mut status = self.record.subscribe();
+        let is_lost = |status: &RegistrationStatus| {
+            matches!(status, RegistrationStatus::Lost(_) | RegistrationStatus::Taken(_))
+        };
+        match status.wait_for(is_lost).await {
+            Ok(status) => status.clone(),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Replaces what the instance says of itself; service and id stay.
+    ///
+    /// # Errors
+    ///
+    /// `invalid` when the name changes; else as any write. After an error of unknown effect the new
+    /// record is used for registering again.
+    pub async fn update(&self, instance: Instance) -> Result<(), Error> {
+        super::check_instance(&instance)?;
+        let now = self.record.instance();
+        if (&instance.service, &instance.id) != (&now.service, &now.id) {
+            let problem = format!(
+                "{}/{} cannot become {}/{}; register that instead",
+                now.service, now.id, instance.service, instance.id
+            );
+            return Err(Refusal::Invalid { argument: "instance", problem }.into());
+        }
+        self.record.set_instance(instance.clone());
+        self.backend.registry_update(self.record.id, instance).await
+    }
+
+    /// Takes the instance out of the registry.
+    ///
+    /// # Errors
+    ///
+    /// When the backend could not be told; the instance is then gone after its TTL.
+    pub async fn deregister(self) -> Result<(), Error> {
+        if !self.record.end() {
+            return Ok(());
+        }
+        let (backend, id) = (Arc::clone(&self.backend), self.record.id);
+        let leaving = self.backend.shared.engine.host_runtime().spawn(async move {
+            backend.registry_deregister(id).await
+        });
+        match leaving.await {
+            Ok(left) => left,
+            // The host's runtime is gone, and every plugin with it.
+            Err(_) => Err(Refusal::ShuttingDown.into()),
+        }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.backend.routes.registrations.remove(self.record.id);
+        if !self.record.end() {
+            return;
+        }
+        let (backend, id) = (Arc::clone(&self.backend), self.record.id);
+        self.backend.shared.engine.host_runtime().spawn(async move {
+            if let Err(error) = backend.registry_deregister(id).await {
+                tracing::warn!(%error, "an instance could not be deregistered; it is gone after its TTL");
+            }
+        });
+    }
+}
+
+impl fmt::Debug for Registration {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registration")
+            .field("backend", &self.backend.name)
+            .field("instance", &self.record.instance())
+            .field("status", &self.record.status())
+            .finish_non_exhaustive()
+    }
+}

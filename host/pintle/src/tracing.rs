@@ -1,0 +1,81 @@
+//! Tracing: where spans go.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{error::Error, plugin::Backend};
+
+/// The tracing capability of one backend. Cheap to clone.
+#[derive(Clone)]
+pub struct Tracing {
+    backend: Arc<Backend>,
+    timeout: Option<Duration>,
+}
+
+/// What became of the spans of a batch; the numbers add up to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExportResult {
+    /// Spans that the sink took.
+    pub accepted: u64,
+    /// Spans that it refused, by reason.
+    pub rejected: Vec<Rejection>,
+}
+
+/// Spans that were refused for one reason.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rejection {
+    /// What the sink said.
+    pub reason: String,
+    /// How many.
+    pub spans: u64,
+}
+
+/// Which traces to read back (feature `tracing.query`).
+#[derive(Debug, Clone, Default)]
+pub struct TraceQuery {
+    /// 32 lower-case hexadecimal digits.
+    pub trace_id: Option<String>,
+    /// Name of a service that takes part.
+    pub service: Option<String>,
+    /// Most traces, 1 to 1,000; 0 means 1,000.
+    pub limit: u32,
+}
+
+impl Tracing {
+    pub(crate) fn new(backend: Arc<Backend>) -> Self {
+        Self { backend, timeout: None }
+    }
+
+    /// Name of the backend.
+    #[must_use]
+    pub fn backend(&self) -> &str {
+        &self.backend.name
+    }
+
+    /// The same with another timeout for each call.
+    #[must_use]
+    pub fn with_timeout(mut self, timeout: Duration) -> Self {
+        self.timeout = Some(timeout);
+        self
+    }
+
+    /// Delivers one OTLP `ExportTraceServiceRequest` in protobuf.
+    ///
+    /// # Errors
+    ///
+    /// `invalid` for what is no such message; else as any write. Spans that the sink refuses are no
+    /// error: they are counted in the result.
+    pub async fn export(&self, batch: Bytes) -> Result<ExportResult, Error> {
+        self.backend.tracing_export(self.timeout, batch).await
+    }
+
+    /// The newest traces that match, each one OTLP `TracesData` in protobuf.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` for a sink that cannot be read back.
+    pub async fn query(&self, query: TraceQuery) -> Result<Vec<Bytes>, Error> {
+        self.backend.tracing_query(self.timeout, query).await
+    }
+}
