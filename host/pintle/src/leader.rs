@@ -81,7 +81,7 @@ impl Leader {
     pub async fn observe(
         &self,
         election: &str,
-    ) -> Result<impl Stream<Item = Result<Option<Claim>, Error>> + Send + 'static, Error> {
+    ) -> Result<impl Stream<Item = Result<Option<Claim>, Error>> + Send + use<>, Error> {
         let states = self.lock.watch(&lock_name(election)).await?;
         let leader = |state: LockState| state.holders.into_iter().next();
         Ok(states.map(move |state| state.map(leader)))

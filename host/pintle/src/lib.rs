@@ -1,12 +1,51 @@
-//! Pintle: governance for clusters over sandboxed plugins.
+//! Pintle: configuration, registry, locks and tracing for clusters, on any backend.
+//!
+//! Each backend (etcd, ZooKeeper, the embedded `local` …) is a plugin in a sandbox, loaded from a
+//! directory; `pintle.toml` names the backends. None of that shows here:
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use pintle::{Pintle, config::Put, lock::{AcquireOutcome, LockRequest}};
+//!
+//! let pintle = Pintle::from_file("pintle.toml").await?;
+//! let config = pintle.config("main")?;
+//! config.put(Put::new("app/greeting", "hello")).await?;
+//!
+//! if let AcquireOutcome::Held(lease) = pintle.lock("main")?.acquire(LockRequest::new("job")).await? {
+//!     tokio::select! {
+//!         reason = lease.lost() => eprintln!("stop: {reason}"),
+//!         () = async { /* the work that must not overlap */ } => {}
+//!     }
+//!     lease.release().await?;
+//! }
+//! pintle.shutdown().await;
+//! # Ok(())
+//! # }
+//! ```
+
 pub mod config;
 pub mod error;
+pub mod leader;
 pub mod lock;
 pub mod registry;
 pub mod secret;
 pub mod settings;
+pub mod tracing;
 
-pub use error::{Effect, Error};
 mod clock;
+mod host;
 mod mirror;
+mod names;
 mod plugin;
+
+pub use config::Config;
+pub use error::{Effect, Error};
+pub use host::{BackendCheck, Builder, DEFAULT, Pintle, StartError};
+pub use leader::Leader;
+pub use lock::Lock;
+pub use plugin::{
+    BackendState, BackendStatus, Capability, Health, HealthState, PluginEntry, PluginFileError,
+    PluginInfo,
+};
+pub use registry::Registry;
+pub use tracing::Tracing;

@@ -142,7 +142,7 @@ impl Lock {
     pub async fn watch(
         &self,
         name: &str,
-    ) -> Result<impl Stream<Item = Result<LockState, Error>> + Send + 'static, Error> {
+    ) -> Result<impl Stream<Item = Result<LockState, Error>> + Send + use<>, Error> {
         names::check_key("lock", name)?;
         let route = Arc::new(LockWatchRoute {
             name: name.to_owned(),

@@ -61,7 +61,8 @@ fn escaping_problem(key: &str) -> Option<String> {
                 "\"{key}\" has a \"%\" without two upper-case hexadecimal digits; write it as \"%25\""
             ));
         };
-        let needs_escaping = byte.is_ascii_control() || byte == b'%' || byte == b'.' || byte >= 0x80;
+        let needs_escaping =
+            byte.is_ascii_control() || byte == b'%' || byte == b'.' || byte >= 0x80;
         if !needs_escaping {
             let plain = char::from(byte);
             return Some(format!("\"{key}\" escapes \"{plain}\", which needs no escaping"));

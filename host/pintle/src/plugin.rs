@@ -1,16 +1,35 @@
 //! Plugins: loaded from a directory, each incarnation in a store of its own, supervised.
+//!
+//! Nothing outside this folder knows that plugins are WebAssembly.
+
 mod actor;
+mod backend;
 mod bindings;
 mod cache;
+mod calls;
+mod convert;
+mod data_dir;
 mod engine;
+mod feed;
 mod file;
-mod grants;
 mod guest;
-mod http;
 mod limits;
 mod loader;
-mod network;
 mod output;
+mod pump;
+mod routes;
 mod scrub;
-mod sockets;
-mod tls;
+mod supervisor;
+
+pub(crate) use backend::{Backend, Shared};
+pub use backend::{BackendState, BackendStatus};
+pub(crate) use cache::CompiledCache;
+pub(crate) use calls::Acquired;
+pub use calls::{Health, HealthState};
+pub(crate) use engine::Engine;
+pub(crate) use feed::{ConfigWatched, FeedUser, InstanceWatched, join};
+pub use file::{Capability, PluginEntry, PluginFileError, PluginInfo};
+pub(crate) use limits::Limits;
+pub(crate) use loader::Loader;
+pub(crate) use routes::LockWatchRoute;
+pub(crate) use supervisor::supervise;

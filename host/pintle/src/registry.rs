@@ -181,10 +181,11 @@ impl Registry {
         }
         let user: FeedUser<InstanceWatched> = join(&self.backend, service);
         let subscription = user.subscribe();
-        let events = futures::stream::unfold((subscription, user), |(mut subscription, user)| async move {
-            let next = subscription.next().await?;
-            Some((next.map(|(_, item)| event(item)), (subscription, user)))
-        });
+        let events =
+            futures::stream::unfold((subscription, user), |(mut subscription, user)| async move {
+                let next = subscription.next().await?;
+                Some((next.map(|(_, item)| event(item)), (subscription, user)))
+            });
         Ok(InstanceWatch(Box::pin(events)))
     }
 }

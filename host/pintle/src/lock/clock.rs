@@ -80,7 +80,9 @@ impl LeaseClock {
             };
             let Some(lease) = lease else { continue };
             match lease.deadline() {
-                Some(renewed) if renewed > now => self.lock().insert(renewed, Arc::downgrade(&lease)),
+                Some(renewed) if renewed > now => {
+                    self.lock().insert(renewed, Arc::downgrade(&lease))
+                }
                 Some(_) => lease.expire(),
                 None => {}
             }

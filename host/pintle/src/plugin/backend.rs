@@ -156,7 +156,12 @@ impl Call {
 }
 
 impl Backend {
-    pub(crate) fn new(name: &str, settings: BackendSettings, limits: Limits, shared: Arc<Shared>) -> Arc<Self> {
+    pub(crate) fn new(
+        name: &str,
+        settings: BackendSettings,
+        limits: Limits,
+        shared: Arc<Shared>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             name: name.into(),
             settings,
@@ -198,7 +203,8 @@ impl Backend {
     {
         let timeout = call.timeout.unwrap_or(self.limits.call_timeout);
         let operation = call.operation;
-        let serving = self.serving(timeout).await.map_err(|refusal| self.refuse(operation, refusal))?;
+        let serving =
+            self.serving(timeout).await.map_err(|refusal| self.refuse(operation, refusal))?;
         if let Some(feature) = call.needs.into_iter().find(|feature| !serving.plugin.has(feature)) {
             let refusal = Refusal::Unsupported { feature };
             return Err(Error::new(Cause::Refused(refusal), self.place(operation, Some(&serving))));
@@ -324,7 +330,12 @@ impl Backend {
         Err(Error::new(Cause::Refused(refusal), self.place(operation, Some(serving))))
     }
 
-    pub(crate) fn error(&self, operation: Operation, serving: &Serving, failure: CallFailure) -> Error {
+    pub(crate) fn error(
+        &self,
+        operation: Operation,
+        serving: &Serving,
+        failure: CallFailure,
+    ) -> Error {
         let cause = match failure {
             CallFailure::Plugin(error) => Cause::Plugin(convert::error(error, &serving.scrubber)),
             CallFailure::Ended { reason, begun } => Cause::Ended(Ended {

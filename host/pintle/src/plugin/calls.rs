@@ -5,3 +5,6 @@ mod lifecycle;
 mod lock;
 mod registry;
 mod tracing;
+
+pub use lifecycle::{Health, HealthState};
+pub(crate) use lock::Acquired;

@@ -78,7 +78,10 @@ mod tests {
         let path = root.path().join("a/b");
         let held = DataDir::open(&path).unwrap();
         let refused = DataDir::open(&path).unwrap_err().to_string();
-        assert!(refused.contains(&format!("in use by process {}", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("in use by process {}", std::process::id())),
+            "{refused}"
+        );
         drop(held);
         DataDir::open(&path).unwrap();
     }

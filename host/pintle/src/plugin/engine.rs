@@ -169,7 +169,6 @@ fn pool() -> PoolingAllocationConfig {
         .total_memories(512)
         .total_tables(2048)
         .total_stacks(1024)
-        .max_memory_size(1 << 30)
         .max_unused_warm_slots(8);
     pool
 }

@@ -63,7 +63,11 @@ impl Watched for InstanceWatched {
     type Value = InstanceState;
     type Target = Option<String>;
 
-    fn open(backend: &Backend, id: u64, service: Option<String>) -> BoxFuture<'_, Result<(), Error>> {
+    fn open(
+        backend: &Backend,
+        id: u64,
+        service: Option<String>,
+    ) -> BoxFuture<'_, Result<(), Error>> {
         Box::pin(backend.registry_watch(id, service))
     }
 
@@ -101,7 +105,8 @@ pub(crate) struct FeedUser<K: Watched> {
 /// Joins the feed of `target`, opening it if nobody has.
 pub(crate) fn join<K: Watched>(backend: &Arc<Backend>, target: K::Target) -> FeedUser<K> {
     let mut slots = K::feeds(backend).lock();
-    let usable = |slot: &&mut Slot<K>| slot.feed.target == target && slot.feed.mirror.end().is_none();
+    let usable =
+        |slot: &&mut Slot<K>| slot.feed.target == target && slot.feed.mirror.end().is_none();
     if let Some(slot) = slots.iter_mut().find(usable) {
         slot.users += 1;
         return FeedUser { backend: Arc::clone(backend), feed: Arc::clone(&slot.feed) };
@@ -205,4 +210,3 @@ impl<K: Watched> Drop for FeedUser<K> {
         });
     }
 }
-

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::settings::LimitSettings;
+
 /// Limits of one incarnation. Operators set four of them in `[backends.NAME.limits]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
@@ -54,6 +56,18 @@ pub(crate) struct Limits {
 
 /// One epoch tick. Yields a plugin that computes so that others on its thread get a turn.
 pub(crate) const EPOCH_TICK: Duration = Duration::from_millis(5);
+
+impl Limits {
+    /// The defaults with what the operator chose.
+    pub(crate) fn of(settings: &LimitSettings) -> Self {
+        Self {
+            memory_bytes: usize::try_from(settings.memory.bytes()).unwrap_or(usize::MAX),
+            call_timeout: settings.call,
+            connections: settings.connections,
+            ..Self::default()
+        }
+    }
+}
 
 impl Default for Limits {
     fn default() -> Self {

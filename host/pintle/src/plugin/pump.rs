@@ -76,13 +76,17 @@ async fn pump<E: Events>(backend: Arc<Backend>, serving: Arc<Serving>) {
 
 macro_rules! poll {
     ($capability:ident, $serving:expr, $timeout:expr, $max:expr) => {
-        Box::pin($serving.incarnation.call(Self::OPERATION, $timeout, move |accessor, guest, context| {
-            Box::pin(async move {
-                let found = guest.$capability.as_ref();
-                let guest = found.ok_or_else(|| wasmtime::format_err!("not exported"))?;
-                guest.call_poll(accessor, context, $max).await
-            })
-        }))
+        Box::pin($serving.incarnation.call(
+            Self::OPERATION,
+            $timeout,
+            move |accessor, guest, context| {
+                Box::pin(async move {
+                    let found = guest.$capability.as_ref();
+                    let guest = found.ok_or_else(|| wasmtime::format_err!("not exported"))?;
+                    guest.call_poll(accessor, context, $max).await
+                })
+            },
+        ))
     };
 }
 
@@ -130,7 +134,9 @@ impl Events for RegistryEvents {
                 return record(id).into_iter().for_each(|record| record.registered());
             }
             registry::Event::Suspect(text) => {
-                return record(id).into_iter().for_each(|record| record.suspect(reason(text.clone())));
+                return record(id)
+                    .into_iter()
+                    .for_each(|record| record.suspect(reason(text.clone())));
             }
             registry::Event::Lost(text) => {
                 return record(id).into_iter().for_each(|record| record.lost(reason(text.clone())));
@@ -153,7 +159,9 @@ impl Events for RegistryEvents {
             registry::Event::SnapshotEnd => Upstream::SnapshotEnd,
             registry::Event::Resync(text) => Upstream::Resync(reason(text)),
             registry::Event::Progress => Upstream::Progress,
-            registry::Event::Ended(error) => Upstream::Ended(ended(backend, serving, Self::OPERATION, error)),
+            registry::Event::Ended(error) => {
+                Upstream::Ended(ended(backend, serving, Self::OPERATION, error))
+            }
         };
         if let Some(mirror) = backend.routes.instances.find(id) {
             mirror.apply(upstream);

@@ -98,9 +98,12 @@ impl Registration {
             return Ok(());
         }
         let (backend, id) = (Arc::clone(&self.backend), self.record.id);
-        let leaving = self.backend.shared.engine.host_runtime().spawn(async move {
-            backend.registry_deregister(id).await
-        });
+        let leaving = self
+            .backend
+            .shared
+            .engine
+            .host_runtime()
+            .spawn(async move { backend.registry_deregister(id).await });
         match leaving.await {
             Ok(left) => left,
             // The host's runtime is gone, and every plugin with it.

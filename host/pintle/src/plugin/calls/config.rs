@@ -79,7 +79,9 @@ impl Backend {
             options,
         };
         let page = self.call(call, move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_list_keys(accessor, context, request).await })
+            Box::pin(
+                async move { exports(guest)?.call_list_keys(accessor, context, request).await },
+            )
         });
         Ok(from::page(page.await?))
     }
@@ -147,8 +149,7 @@ impl Backend {
         timeout: Option<Duration>,
         txn: Txn,
     ) -> Result<TxnOutcome, Error> {
-        let typed =
-            |op: &TxnOp| matches!(op, TxnOp::Put { content_type: Some(_), .. });
+        let typed = |op: &TxnOp| matches!(op, TxnOp::Put { content_type: Some(_), .. });
         let call = Call::new(TXN, timeout)
             .needs_if(true, "config.txn")
             .needs_if(!txn.held.is_empty(), "config.held")
@@ -188,7 +189,9 @@ impl Backend {
     pub(crate) async fn config_watch(&self, id: u64, target: Target) -> Result<(), Error> {
         let request = from::watch_request(&target, self.has("watch.previous"));
         let opened = self.call(Call::new(WATCH, None), move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_watch(accessor, context, id, request).await })
+            Box::pin(
+                async move { exports(guest)?.call_watch(accessor, context, id, request).await },
+            )
         });
         opened.await
     }
@@ -221,7 +224,11 @@ impl Backend {
         (call, options)
     }
 
-    fn own_lease(&self, operation: Operation, held: Option<LeaseRef>) -> Result<Option<u64>, Error> {
+    fn own_lease(
+        &self,
+        operation: Operation,
+        held: Option<LeaseRef>,
+    ) -> Result<Option<u64>, Error> {
         let Some(lease) = held else { return Ok(None) };
         if lease.backend == self.name {
             return Ok(Some(lease.id));

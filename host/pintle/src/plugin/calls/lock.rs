@@ -57,7 +57,9 @@ impl Backend {
         // If our caller goes away just as the plugin answers, nobody would ever release the lease.
         let abandoned = CloseLease { backend: self, id, armed: true };
         let outcome = self.call(call, move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_acquire(accessor, context, id, request).await })
+            Box::pin(
+                async move { exports(guest)?.call_acquire(accessor, context, id, request).await },
+            )
         });
         let outcome = outcome.await;
         abandoned.disarm();

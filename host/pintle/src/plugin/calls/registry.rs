@@ -64,7 +64,9 @@ impl Backend {
     pub(crate) async fn registry_update(&self, id: u64, instance: Instance) -> Result<(), Error> {
         let instance = from::to_instance(instance);
         let updated = self.call(Call::new(UPDATE, None), move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_update(accessor, context, id, instance).await })
+            Box::pin(
+                async move { exports(guest)?.call_update(accessor, context, id, instance).await },
+            )
         });
         updated.await
     }
@@ -85,7 +87,9 @@ impl Backend {
         let call = Call::new(ADD, timeout).needs_if(true, "registry.persistent");
         let instance = from::to_instance(instance);
         let outcome = self.call(call, move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_add(accessor, context, instance, replace).await })
+            Box::pin(
+                async move { exports(guest)?.call_add(accessor, context, instance, replace).await },
+            )
         });
         Ok(match outcome.await? {
             wit::AddOutcome::Stored => AddOutcome::Stored,
@@ -101,7 +105,9 @@ impl Backend {
     ) -> Result<RemoveOutcome, Error> {
         let call = Call::new(REMOVE, timeout).needs_if(true, "registry.persistent");
         let outcome = self.call(call, move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_remove(accessor, context, service, id).await })
+            Box::pin(
+                async move { exports(guest)?.call_remove(accessor, context, service, id).await },
+            )
         });
         Ok(match outcome.await? {
             wit::RemoveOutcome::Removed => RemoveOutcome::Removed,
@@ -135,7 +141,9 @@ impl Backend {
     ) -> Result<ServicesPage, Error> {
         let limit = page_len(limit);
         let page = self.call(Call::new(SERVICES, timeout), move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_services(accessor, context, page, limit).await })
+            Box::pin(
+                async move { exports(guest)?.call_services(accessor, context, page, limit).await },
+            )
         });
         let wit::ServicesPage { services, next } = page.await?;
         let summary = |wit::ServiceSummary { name, instances }| ServiceSummary { name, instances };
@@ -162,9 +170,15 @@ impl Backend {
     }
 
     /// Opens upstream watch `id`; its events come over the pump.
-    pub(crate) async fn registry_watch(&self, id: u64, service: Option<String>) -> Result<(), Error> {
+    pub(crate) async fn registry_watch(
+        &self,
+        id: u64,
+        service: Option<String>,
+    ) -> Result<(), Error> {
         let opened = self.call(Call::new(WATCH, None), move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_watch(accessor, context, id, service).await })
+            Box::pin(
+                async move { exports(guest)?.call_watch(accessor, context, id, service).await },
+            )
         });
         opened.await
     }

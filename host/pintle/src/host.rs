@@ -1,0 +1,345 @@
+//! The host: settings in, capabilities out.
+
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use crate::{
+    config::Config,
+    error::{Error, Refusal},
+    leader::Leader,
+    lock::{LeaseClock, Lock},
+    plugin::{
+        Backend, BackendState, BackendStatus, Capability, CompiledCache, Engine, Health, Limits,
+        Loader, PluginEntry, PluginFileError, PluginInfo, Shared, supervise,
+    },
+    registry::Registry,
+    settings::{Settings, SettingsError},
+    tracing::Tracing,
+};
+
+/// Names the default backend of a capability wherever a backend is named.
+pub const DEFAULT: &str = "default";
+
+/// A running host. Cheap to clone; the last clone that goes takes the plugins with it, and
+/// [`Pintle::shutdown`] lets them leave cleanly first.
+#[derive(Clone)]
+pub struct Pintle(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    shared: Arc<Shared>,
+    backends: BTreeMap<String, Arc<Backend>>,
+}
+
+/// Makes a [`Pintle`].
+#[derive(Default)]
+#[must_use]
+pub struct Builder {
+    settings: Option<Settings>,
+}
+
+/// Why a host did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The settings do not work.
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    /// The machine does not let the sandbox run.
+    #[error("the sandbox cannot be started: {0}")]
+    Engine(String),
+    /// The folder for compiled plugins cannot be used.
+    #[error("the folder for compiled plugins cannot be used: {0}; set `cache_dir` in [plugins]")]
+    Cache(std::io::Error),
+    /// A backend that is required did not come up.
+    #[error("backend {name} is required and is {state}: {reason}")]
+    Required {
+        /// Its name.
+        name: String,
+        /// Its state in a word.
+        state: &'static str,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What a check of a backend found.
+#[derive(Debug, Clone)]
+pub struct BackendCheck {
+    /// How the host sees it.
+    pub status: BackendStatus,
+    /// What its plugin says of itself and its server; or why it says nothing.
+    pub health: Result<Health, Error>,
+    /// How long the answer took.
+    pub took: Duration,
+    /// When it was asked.
+    pub at: SystemTime,
+}
+
+impl Builder {
+    /// Uses these settings.
+    pub fn settings(mut self, settings: Settings) -> Self {
+        self.settings = Some(settings);
+        self
+    }
+
+    /// Starts the host: loads the plugins and waits until each backend serves or has said why not.
+    ///
+    /// Without settings: the file that `PINTLE_SETTINGS` would name is not looked for, and the
+    /// `local` backend is used.
+    ///
+    /// # Errors
+    ///
+    /// Fails for settings that cannot work and for a required backend that does not come up. Any
+    /// other backend may come up later; [`Pintle::backends`] tells.
+    pub async fn start(self) -> Result<Pintle, StartError> {
+        let mut settings = match self.settings {
+            Some(settings) => settings,
+            None => Settings::load(None)?,
+        };
+        settings.ensure_backend()?;
+        Pintle::start(settings).await
+    }
+}
+
+impl Pintle {
+    /// Begins to make a host.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Starts a host with the settings of a file and the environment.
+    ///
+    /// # Errors
+    ///
+    /// As [`Builder::start`]; a problem in the file is told with its line.
+    pub async fn from_file(path: impl AsRef<Path>) -> Result<Self, StartError> {
+        Self::builder().settings(Settings::load(Some(path.as_ref()))?).start().await
+    }
+
+    async fn start(settings: Settings) -> Result<Self, StartError> {
+        let engine = Engine::start().map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let cache = CompiledCache::open(settings.cache_folder()?, engine.wasmtime.clone())
+            .map_err(StartError::Cache)?;
+        let loader = Loader::new(Arc::clone(&engine), settings.plugins_folder(), cache);
+        let lease_clock = Arc::new(LeaseClock::default());
+        let host = engine.host_runtime();
+        let clock = Arc::clone(&lease_clock);
+        host.spawn(async move { clock.run().await });
+        let shared = Arc::new(Shared {
+            engine,
+            loader: Arc::new(loader),
+            lease_clock,
+            node: settings.node_name().into(),
+        });
+        let backends: BTreeMap<_, _> = settings
+            .backends
+            .iter()
+            .map(|(name, backend)| {
+                let limits = Limits::of(&backend.limits);
+                let backend = Backend::new(name, backend.clone(), limits, Arc::clone(&shared));
+                host.spawn(supervise(Arc::clone(&backend)));
+                (name.clone(), backend)
+            })
+            .collect();
+        let pintle = Self(Arc::new(Inner { settings, shared, backends }));
+        for backend in pintle.0.backends.values() {
+            settle(backend).await?;
+        }
+        Ok(pintle)
+    }
+
+    /// Configuration on a backend; `default` means the default one.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-backend`, `no-default` or `no-capability`.
+    pub fn config(&self, backend: &str) -> Result<Config, Error> {
+        self.find(backend, Capability::Config).map(Config::new)
+    }
+
+    /// The registry on a backend; `default` means the default one.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-backend`, `no-default` or `no-capability`.
+    pub fn registry(&self, backend: &str) -> Result<Registry, Error> {
+        self.find(backend, Capability::Registry).map(Registry::new)
+    }
+
+    /// Locks on a backend; `default` means the default one.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-backend`, `no-default` or `no-capability`.
+    pub fn lock(&self, backend: &str) -> Result<Lock, Error> {
+        self.find(backend, Capability::Lock).map(Lock::new)
+    }
+
+    /// Elections on a backend that offers locks; `default` means the default one for locks.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-backend`, `no-default` or `no-capability`.
+    pub fn leader(&self, backend: &str) -> Result<Leader, Error> {
+        self.lock(backend).map(Leader::new)
+    }
+
+    /// A sink for spans; `default` means the first default one.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-backend`, `no-default` or `no-capability`.
+    pub fn tracing(&self, backend: &str) -> Result<Tracing, Error> {
+        self.find(backend, Capability::Tracing).map(Tracing::new)
+    }
+
+    /// How every backend stands, by name.
+    #[must_use]
+    pub fn backends(&self) -> Vec<BackendStatus> {
+        self.0.backends.values().map(|backend| backend.describe()).collect()
+    }
+
+    /// How one backend stands.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-backend`.
+    pub fn backend(&self, name: &str) -> Result<BackendStatus, Error> {
+        Ok(self.named(name)?.describe())
+    }
+
+    /// Asks a backend's plugin how it and its server are.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-backend`. A plugin that does not answer is told in the result.
+    pub async fn check_backend(&self, name: &str) -> Result<BackendCheck, Error> {
+        let backend = self.named(name)?;
+        let at = SystemTime::now();
+        let asked = std::time::Instant::now();
+        let health = backend.health().await;
+        Ok(BackendCheck { status: backend.describe(), health, took: asked.elapsed(), at })
+    }
+
+    /// Every plugin file of the plugins' directory, usable or not.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the directory cannot be read.
+    pub async fn plugins(&self) -> Result<Vec<PluginEntry>, PluginFileError> {
+        self.0.shared.loader.list().await
+    }
+
+    /// What one plugin file is.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and what is wrong with it.
+    pub async fn plugin(&self, name: &str) -> Result<PluginInfo, PluginFileError> {
+        Ok(self.0.shared.loader.load(name, None).await?.info.clone())
+    }
+
+    /// The settings that it runs with.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    /// Lets every plugin release what it holds, and stops it. Calls made from now on are refused.
+    ///
+    /// # Limits
+    ///
+    /// A plugin has five seconds; what it still holds then ends with its TTL.
+    pub async fn shutdown(&self) {
+        for backend in self.0.backends.values() {
+            backend.request_stop();
+        }
+        for backend in self.0.backends.values() {
+            let mut status = backend.subscribe();
+            // Fails only when the backend is gone already.
+            let _ = status.wait_for(|status| status.state == BackendState::Stopped).await;
+        }
+    }
+
+    fn named(&self, name: &str) -> Result<&Arc<Backend>, Error> {
+        let unknown = || Refusal::UnknownBackend {
+            name: name.to_owned(),
+            known: self.0.backends.keys().cloned().collect(),
+        };
+        Ok(self.0.backends.get(name).ok_or_else(unknown)?)
+    }
+
+    fn find(&self, name: &str, capability: Capability) -> Result<Arc<Backend>, Error> {
+        if name == DEFAULT && !self.0.backends.contains_key(DEFAULT) {
+            return self.default_of(capability);
+        }
+        let backend = self.named(name)?;
+        // What cannot be told yet is told by the call.
+        if let Some(plugin) = backend.plugin()
+            && !plugin.info.capabilities.contains(&capability)
+        {
+            let offered = plugin.info.capabilities.iter().map(ToString::to_string).collect();
+            return Err(Refusal::NoCapability { capability: capability.as_str(), offered }.into());
+        }
+        Ok(Arc::clone(backend))
+    }
+
+    /// The backend that the settings choose, or the only one that offers the capability.
+    fn default_of(&self, capability: Capability) -> Result<Arc<Backend>, Error> {
+        let defaults = &self.0.settings.defaults;
+        let chosen = match capability {
+            Capability::Config => defaults.config.as_ref(),
+            Capability::Registry => defaults.registry.as_ref(),
+            Capability::Lock => defaults.lock.as_ref(),
+            Capability::Tracing => defaults.tracing.first(),
+        };
+        if let Some(name) = chosen {
+            return self.named(name).cloned();
+        }
+        if self.0.backends.len() == 1
+            && let Some(only) = self.0.backends.values().next()
+        {
+            return self.find(&only.name, capability);
+        }
+        let offers = |backend: &&Arc<Backend>| {
+            let plugin = backend.plugin();
+            plugin.is_some_and(|plugin| plugin.info.capabilities.contains(&capability))
+        };
+        let candidates: Vec<_> = self.0.backends.values().filter(offers).collect();
+        match candidates.as_slice() {
+            [only] => Ok(Arc::clone(only)),
+            several => Err(Refusal::NoDefault {
+                capability: capability.as_str(),
+                candidates: several.iter().map(|backend| backend.name.to_string()).collect(),
+            }
+            .into()),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        for backend in self.backends.values() {
+            backend.request_stop();
+        }
+    }
+}
+
+/// Waits for the first start of a backend to end, well or not.
+async fn settle(backend: &Backend) -> Result<(), StartError> {
+    let mut status = backend.subscribe();
+    let settled = status.wait_for(|status| status.state != BackendState::Starting).await;
+    let Ok(status) = settled else { return Ok(()) };
+    if backend.settings.required && status.state != BackendState::Serving {
+        return Err(StartError::Required {
+            name: backend.name.to_string(),
+            state: status.state.as_str(),
+            reason: status.reason.to_string(),
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,354 @@
+//! Keeps a backend's plugin running: starts it, notices its end, starts it again, or gives up.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    actor::{CallFailure, Incarnation, Operation},
+    backend::{Backend, BackendState, Serving},
+    bindings::lifecycle,
+    convert,
+    data_dir::DataDir,
+    engine::StoreOptions,
+    file::PluginFileError,
+    loader::Plugin,
+    output::LastWords,
+    pump,
+    scrub::Scrubber,
+};
+use crate::{error::Refusal, lock::LeaseStatus, registry::RegistrationRecord};
+
+const START: Operation = Operation::mutation("lifecycle.start");
+const STOP: Operation = Operation::mutation("lifecycle.stop");
+
+/// Shortest and longest pause before a plugin is started again.
+const BACKOFF_MIN: Duration = Duration::from_millis(50);
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// How often a plugin may end before its backend is quarantined, and how fast it may again.
+const RESTARTS_MAX: u32 = 8;
+const RESTART_REFILL: Duration = Duration::from_secs(30);
+
+/// Why a plugin did not start.
+enum StartFailure {
+    /// It never will as things stand.
+    Final(String),
+    /// It may later: its server is away, or it trapped.
+    Passing(String),
+}
+
+impl From<PluginFileError> for StartFailure {
+    fn from(error: PluginFileError) -> Self {
+        Self::Final(error.to_string())
+    }
+}
+
+/// Runs until the backend is asked to stop.
+pub(crate) async fn supervise(backend: Arc<Backend>) {
+    let mut supervisor = Supervisor {
+        stop: backend.stop_requested(),
+        backend,
+        data_dir: None,
+        restarts: RestartBudget::new(),
+    };
+    supervisor.run().await;
+    supervisor.backend.publish(BackendState::Stopped, "");
+}
+
+struct Supervisor {
+    backend: Arc<Backend>,
+    stop: tokio::sync::watch::Receiver<bool>,
+    /// Locked from the first start to the end, over all incarnations.
+    data_dir: Option<DataDir>,
+    restarts: RestartBudget,
+}
+
+impl Supervisor {
+    async fn run(&mut self) {
+        loop {
+            let mut stop = self.stop.clone();
+            let started = tokio::select! {
+                started = self.start() => started,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            let reason = match started {
+                Ok(serving) => match self.serve(&serving).await {
+                    Some(reason) => reason,
+                    None => return,
+                },
+                Err(StartFailure::Final(reason)) => {
+                    tracing::error!(backend = &*self.backend.name, reason, "backend refused");
+                    self.backend.publish(BackendState::Refused, &reason);
+                    self.let_go(&reason.into());
+                    return self.stopped().await;
+                }
+                Err(StartFailure::Passing(reason)) => reason,
+            };
+            let Some(pause) = self.restarts.take(Instant::now()) else {
+                let reason =
+                    format!("its plugin ended {RESTARTS_MAX} times in a row, last: {reason}");
+                tracing::error!(backend = &*self.backend.name, reason, "backend quarantined");
+                self.backend.publish(BackendState::Quarantined, &reason);
+                return self.stopped().await;
+            };
+            tracing::warn!(
+                backend = &*self.backend.name,
+                reason,
+                ?pause,
+                "plugin ended; starting it again"
+            );
+            self.backend.publish(BackendState::Restarting, &reason);
+            let mut stop = self.stop.clone();
+            let asked = stop.wait_for(|stop| *stop);
+            if tokio::time::timeout(pause, asked).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    async fn stopped(&mut self) {
+        // Fails only when the backend is gone, and then there is nothing to stop either.
+        let _ = self.stop.wait_for(|stop| *stop).await;
+    }
+
+    /// Serves until the plugin ends, and says why; or until the backend is to stop.
+    async fn serve(&mut self, serving: &Arc<Serving>) -> Option<String> {
+        self.backend.set_serving(Some(Arc::clone(serving)));
+        self.backend.publish(BackendState::Serving, "");
+        tracing::info!(backend = &*self.backend.name, plugin = &*serving.label, "backend serves");
+        pump::start(&self.backend, serving);
+        let repeating = tokio::spawn(repeat_requests(Arc::clone(&self.backend)));
+        let ended = tokio::select! {
+            reason = serving.incarnation.ended() => Some(serving.scrubber.scrub(&reason).into_owned()),
+            _ = self.stop.wait_for(|stop| *stop) => None,
+        };
+        repeating.abort();
+        match &ended {
+            Some(reason) => {
+                self.backend.set_serving(None);
+                self.let_go(&format!("its plugin ended: {reason}").into());
+            }
+            None => self.stop_incarnation(serving).await,
+        }
+        ended
+    }
+
+    /// What an end means for what was open: leases are lost, the rest is asked for again.
+    fn let_go(&self, reason: &Arc<str>) {
+        let routes = &self.backend.routes;
+        for (_, lease) in routes.leases.all() {
+            lease.lose(Arc::clone(reason));
+        }
+        for (_, registration) in routes.registrations.all() {
+            registration.suspect(Arc::clone(reason));
+        }
+        routes.config.interrupt(reason);
+        routes.instances.interrupt(reason);
+    }
+
+    async fn stop_incarnation(&self, serving: &Serving) {
+        let timeout = self.backend.limits.stop_timeout;
+        let stopped = serving.incarnation.call(STOP, timeout, |accessor, guest, context| {
+            Box::pin(async move { guest.lifecycle.call_stop(accessor, context).await })
+        });
+        if let Err(failure) = stopped.await {
+            let error = self.backend.error(STOP, serving, failure);
+            tracing::warn!(%error, "plugin did not stop cleanly; what it held ends with its TTL");
+        }
+        self.backend.set_serving(None);
+        for (_, lease) in self.backend.routes.leases.all() {
+            if !matches!(lease.status(), LeaseStatus::Released) {
+                lease.lose("the host is shutting down".into());
+            }
+        }
+        serving.incarnation.kill("it was stopped");
+    }
+
+    async fn start(&mut self) -> Result<Arc<Serving>, StartFailure> {
+        let backend = Arc::clone(&self.backend);
+        let settings = &backend.settings;
+        let loader = &backend.shared.loader;
+        let plugin = loader.load(&settings.plugin, settings.sha256.as_deref()).await?;
+        backend.set_plugin(&plugin);
+        let (options, scrubber) = self.start_options(&plugin)?;
+        self.grant_data_dir(&plugin)?;
+
+        let last_words = LastWords::default();
+        let store = backend
+            .shared
+            .engine
+            .store(StoreOptions {
+                backend: Arc::clone(&backend.name),
+                limits: &backend.limits,
+                scrubber: Arc::clone(&scrubber),
+                checkpoint: Arc::clone(&backend.checkpoint),
+                data_dir: self.data_dir.as_ref().map(DataDir::path),
+                last_words: last_words.clone(),
+            })
+            .map_err(|error| StartFailure::Final(format!("{error:#}")))?;
+        let incarnation = Incarnation::spawn(
+            &backend.shared.engine,
+            Arc::clone(&plugin),
+            store,
+            last_words,
+            backend.limits.clone(),
+        );
+        let label = format!("{} {}", plugin.info.name, plugin.info.version).into();
+        let serving = Arc::new(Serving { plugin, incarnation, scrubber, label });
+        let timeout = backend.limits.start_timeout;
+        let started = serving.incarnation.call(START, timeout, move |accessor, guest, context| {
+            Box::pin(async move { guest.lifecycle.call_start(accessor, context, options).await })
+        });
+        started.await.map_err(|failure| explain(failure, &serving))?;
+        Ok(serving)
+    }
+
+    fn start_options(
+        &self,
+        plugin: &Plugin,
+    ) -> Result<(lifecycle::StartOptions, Arc<Scrubber>), StartFailure> {
+        let settings = &self.backend.settings;
+        let _ = plugin;
+        let json = serde_json::Value::Object(settings.settings.clone());
+        let tls = settings.tls.is_some();
+        let endpoint = |endpoint: &crate::settings::Endpoint| lifecycle::Endpoint {
+            host: endpoint.host.clone(),
+            port: endpoint.port,
+            tls,
+        };
+        let options = lifecycle::StartOptions {
+            settings: json.to_string(),
+            endpoints: settings.endpoints.iter().map(endpoint).collect(),
+            resume: self.backend.checkpoint.load(),
+            backend: self.backend.name.to_string(),
+            node: self.backend.shared.node.to_string(),
+        };
+        Ok((options, Arc::new(Scrubber::default())))
+    }
+
+    fn grant_data_dir(&mut self, plugin: &Plugin) -> Result<(), StartFailure> {
+        if !plugin.info.data_directory || self.data_dir.is_some() {
+            return Ok(());
+        }
+        let name = &self.backend.name;
+        let Some(path) = &self.backend.settings.data_dir else {
+            return Err(StartFailure::Final(format!(
+                "the plugin {} keeps files and has no directory for them; grant one by \
+                 data_dir = \"/var/lib/pintle/{name}\" in [backends.{name}]",
+                plugin.info.name
+            )));
+        };
+        let opened = DataDir::open(path).map_err(|error| StartFailure::Final(error.to_string()))?;
+        self.data_dir = Some(opened);
+        Ok(())
+    }
+}
+
+fn explain(failure: CallFailure, serving: &Serving) -> StartFailure {
+    match failure {
+        CallFailure::Plugin(error) => {
+            let error = convert::error(error, &serving.scrubber);
+            let settled = matches!(
+                error.code.as_str(),
+                "invalid" | "unsupported" | "unauthenticated" | "denied" | "not-found" | "conflict"
+            );
+            let setting = error.details.get("setting");
+            let text = match setting {
+                Some(key) => format!("settings.{key}: {}", error.message),
+                None => error.message,
+            };
+            if settled { StartFailure::Final(text) } else { StartFailure::Passing(text) }
+        }
+        CallFailure::Ended { reason, .. } => {
+            StartFailure::Passing(serving.scrubber.scrub(&reason).into_owned())
+        }
+        CallFailure::Busy { waiting } => {
+            StartFailure::Passing(Refusal::Busy { waiting }.to_string())
+        }
+    }
+}
+
+/// Asks a new incarnation for everything that users have open.
+async fn repeat_requests(backend: Arc<Backend>) {
+    for (_, registration) in backend.routes.registrations.all() {
+        if !registration.is_over() {
+            register_again(&backend, &registration).await;
+        }
+    }
+    backend.routes.config.reopen(&backend).await;
+    backend.routes.instances.reopen(&backend).await;
+    for (id, watch) in backend.routes.lock_watches.all() {
+        if let Err(error) = backend.lock_watch(id, watch.name.clone()).await {
+            watch.state.send_replace(Some(Err(error)));
+        }
+    }
+}
+
+async fn register_again(backend: &Backend, registration: &Arc<RegistrationRecord>) {
+    loop {
+        match backend.registry_register(None, registration).await {
+            Ok(None) => return registration.registered(),
+            Ok(Some(owner)) => return registration.taken(owner),
+            Err(error) => {
+                registration.lost(error.to_string().into());
+                // When this incarnation ends too, so does this task.
+                tokio::time::sleep(error.retry_after().unwrap_or(BACKOFF_MAX / 10)).await;
+            }
+        }
+    }
+}
+
+/// Counts ends against a budget that refills with time.
+struct RestartBudget {
+    left: u32,
+    refilled: Instant,
+    backoff: Duration,
+}
+
+impl RestartBudget {
+    fn new() -> Self {
+        Self { left: RESTARTS_MAX, refilled: Instant::now(), backoff: BACKOFF_MIN }
+    }
+
+    /// How long to wait before the next start; nothing when the budget is used up.
+    fn take(&mut self, now: Instant) -> Option<Duration> {
+        while self.left < RESTARTS_MAX && now.duration_since(self.refilled) >= RESTART_REFILL {
+            self.left += 1;
+            self.refilled += RESTART_REFILL;
+            self.backoff = BACKOFF_MIN;
+        }
+        if self.left == RESTARTS_MAX {
+            self.refilled = now;
+        }
+        self.left = self.left.checked_sub(1)?;
+        let pause = self.backoff;
+        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
+        Some(pause)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_in_a_row_back_off_and_then_quarantine() {
+        let mut budget = RestartBudget::new();
+        let now = Instant::now();
+        let pauses: Vec<_> = (0..RESTARTS_MAX).map(|_| budget.take(now).unwrap()).collect();
+        assert_eq!(pauses[0], BACKOFF_MIN);
+        assert!(pauses.is_sorted());
+        assert_eq!(budget.take(now), None);
+    }
+
+    #[test]
+    fn the_budget_refills_with_time() {
+        let mut budget = RestartBudget::new();
+        let now = Instant::now();
+        while budget.take(now).is_some() {}
+        assert_eq!(budget.take(now + RESTART_REFILL), Some(BACKOFF_MIN));
+        assert_eq!(budget.take(now + RESTART_REFILL), None);
+    }
+}
