@@ -206,7 +206,7 @@ pub(crate) fn mirror_key(service: &str, id: &str) -> Arc<str> {
 fn event(item: Item<InstanceState>) -> InstanceEvent {
     match item {
         Item::SnapshotBegin => InstanceEvent::SnapshotBegin,
-        Item::Snapshot { value, .. } => InstanceEvent::Put { state: value, previous: None },
+        Item::Snapshot(value) => InstanceEvent::Put { state: value, previous: None },
         Item::SnapshotEnd => InstanceEvent::SnapshotEnd,
         Item::Change(Change::Put { value, previous, .. }) => {
             InstanceEvent::Put { state: value, previous }

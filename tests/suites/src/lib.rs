@@ -1,1 +1,105 @@
-//! End-to-end suites.
+//! What the suites share: a host in a folder of its own, with the plugins that were built.
+
+use std::{
+    future::Future,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use pintle::{Pintle, settings::Settings};
+use tempfile::TempDir;
+
+/// How long anything may take that a test waits for.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// The folder of built plugins (`plugins`) or fixtures (`fixtures`).
+#[must_use]
+pub fn built(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target").join(kind)
+}
+
+/// A private folder with a plugins' directory, a data directory, and settings.
+pub struct Sandbox {
+    dir: TempDir,
+}
+
+impl Sandbox {
+    /// A folder whose plugins' directory holds `plugins`, each `fixtures/NAME` or `plugins/NAME`.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one is not built; `cargo xtask build` does that.
+    pub fn new(plugins: &[&str]) -> Result<Self> {
+        let sandbox = Self { dir: tempfile::tempdir()? };
+        std::fs::create_dir(sandbox.plugins_dir())?;
+        for plugin in plugins {
+            let (kind, name) = plugin.split_once('/').context("KIND/NAME")?;
+            sandbox.add_plugin(kind, name, name)?;
+        }
+        Ok(sandbox)
+    }
+
+    /// Puts a built plugin into the directory under another name.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is not built.
+    pub fn add_plugin(&self, kind: &str, name: &str, as_name: &str) -> Result<()> {
+        let file = built(kind).join(format!("{name}.wasm"));
+        ensure!(file.exists(), "{} is not built; run `cargo xtask build --fixtures`", file.display());
+        std::fs::copy(&file, self.plugins_dir().join(format!("{as_name}.wasm")))?;
+        Ok(())
+    }
+
+    /// The folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// Where its plugins are.
+    #[must_use]
+    pub fn plugins_dir(&self) -> PathBuf {
+        self.dir.path().join("plugins")
+    }
+
+    /// Settings from `text`, with this folder's places filled in.
+    ///
+    /// # Errors
+    ///
+    /// As [`Settings::from_file`].
+    pub fn settings(&self, text: &str) -> Result<Settings> {
+        let file = self.dir.path().join("pintle.toml");
+        std::fs::write(&file, text)?;
+        let mut settings = Settings::from_file(&file)?;
+        settings.plugins.dir.get_or_insert_with(|| self.plugins_dir());
+        settings.plugins.cache_dir.get_or_insert_with(shared_cache);
+        settings.data_dir.get_or_insert_with(|| self.dir.path().join("data"));
+        Ok(settings)
+    }
+
+    /// Starts a host with settings from `text`.
+    ///
+    /// # Errors
+    ///
+    /// As [`pintle::Builder::start`].
+    pub async fn start(&self, text: &str) -> Result<Pintle> {
+        Ok(Pintle::builder().settings(self.settings(text)?).start().await?)
+    }
+}
+
+/// Compiled plugins are shared by all tests: each is compiled once.
+fn shared_cache() -> PathBuf {
+    built("test-cache")
+}
+
+/// Waits for `future` no longer than [`DEADLINE`].
+///
+/// # Errors
+///
+/// Fails when the time is up; `what` says what was waited for.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
+    let waited = tokio::time::timeout(DEADLINE, future).await;
+    waited.with_context(|| format!("{what}: not within {} s", DEADLINE.as_secs()))
+}

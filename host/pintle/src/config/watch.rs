@@ -95,7 +95,7 @@ impl Mirror {
 fn event(item: Item<Entry>) -> WatchEvent {
     match item {
         Item::SnapshotBegin => WatchEvent::SnapshotBegin,
-        Item::Snapshot { value, .. } => WatchEvent::Put { entry: value, previous: None },
+        Item::Snapshot(value) => WatchEvent::Put { entry: value, previous: None },
         Item::SnapshotEnd => WatchEvent::SnapshotEnd,
         Item::Change(Change::Put { value, previous, .. }) => {
             WatchEvent::Put { entry: value, previous }

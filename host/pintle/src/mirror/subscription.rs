@@ -14,7 +14,7 @@ use crate::{config::EventId, error::Error};
 #[derive(Debug, Clone)]
 pub(crate) enum Item<V> {
     SnapshotBegin,
-    Snapshot { key: Arc<str>, value: Arc<V> },
+    Snapshot(Arc<V>),
     SnapshotEnd,
     Change(Change<V>),
 }
@@ -118,9 +118,8 @@ impl<V: PartialEq + Send + Sync + 'static> Subscription<V> {
         self.queued.push_back((0, Item::SnapshotBegin));
         let mut entries: Vec<_> = state.entries.iter().collect();
         entries.sort_unstable_by(|left, right| left.0.cmp(right.0));
-        for (key, value) in entries {
-            let (key, value) = (Arc::clone(key), Arc::clone(value));
-            self.queued.push_back((0, Item::Snapshot { key, value }));
+        for (_, value) in entries {
+            self.queued.push_back((0, Item::Snapshot(Arc::clone(value))));
         }
         self.queued.push_back((sequence, Item::SnapshotEnd));
         self.sequence = Some(sequence);

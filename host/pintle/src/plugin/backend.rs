@@ -229,10 +229,6 @@ impl Backend {
         self.serving.load_full()
     }
 
-    pub(crate) fn state(&self) -> BackendState {
-        self.status.borrow().state
-    }
-
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
