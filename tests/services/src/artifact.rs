@@ -76,6 +76,19 @@ impl Artifact {
         })
     }
 
+    /// The same without holding up an async runtime.
+    ///
+    /// # Errors
+    /// As [`fetch`](Self::fetch).
+    #[cfg(feature = "servers")]
+    pub async fn fetch_in_background(self) -> Result<PathBuf> {
+        // It ends with an error only when it panics, or the runtime is shut down under it.
+        tokio::task::spawn_blocking(move || self.fetch()).await.map_err(|error| Error::State {
+            name: self.name().to_owned(),
+            problem: error.to_string(),
+        })?
+    }
+
     /// The cache entry; it changes with the pins, so that a new pin is never served the old files.
     fn entry(self) -> String {
         let pins = match self {

@@ -92,12 +92,12 @@ pub enum Error {
         /// The last lines of it.
         tail: String,
     },
-    /// A server answered something that is not understood.
+    /// A call on a server that is not running, or a cluster that has no leader in time.
     #[error("{name}: {problem}")]
-    Answer {
+    State {
         /// The server's name in this test.
         name: String,
-        /// What was expected, and what came.
+        /// What is wrong.
         problem: String,
     },
     /// A request to a server failed on the way.
@@ -115,6 +115,15 @@ pub enum Error {
         first: u16,
         /// Last port of the range.
         last: u16,
+    },
+    /// A certificate could not be made.
+    #[cfg(feature = "servers")]
+    #[error("certificate for {subject}: {source}")]
+    Certificate {
+        /// The subject's common name.
+        subject: String,
+        /// What `rcgen` says.
+        source: rcgen::Error,
     },
 }
 

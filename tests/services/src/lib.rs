@@ -12,5 +12,33 @@ pub mod debian;
 mod error;
 mod maven;
 
+#[cfg(feature = "servers")]
+mod certs;
+#[cfg(feature = "servers")]
+mod etcd;
+#[cfg(feature = "servers")]
+mod http;
+#[cfg(feature = "servers")]
+mod ports;
+#[cfg(feature = "servers")]
+mod process;
+#[cfg(feature = "servers")]
+mod wait;
+#[cfg(feature = "servers")]
+mod zookeeper;
+
 pub use artifact::Artifact;
 pub use error::{Error, Result};
+
+#[cfg(feature = "servers")]
+pub use certs::{Leaf, TestCa};
+#[cfg(feature = "servers")]
+pub use etcd::{Etcd, EtcdCluster, EtcdOptions, EtcdTls, EtcdVersion};
+#[cfg(feature = "servers")]
+pub use ports::Port;
+#[cfg(feature = "servers")]
+pub use process::Process;
+#[cfg(feature = "servers")]
+pub use wait::until;
+#[cfg(feature = "servers")]
+pub use zookeeper::{ZooKeeper, ZooKeeperEnsemble, ZooKeeperOptions, ZooKeeperTls};

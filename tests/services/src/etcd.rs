@@ -1,0 +1,323 @@
+//! etcd: one process, or a cluster of three.
+
+mod cluster;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::{Artifact, Error, Leaf, Port, Process, Result, TestCa, cache, http, until};
+
+pub use cluster::EtcdCluster;
+
+const READY_LIMIT: Duration = Duration::from_secs(60);
+
+/// Which etcd.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum EtcdVersion {
+    /// The last line that Debian bookworm has.
+    V3_4,
+    /// The newest line that Debian has.
+    #[default]
+    V3_5,
+}
+
+/// How an etcd is started.
+#[derive(Debug, Clone, Default)]
+pub struct EtcdOptions {
+    /// Which etcd.
+    pub version: EtcdVersion,
+    /// TLS towards clients; plain without.
+    pub tls: Option<EtcdTls>,
+    /// Write to disk before answering. Off, since most tests do not lose power.
+    pub fsync: bool,
+    /// More command-line arguments.
+    pub arguments: Vec<String>,
+}
+
+/// TLS towards clients.
+#[derive(Debug, Clone)]
+pub struct EtcdTls {
+    /// The server's certificate.
+    pub server: Leaf,
+    /// The authority's certificate, PEM file.
+    pub authority: PathBuf,
+    /// Refuses clients without a certificate of the authority.
+    pub client_authentication: bool,
+}
+
+/// One etcd process, alone or in a cluster; stopped when dropped.
+#[derive(Debug)]
+pub struct Etcd {
+    name: String,
+    options: EtcdOptions,
+    bin: PathBuf,
+    /// Everything after the program's name.
+    arguments: Vec<String>,
+    ports: Ports,
+    process: Option<Process>,
+    folder: TempDir,
+}
+
+#[derive(Debug)]
+struct Ports {
+    client: Port,
+    peer: Port,
+    /// Plain HTTP even where clients need TLS, for ready checks.
+    metrics: Port,
+}
+
+impl EtcdTls {
+    /// The usual TLS: a server's certificate of this authority.
+    ///
+    /// # Errors
+    /// When the certificate cannot be made.
+    pub fn new(authority: &TestCa, client_authentication: bool) -> Result<Self> {
+        let server = authority.server()?;
+        Ok(Self { server, authority: authority.path().to_owned(), client_authentication })
+    }
+}
+
+impl Etcd {
+    /// Starts a single etcd and waits until it serves. Fetches it first where it is missing.
+    ///
+    /// # Errors
+    /// When it cannot be fetched, or is not ready within a minute; the error shows its log.
+    ///
+    /// # Cancellation
+    /// Dropping the future kills the process.
+    pub async fn start(options: EtcdOptions) -> Result<Self> {
+        let bin = fetch(options.version).await?;
+        let mut etcd = Self::prepare("etcd", options, bin)?;
+        let cluster = etcd.initial_cluster();
+        etcd.spawn(&cluster)?;
+        etcd.ready().await?;
+        Ok(etcd)
+    }
+
+    /// Where clients connect, as `127.0.0.1:2379`.
+    pub fn endpoint(&self) -> String {
+        self.address().to_string()
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.ports.client.address()
+    }
+
+    /// Where clients connect, with `http://` or `https://`.
+    pub fn url(&self) -> String {
+        format!("{}://{}", self.scheme(), self.address())
+    }
+
+    /// The running process.
+    ///
+    /// # Errors
+    /// [`Error::State`] after [`kill`](Self::kill) or [`stop`](Self::stop).
+    pub fn process(&mut self) -> Result<&mut Process> {
+        let problem = || Error::State { name: self.name.clone(), problem: "not running".into() };
+        self.process.as_mut().ok_or_else(problem)
+    }
+
+    /// Kills it (SIGKILL); its data stay.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        self.process()?.kill()?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// Ends it (SIGTERM); its data stay.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it does not run.
+    pub async fn stop(&mut self) -> Result<()> {
+        self.process()?.stop().await?;
+        self.process = None;
+        Ok(())
+    }
+
+    /// Stops it from running (SIGSTOP): connections stay open and silent.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it does not run.
+    pub fn pause(&mut self) -> Result<()> {
+        self.process()?.pause()
+    }
+
+    /// Lets it run again (SIGCONT).
+    ///
+    /// # Errors
+    /// [`Error::State`] when it does not run.
+    pub fn resume(&mut self) -> Result<()> {
+        self.process()?.resume()
+    }
+
+    /// Starts it again on the same ports and data, killing it first if it runs, and waits until
+    /// it serves.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn restart(&mut self) -> Result<()> {
+        if self.process.is_some() {
+            self.kill()?;
+        }
+        self.run()?;
+        self.ready().await
+    }
+
+    /// Waits until it serves, which in a cluster needs a majority.
+    ///
+    /// # Errors
+    /// [`Error::Server`] with its log past a minute, or when it has ended.
+    pub async fn ready(&mut self) -> Result<()> {
+        let address = self.ports.metrics.address();
+        let process = self.process()?;
+        let state = until(READY_LIMIT, || {
+            let ended = process.ended();
+            async move {
+                if let Some(status) = ended {
+                    return Some(Err(status));
+                }
+                let answer = http::request(address, "/health").await.ok()?;
+                answer.contains(r#""health":"true""#).then_some(Ok(()))
+            }
+        });
+        match state.await {
+            Some(Ok(())) => Ok(()),
+            Some(Err(status)) => Err(process.error(format!("ended at once ({status})"))),
+            None => Err(process.error(format!("was not ready in {} s", READY_LIMIT.as_secs()))),
+        }
+    }
+
+    /// Runs `etcdctl` against it and gives what it prints, without the last line break.
+    ///
+    /// # Errors
+    /// [`Error::Command`] with what it says.
+    pub async fn ctl(&self, arguments: &[&str]) -> Result<String> {
+        self.ctl_as(None, arguments).await
+    }
+
+    /// Runs `etcdctl` with a client's certificate.
+    ///
+    /// # Errors
+    /// [`Error::Command`] with what it says.
+    pub async fn ctl_as(&self, client: Option<&Leaf>, arguments: &[&str]) -> Result<String> {
+        let mut command = Command::new(self.bin.join("etcdctl"));
+        command.args(["--endpoints", &self.url()]);
+        if let Some(tls) = &self.options.tls {
+            command.arg("--cacert").arg(&tls.authority);
+        }
+        if let Some(client) = client {
+            command.arg("--cert").arg(&client.certificate).arg("--key").arg(&client.key);
+        }
+        command.args(arguments);
+        run(command).await
+    }
+
+    /// Whether it is its cluster's leader; `false` also when it does not answer.
+    pub async fn is_leader(&self) -> bool {
+        let answer = http::request(self.ports.metrics.address(), "/metrics").await;
+        answer.is_ok_and(|text| text.lines().any(|line| line == "etcd_server_is_leader 1"))
+    }
+
+    fn prepare(name: &str, options: EtcdOptions, bin: PathBuf) -> Result<Self> {
+        let folder = TempDir::with_prefix("pintle-etcd-")
+            .map_err(Error::file("create a folder in", std::env::temp_dir()))?;
+        let ports = Ports { client: Port::free()?, peer: Port::free()?, metrics: Port::free()? };
+        let name = name.to_owned();
+        Ok(Self { name, options, bin, arguments: Vec::new(), ports, process: None, folder })
+    }
+
+    /// This member's part of `--initial-cluster`.
+    fn initial_cluster(&self) -> String {
+        format!("{}=http://{}", self.name, self.ports.peer.address())
+    }
+
+    fn spawn(&mut self, cluster: &str) -> Result<()> {
+        let peer = format!("http://{}", self.ports.peer.address());
+        let metrics = format!("http://{}", self.ports.metrics.address());
+        let client = self.url();
+        let data = self.folder.path().join("data").display().to_string();
+        let mut arguments = vec![];
+        for (flag, value) in [
+            ("--name", self.name.as_str()),
+            ("--data-dir", &data),
+            ("--listen-client-urls", &client),
+            ("--advertise-client-urls", &client),
+            ("--listen-peer-urls", &peer),
+            ("--initial-advertise-peer-urls", &peer),
+            ("--listen-metrics-urls", &metrics),
+            ("--initial-cluster", cluster),
+            ("--initial-cluster-state", "new"),
+            ("--heartbeat-interval", "50"),
+            ("--election-timeout", "500"),
+            ("--logger", "zap"),
+            ("--log-outputs", "stderr"),
+        ] {
+            arguments.extend([flag.to_owned(), value.to_owned()]);
+        }
+        if !self.options.fsync {
+            arguments.push("--unsafe-no-fsync".to_owned());
+        }
+        if let Some(tls) = &self.options.tls {
+            for (flag, file) in [
+                ("--cert-file", &tls.server.certificate),
+                ("--key-file", &tls.server.key),
+                ("--trusted-ca-file", &tls.authority),
+            ] {
+                arguments.extend([flag.to_owned(), file.display().to_string()]);
+            }
+            if tls.client_authentication {
+                arguments.push("--client-cert-auth".to_owned());
+            }
+        }
+        arguments.extend(self.options.arguments.iter().cloned());
+        self.arguments = arguments;
+        self.run()
+    }
+
+    fn run(&mut self) -> Result<()> {
+        let mut command = Command::new(self.bin.join("etcd"));
+        command.args(&self.arguments).current_dir(self.folder.path());
+        let log = self.folder.path().join("log");
+        self.process = Some(Process::start(&self.name, &command, &log)?);
+        Ok(())
+    }
+
+    fn scheme(&self) -> &'static str {
+        if self.options.tls.is_some() { "https" } else { "http" }
+    }
+}
+
+impl EtcdVersion {
+    fn artifact(self) -> Artifact {
+        match self {
+            Self::V3_4 => Artifact::Etcd34,
+            Self::V3_5 => Artifact::Etcd35,
+        }
+    }
+}
+
+/// The folder with the programs.
+async fn fetch(version: EtcdVersion) -> Result<PathBuf> {
+    Ok(version.artifact().fetch_in_background().await?.join("bin"))
+}
+
+/// Runs a helper program without holding up the runtime.
+pub(crate) async fn run(mut command: Command) -> Result<String> {
+    let output = tokio::task::spawn_blocking(move || {
+        cache::run(&mut command, "it is part of the fetched server")
+    });
+    // It ends with an error only when it panics, or the runtime is shut down under it.
+    let output = output.await.map_err(|error| Error::State {
+        name: "helper program".into(),
+        problem: error.to_string(),
+    })??;
+    Ok(output.trim_end_matches('\n').to_owned())
+}
