@@ -101,9 +101,13 @@
 #[doc(hidden)]
 pub mod bindings;
 pub mod config;
+pub mod connection;
 #[doc(hidden)]
 pub mod glue;
+#[cfg(feature = "http")]
+pub mod http;
 pub mod lock;
+pub mod random;
 pub mod registry;
 pub mod settings;
 #[cfg(not(target_family = "wasm"))]

@@ -25,9 +25,15 @@
 
 mod clients;
 mod executor;
+#[cfg(feature = "http")]
+mod http;
 
 pub use clients::{ConfigClient, LockClient, RegistryClient, TracingClient};
 pub use executor::{run, run_in_real_time};
+#[cfg(feature = "http")]
+pub use http::answer_http;
+#[cfg(feature = "http")]
+pub(crate) use http::http_answer;
 
 pub use crate::bindings::wire::lifecycle::{Description, HealthReport, State};
 pub use crate::bindings::wire::types;

@@ -40,6 +40,8 @@ pub fn run_in_real_time<T>(test: impl Future<Output = T>) -> T {
 fn drive<T>(test: impl Future<Output = T>, idle: impl Fn(&Waked, Option<Instant>)) -> T {
     runtime::reset();
     Incarnation::renew();
+    #[cfg(feature = "http")]
+    super::http::reset();
     let waked = Arc::new(Waked { set: AtomicBool::new(true), thread: std::thread::current() });
     let waker = Waker::from(Arc::clone(&waked));
     let mut cx = Context::from_waker(&waker);
