@@ -12,6 +12,7 @@ mod data_dir;
 mod engine;
 mod feed;
 mod file;
+pub(crate) mod grants;
 mod guest;
 mod limits;
 mod loader;

@@ -11,6 +11,9 @@ pub use backend::{
 };
 pub use error::{Origin, Problem, SettingsError};
 pub use load::IMPLICIT_BACKEND;
+pub use resolve::PreparedSettings;
+pub use schema::{SCHEMA_BYTES_MAX, SchemaError, SchemaProblem, SettingsSchema};
+pub use show::ShownSetting;
 pub use values::{ByteSize, CpuShare, Endpoint, ValueError, duration_text, parse_duration};
 
 use path::Origins;
@@ -19,12 +22,17 @@ mod absolute;
 mod backend;
 mod check;
 mod document;
+#[cfg(test)]
+mod documentation;
 mod environment;
 mod error;
 mod explain;
 mod load;
 mod path;
 mod places;
+mod resolve;
+mod schema;
+mod show;
 mod values;
 
 /// Everything that can be set. `Settings::default()` is what an empty file means.

@@ -11,7 +11,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use super::values::{ByteSize, CpuShare, Endpoint, duration_as_text};
 
 /// A named, configured use of a plugin: `[backends.NAME]`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BackendSettings {
     /// Name of the plugin: the stem of its file (`etcd` is `etcd.wasm` in `plugins.dir`).
@@ -26,10 +26,11 @@ pub struct BackendSettings {
     /// Default: none.
     #[serde(default)]
     pub endpoints: Vec<Endpoint>,
-    /// Further addresses that the plugin may reach, for instance those that a server answers with.
+    /// Further addresses that the plugin may reach, for instance those that a server answers with:
+    /// `host:port`, `*.suffix:port` or `network/bits:port`, with `*` or a range for the port.
     /// Default: none.
     #[serde(default)]
-    pub allow: Vec<Endpoint>,
+    pub allow: Vec<String>,
     /// TLS to every endpoint: `true`, or a table. Default: none, plain TCP.
     #[serde(default, deserialize_with = "tls_switch_or_table")]
     pub tls: Option<TlsSettings>,
@@ -121,6 +122,25 @@ pub struct LimitSettings {
     pub call: Duration,
     /// Open connections at a time, 1 to 1024. Default: `8`.
     pub connections: u32,
+}
+
+/// Shows the keys of the plugin's settings only: a value may be a secret.
+impl fmt::Debug for BackendSettings {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("BackendSettings")
+            .field("plugin", &self.plugin)
+            .field("sha256", &self.sha256)
+            .field("required", &self.required)
+            .field("endpoints", &self.endpoints)
+            .field("allow", &self.allow)
+            .field("tls", &self.tls)
+            .field("http", &self.http)
+            .field("proxy", &self.proxy)
+            .field("data_dir", &self.data_dir)
+            .field("limits", &self.limits)
+            .field("settings", &self.settings.keys().collect::<Vec<_>>())
+            .finish()
+    }
 }
 
 impl Default for LimitSettings {

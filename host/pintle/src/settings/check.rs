@@ -3,11 +3,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::explain::closest;
+use super::explain::no_backend;
 use super::load::IMPLICIT_BACKEND;
 use super::path::KeyPath;
 use super::values::{ByteSize, duration_text};
 use super::{BackendSettings, Endpoint, Origin, ProxySettings, Reload, Settings, TlsSettings};
+use crate::plugin::grants::Grants;
 
 /// Less holds no plugin; more does not exist on 32 bits.
 const MEMORY: [ByteSize; 2] = [ByteSize::from_mib(1), ByteSize::from_mib(4096)];
@@ -109,12 +110,7 @@ impl Check<'_> {
         if backends.contains_key(name) {
             return;
         }
-        let known = backends.keys().map(String::as_str);
-        let help = match closest(name, known.clone()) {
-            Some(candidate) => format!("did you mean {candidate:?}?"),
-            None => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
-        };
-        let text = format!("no backend is named {name:?}; {help}");
+        let text = no_backend(name, backends.keys().map(String::as_str));
         self.findings.push(Finding { path, text, relies_on: Some(backend_path(name)) });
     }
 
@@ -132,11 +128,12 @@ impl Check<'_> {
             self.report(path.key("sha256"), "expected the 64 hexadecimal digits of a SHA-256");
         }
         self.endpoints(&path.key("endpoints"), &backend.endpoints);
-        self.endpoints(&path.key("allow"), &backend.allow);
+        self.allow(&path.key("allow"), &backend.allow);
         if let Some(tls) = &backend.tls {
             self.tls(&path.key("tls"), tls);
             if backend.http.h2c {
-                let text = "h2c is HTTP/2 without TLS; with TLS write tls.alpn = [\"h2\"] instead";
+                let text =
+                    "h2c is HTTP/2 without TLS; with TLS both sides agree on it by themselves";
                 self.report(path.key("http").key("h2c"), text);
             }
         }
@@ -150,6 +147,16 @@ impl Check<'_> {
         for (index, endpoint) in list.iter().enumerate() {
             if list.iter().take(index).any(|earlier| earlier == endpoint) {
                 self.report(path.index(index), format!("\"{endpoint}\" stands in the list twice"));
+            }
+        }
+    }
+
+    fn allow(&mut self, path: &KeyPath, list: &[String]) {
+        for (index, entry) in list.iter().enumerate() {
+            if list.iter().take(index).any(|earlier| earlier.eq_ignore_ascii_case(entry)) {
+                self.report(path.index(index), format!("{entry:?} stands in the list twice"));
+            } else if let Err(error) = Grants::parse("", &[], std::slice::from_ref(entry), None) {
+                self.report(path.index(index), format!("{entry:?} {}", error.fault));
             }
         }
     }
@@ -173,7 +180,7 @@ impl Check<'_> {
         {
             self.report(path.key("server_name"), "expected a host name without a port");
         }
-        for (index, protocol) in tls.alpn.iter().enumerate() {
+        for (index, protocol) in tls.alpn.iter().flatten().enumerate() {
             if protocol.is_empty() || protocol.len() > 255 {
                 self.report(path.key("alpn").index(index), "expected 1 to 255 bytes, like \"h2\"");
             }

@@ -41,6 +41,15 @@ pub(crate) fn closest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
         .map(|(_, candidate)| candidate)
 }
 
+/// A name that no backend has.
+pub(crate) fn no_backend<'a>(name: &str, known: impl Iterator<Item = &'a str> + Clone) -> String {
+    let help = match closest(name, known.clone()) {
+        Some(candidate) => format!("did you mean {candidate:?}?"),
+        None => format!("there are {}", known.collect::<Vec<_>>().join(", ")),
+    };
+    format!("no backend is named {name:?}; {help}")
+}
+
 /// `; did you mean "…"?`, or nothing.
 pub(crate) fn hint<'a>(word: &str, known: impl IntoIterator<Item = &'a &'a str>) -> String {
     match closest(word, known.into_iter().copied()) {

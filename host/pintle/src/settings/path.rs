@@ -56,6 +56,11 @@ impl KeyPath {
         longer
     }
 
+    #[must_use]
+    pub(crate) fn join(&self, rest: &Self) -> Self {
+        Self(self.0.iter().chain(&rest.0).cloned().collect())
+    }
+
     pub(crate) fn parent(&self) -> Option<Self> {
         let (_, above) = self.0.split_last()?;
         Some(Self(above.to_vec()))
@@ -77,6 +82,13 @@ impl KeyPath {
     /// The place itself, then what it is in, up to the root.
     fn upwards(&self) -> impl Iterator<Item = Self> {
         (0..=self.0.len()).rev().map(|length| Self(self.0.iter().take(length).cloned().collect()))
+    }
+
+    pub(crate) fn find<'a>(&self, document: &'a Value) -> Option<&'a Value> {
+        self.0.iter().try_fold(document, |value, segment| match segment {
+            Segment::Key(key) => value.get(key),
+            Segment::Index(index) => value.get(index),
+        })
     }
 
     pub(crate) fn find_mut<'a>(&self, document: &'a mut Value) -> Option<&'a mut Value> {

@@ -238,8 +238,11 @@ fn is_host(text: &str) -> bool {
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
     };
     let name = text.strip_suffix('.').unwrap_or(text);
-    let looks_numeric = name.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    if looks_numeric {
+    // Such a name would be read as an address by the resolver of some systems: `127.1`, `0x7f.1`.
+    let looks_like_an_address = name.rsplit('.').next().is_some_and(|label| {
+        label.bytes().all(|byte| byte.is_ascii_digit()) || label.starts_with("0x")
+    });
+    if looks_like_an_address {
         return name.parse::<IpAddr>().is_ok();
     }
     name.len() <= 253 && name.split('.').all(label_ok)
@@ -345,4 +348,120 @@ pub(crate) fn listen_address<'de, D: Deserializer<'de>>(
     }
 
     from.deserialize_str(Address)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::plugin::grants::Grants;
+
+    fn size(text: &str) -> Result<u64, String> {
+        text.parse::<ByteSize>().map(ByteSize::bytes).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(size("64MiB"), Ok(64 << 20));
+        assert_eq!(size("64 MiB"), Ok(64 << 20));
+        assert_eq!(size("1kB"), Ok(1000));
+        assert_eq!(size("0B"), Ok(0));
+        assert_eq!(ByteSize::from_bytes(0).to_string(), "0B");
+        assert_eq!(ByteSize::from_bytes(1_500_000).to_string(), "1500kB");
+        assert_eq!(ByteSize::from_mib(4096).to_string(), "4GiB");
+    }
+
+    #[test]
+    fn what_is_no_size_is_refused_with_what_would_be() {
+        let expected = Err("expected a size with a unit, like \"64MiB\"".to_owned());
+        for text in ["", "64", "MiB", "-1MiB", "99999999999999GiB", "99999999999999999999B"] {
+            assert_eq!(size(text), expected, "{text}");
+        }
+        assert_eq!(
+            size("64MB/s"),
+            Err("\"MB/s\" is no unit of a size; units are B, kB, KiB, MB, MiB, GB, GiB".into())
+        );
+        assert!(size("1.5MiB").is_err());
+    }
+
+    #[test]
+    fn durations_have_units() {
+        assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(parse_duration("2min"), Ok(Duration::from_secs(120)));
+        assert_eq!(duration_text(Duration::from_secs(90)), "90s");
+        assert_eq!(duration_text(Duration::ZERO), "0s");
+        assert!(parse_duration("5").is_err());
+        assert!(parse_duration("99999999999h").is_err());
+    }
+
+    #[test]
+    fn a_share_of_the_processor_is_at_most_one_core() {
+        let share = |text: &str| text.parse::<CpuShare>();
+        assert_eq!(share("1s/s"), Ok(CpuShare::WHOLE_CORE));
+        assert_eq!(share("250ms/s").unwrap().to_string(), "250ms/s");
+        assert_eq!(CpuShare::from_millis_per_second(5_000), CpuShare::WHOLE_CORE);
+        for text in ["250ms", "25%", "1100ms/s", "999us/s", "s/s"] {
+            assert!(share(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_are_compared_however_they_are_written() {
+        let endpoint = |text: &str| text.parse::<Endpoint>().unwrap();
+        assert_eq!(endpoint("ETCD1.example:2379"), endpoint("etcd1.example:2379"));
+        assert_eq!(endpoint("[0:0:0:0:0:0:0:1]:1"), endpoint("[::1]:1"));
+        assert_eq!(endpoint("[::1]:1").to_string(), "[::1]:1");
+        assert_eq!(endpoint("my_host-1:65535").port, 65535);
+        for text in [
+            "a:65536",
+            ":1",
+            "-a:1",
+            "a..b:1",
+            "256.1.1.1:1",
+            "127.1:1",
+            "0x7f.1:1",
+            "a.0x1:1",
+            "a/b:1",
+            "ä:1",
+        ] {
+            assert!(text.parse::<Endpoint>().is_err(), "{text}");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn values_are_read_as_they_are_written(
+            bytes in any::<u64>(),
+            micros in 0..u64::from(u32::MAX),
+            millis_per_second in 1..=1000_u32,
+        ) {
+            let size = ByteSize::from_bytes(bytes);
+            prop_assert_eq!(size.to_string().parse(), Ok(size));
+            let duration = Duration::from_micros(micros);
+            prop_assert_eq!(parse_duration(&duration_text(duration)), Ok(duration));
+            let share = CpuShare::from_millis_per_second(millis_per_second);
+            prop_assert_eq!(share.to_string().parse(), Ok(share));
+        }
+
+        #[test]
+        fn any_text_is_read_or_refused(text in "\\PC{0,20}") {
+            let _ = (text.parse::<ByteSize>(), text.parse::<CpuShare>(), parse_duration(&text));
+            if let Ok(endpoint) = text.parse::<Endpoint>() {
+                prop_assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+            }
+        }
+
+        #[test]
+        fn every_endpoint_can_be_granted(
+            text in "(\\[[0-9a-f:]{2,12}\\]|[a-z0-9._-]{1,12}):[0-9]{1,5}",
+        ) {
+            if let Ok(endpoint) = text.parse::<Endpoint>() {
+                let texts = [endpoint.to_string()];
+                prop_assert!(Grants::parse("main", &texts, &texts, None).is_ok(), "{}", texts[0]);
+            }
+        }
+    }
 }

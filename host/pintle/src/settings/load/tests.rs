@@ -334,7 +334,7 @@ endpoints = [
   "a b:4",
   7,
 ]
-allow = ["ETCD2:2379", "etcd2:2379"]
+allow = ["etcd2:2379", "ETCD2:2379", "*.etcd:2379-2390", "10.0.0.0/8:*", "etcd", "10.0.0.0/64:1"]
 "#,
     );
     assert_eq!(
@@ -362,7 +362,11 @@ allow = ["ETCD2:2379", "etcd2:2379"]
          address\n\
          pintle.toml:16: backends.main.endpoints[12]: expected an endpoint, like \"etcd1:2379\"; \
          found a whole number\n\
-         pintle.toml:18: backends.main.allow[1]: \"etcd2:2379\" stands in the list twice"
+         pintle.toml:18: backends.main.allow[1]: \"ETCD2:2379\" stands in the list twice\n\
+         pintle.toml:18: backends.main.allow[4]: \"etcd\" has no port; write host:port, or host:* \
+         for all\n\
+         pintle.toml:18: backends.main.allow[5]: \"10.0.0.0/64:1\" has a host that is neither a \
+         name, *.suffix, an address, nor network/bits"
     );
 }
 
@@ -492,8 +496,8 @@ http.h2c = true
          pintle.toml:8: backends.main.tls.alpn[1]: expected 1 to 255 bytes, like \"h2\"\n\
          pintle.toml:11: backends.other.proxy: holds credentials; write { url, user, password = { \
          env = \"NAME\" } }\n\
-         pintle.toml:13: backends.other.http.h2c: h2c is HTTP/2 without TLS; with TLS write \
-         tls.alpn = [\"h2\"] instead"
+         pintle.toml:13: backends.other.http.h2c: h2c is HTTP/2 without TLS; with TLS both \
+         sides agree on it by themselves"
     );
 }
 
