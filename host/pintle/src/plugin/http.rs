@@ -143,25 +143,21 @@ impl Shared {
         if authority.as_str().contains('@') {
             return Err(invalid());
         }
-        let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-        let port = |default| explicit_port(authority, default);
-        let plain = Target::new(host, port(80)).ok_or_else(invalid)?;
-        let secure = Target { port: port(443), ..plain.clone() };
-        if uri.scheme() == Some(&Scheme::HTTPS) {
-            return Ok(secure);
+        let host = authority.host().trim_matches(['[', ']']);
+        let secure = uri.scheme() == Some(&Scheme::HTTPS);
+        let port = authority.port_u16().unwrap_or(if secure { 443 } else { 80 });
+        let target = Target::new(host, port).ok_or_else(invalid)?;
+        if secure || self.dialer.tls.client_for(&target).is_none() {
+            return Ok(target);
         }
-        if self.dialer.tls.client_for(&secure).is_none() {
-            return Ok(plain);
-        }
+        // The port stays what it would have been.
+        let authority = Authority::try_from(target.to_string()).map_err(|_| invalid())?;
         let mut parts = std::mem::take(uri).into_parts();
         parts.scheme = Some(Scheme::HTTPS);
+        parts.authority = Some(authority);
         *uri = Uri::from_parts(parts).map_err(|_| invalid())?;
-        Ok(secure)
+        Ok(target)
     }
-}
-
-fn explicit_port(authority: &Authority, default: u16) -> u16 {
-    authority.port_u16().unwrap_or(default)
 }
 
 type Sent = Result<(Response<WasiBody>, Box<dyn Future<Output = Result<(), Error>> + Send>), Error>;

@@ -264,3 +264,6 @@ impl std::fmt::Debug for Network {
         formatter.debug_struct("Network").field("backend", &self.dialer.backend).finish()
     }
 }
+
+#[cfg(test)]
+mod tests;

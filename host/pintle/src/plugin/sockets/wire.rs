@@ -86,3 +86,21 @@ impl AsyncWrite for Wire {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn small_segments_are_never_delayed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert!(!stream.nodelay().unwrap(), "the system's default has changed");
+        let permit = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let wire = Wire::new(stream, Arc::default(), permit).unwrap();
+        assert!(wire.stream.nodelay().unwrap());
+    }
+}
