@@ -1,5 +1,7 @@
 use std::time::Duration;
 
+use proptest::prelude::*;
+
 use super::super::{ByteSize, Reload, SecretReference};
 use super::*;
 
@@ -569,4 +571,28 @@ fn a_file_that_is_far_too_large_is_refused() {
     file.as_file().set_len(FILE_BYTES_MAX + 1).unwrap();
     let error = Settings::from_file(file.path()).unwrap_err();
     assert!(error.to_string().ends_with("the file has more than 4 MiB"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_damaged_file_is_refused_with_lines_that_exist(
+        start in 0..DESIGN_EXAMPLE.len(),
+        length in 0..40_usize,
+        damage in "[a-z0-9\"'={}\\[\\].,# \n-]{0,12}",
+    ) {
+        let end = (start + length).min(DESIGN_EXAMPLE.len());
+        let mut text = DESIGN_EXAMPLE.to_owned();
+        text.replace_range(start..end, &damage);
+        if let Err(error) = load(&text, &[]) {
+            prop_assert!(!error.problems.is_empty());
+            for problem in error.problems {
+                let lines = 1..=text.matches('\n').count() + 1;
+                let known = matches!(&problem.origin, Some(Origin::File { line, .. })
+                    if lines.contains(line));
+                prop_assert!(known, "{problem}");
+            }
+        }
+    }
 }
