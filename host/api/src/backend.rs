@@ -10,14 +10,31 @@ use serde::{Deserialize, Serialize};
 pub enum State {
     /// Its plugin is being loaded and started.
     Starting,
-    /// Calls are passed on.
-    Running,
-    /// The plugin ended; it is about to be started again.
+    /// It takes calls.
+    Serving,
+    /// Its plugin ended and is being started again.
     Restarting,
-    /// It ended too often, or cannot start; it stays away until somebody acts.
+    /// Its settings or its plugin's file do not work; somebody has to change them.
+    Refused,
+    /// Its plugin ended too often.
     Quarantined,
-    /// It was stopped.
+    /// The host is shutting down.
     Stopped,
+}
+
+impl State {
+    /// Its name.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Serving => "serving",
+            Self::Restarting => "restarting",
+            Self::Refused => "refused",
+            Self::Quarantined => "quarantined",
+            Self::Stopped => "stopped",
+        }
+    }
 }
 
 /// One backend.
@@ -27,22 +44,28 @@ pub struct Backend {
     pub name: String,
     /// Name of its plugin.
     pub plugin: String,
-    /// Version of its plugin, once known.
+    /// Version of its plugin, once that was loaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin_version: Option<String>,
     /// How it stands.
     pub state: State,
-    /// Why, where it is not running.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// `config`, `registry`, `lock`, `tracing`.
+    /// Why, where there is something to say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+    /// Since when, in milliseconds of the Unix epoch.
+    pub since_ms: u64,
+    /// How often its plugin was started again.
+    pub restarts: u64,
+    /// Whether the host refuses to start without it.
+    pub required: bool,
+    /// Its servers as the operator wrote them.
+    pub endpoints: Vec<String>,
+    /// `config`, `registry`, `lock`, `tracing`: what its plugin offers, once that was loaded.
     pub capabilities: Vec<String>,
     /// The finer promises that its plugin declares.
     pub features: Vec<String>,
     /// The capabilities for which it is the default.
     pub default_for: Vec<String>,
-    /// How often its plugin was started again.
-    pub restarts: u64,
 }
 
 /// All backends.

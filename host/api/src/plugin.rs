@@ -34,8 +34,8 @@ pub struct Plugin {
 /// A file in the plugins' directory: one of the two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PluginFile {
-    /// Name of the file.
-    pub file: String,
+    /// Name of the plugin that it should be.
+    pub name: String,
     /// The plugin in it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plugin: Option<Plugin>,

@@ -37,8 +37,6 @@ pub mod code {
     pub const FOREIGN_HOST: &str = "foreign-host";
     /// The request comes from a page of another origin.
     pub const FOREIGN_ORIGIN: &str = "foreign-origin";
-    /// The body is not of a media type that can be read here.
-    pub const UNSUPPORTED_MEDIA_TYPE: &str = "unsupported-media-type";
     /// The request can never succeed as it stands.
     pub const INVALID: &str = "invalid";
     /// A limit on size was passed.
@@ -51,6 +49,8 @@ pub mod code {
     pub const INTERNAL: &str = "internal";
     /// No plugin has this name.
     pub const UNKNOWN_PLUGIN: &str = "unknown-plugin";
+    /// The plugins' directory cannot be read.
+    pub const PLUGINS_UNREADABLE: &str = "plugins-unreadable";
     /// The plugin's file cannot be loaded.
     pub const BROKEN_PLUGIN: &str = "broken-plugin";
 }

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 pub struct Setting {
     /// Path of the key: `backends.main.plugin`.
     pub key: String,
-    /// The value, or a reference to a secret.
-    pub value: serde_json::Value,
+    /// The value as TOML. Secrets by reference show the reference; others are hidden.
+    pub value: String,
     /// Where it was set: a file and line, a variable of the environment, or `default`.
     pub origin: String,
 }

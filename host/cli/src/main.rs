@@ -1,2 +1,154 @@
 //! The command line `pintle`.
-fn main() {}
+
+use std::{io::IsTerminal, process::ExitCode};
+
+use clap::Parser;
+
+mod backend;
+mod child;
+mod config;
+mod exit;
+mod global;
+mod lock;
+mod output;
+mod plugin;
+mod registry;
+mod runtime_file;
+mod serve;
+mod session;
+mod settings;
+mod signals;
+mod terminal;
+
+use exit::Exit;
+use global::Global;
+
+/// Governance for clusters: configuration, registry and locks over any backend that has a plugin.
+#[derive(Debug, Parser)]
+#[command(name = "pintle", version, about, after_help = exit::HELP, max_term_width = 100)]
+#[command(propagate_version = true, arg_required_else_help = true)]
+struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    noun: Noun,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Noun {
+    /// Start the host with its HTTP API
+    Serve(serve::Arguments),
+    /// Read, write and watch configuration
+    #[command(subcommand)]
+    Config(config::Verb),
+    /// See services and their instances; keep an instance registered while a command runs
+    #[command(subcommand)]
+    Registry(registry::Verb),
+    /// Run a command under a lock; see who holds which lock
+    #[command(subcommand)]
+    Lock(lock::Verb),
+    /// See and check the backends
+    #[command(subcommand)]
+    Backend(backend::Verb),
+    /// See the plugins in the plugins' directory
+    #[command(subcommand)]
+    Plugin(plugin::Verb),
+    /// Check and show the settings
+    #[command(subcommand)]
+    Settings(settings::Verb),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("pintle: cannot start: {error}");
+            return Exit::FAILED.into();
+        }
+    };
+    let exit = match runtime.block_on(run(arguments)) {
+        Ok(exit) => exit,
+        Err(error) => report(&error),
+    };
+    // Not waited for: a thread may sit in a read of standard input.
+    runtime.shutdown_background();
+    exit.into()
+}
+
+async fn run(Arguments { global, noun }: Arguments) -> anyhow::Result<Exit> {
+    if !matches!(noun, Noun::Serve(_)) {
+        global.log_to_stderr();
+    }
+    match noun {
+        Noun::Serve(arguments) => serve::run(&global, arguments).await,
+        Noun::Config(verb) => config::run(&global, verb).await,
+        Noun::Registry(verb) => registry::run(&global, verb).await,
+        Noun::Lock(verb) => lock::run(&global, verb).await,
+        Noun::Backend(verb) => backend::run(&global, verb).await,
+        Noun::Plugin(verb) => plugin::run(&global, verb).await,
+        Noun::Settings(verb) => settings::run(&global, verb).await,
+    }
+}
+
+/// Prints an error and says what the process exits with.
+fn report(error: &anyhow::Error) -> Exit {
+    // A reader that has had enough (`pintle config list | head -1`) is no failure.
+    let broken_pipe = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe);
+    if broken_pipe {
+        return Exit::OK;
+    }
+    let (red, plain) =
+        if std::io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
+    eprintln!("{red}error:{plain} {}", exit::describe(error));
+    for line in exit::advice(error) {
+        eprintln!("  {line}");
+    }
+    exit::of(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn global_options_are_taken_before_and_after_the_verb() {
+        for line in ["pintle -b zk -o json config get a", "pintle config get a -b zk -o json"] {
+            let parsed = Arguments::try_parse_from(line.split(' ')).unwrap();
+            assert_eq!(parsed.global.backend, "zk");
+            assert!(parsed.global.is_json());
+        }
+    }
+
+    #[test]
+    fn what_stands_after_two_dashes_belongs_to_the_command() {
+        let line = "pintle lock run jobs/x --ttl 5s -- make -o json --ttl 9s";
+        let parsed = Arguments::try_parse_from(line.split(' ')).unwrap();
+        assert!(!parsed.global.is_json());
+        let Noun::Lock(lock::Verb::Run(run)) = parsed.noun else { panic!("{line}") };
+        assert_eq!(run.ttl, std::time::Duration::from_secs(5));
+        assert_eq!(run.command, ["make", "-o", "json", "--ttl", "9s"]);
+    }
+
+    #[test]
+    fn a_command_to_run_is_required() {
+        for line in ["pintle lock run x", "pintle lock run x --", "pintle registry run x -- ls"] {
+            assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn a_put_expects_one_thing_at_most() {
+        let line = "pintle config put a b --if-absent --if-version 3";
+        assert!(Arguments::try_parse_from(line.split(' ')).is_err());
+    }
+}

@@ -7,7 +7,6 @@ use std::{
 
 use pintle_api::lock::{Acquire, Lease, Token};
 use tokio::{
-    runtime::Handle,
     sync::watch,
     task::JoinHandle,
     time::{Instant, sleep, timeout},
@@ -147,9 +146,8 @@ impl Drop for Orphan {
         if !self.armed {
             return;
         }
-        let Ok(runtime) = Handle::try_current() else { return };
         let (lock, name) = (self.lock.clone(), self.name.clone());
-        runtime.spawn(async move {
+        self.lock.client().in_background(async move {
             match lock.release(&name).await {
                 Err(error) if !is_gone(&error) => {
                     tracing::warn!(lock = name.lock, %error, "lease not released; it will expire");
@@ -176,7 +174,7 @@ type Asked = (AcquireOutcome<Lease>, Instant, Moment);
 /// Asks until there is an answer: after a lost one the same id finds what was granted.
 async fn ask(lock: &Lock, name: &LeaseName, mut acquire: Acquire) -> Result<Asked, ClientError> {
     let deadline = Instant::now() + Duration::from_millis(acquire.wait_ms);
-    let give_up = deadline + lock.timeout();
+    let give_up = deadline + lock.client().timeout();
     let mut backoff = Backoff::default();
     loop {
         let (sent, since) = (Instant::now(), Moment::now());

@@ -45,8 +45,8 @@ impl Lock {
         Self { client, backend: backend.into() }
     }
 
-    pub(crate) fn timeout(&self) -> Duration {
-        self.client.timeout()
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
     }
 
     /// Acquires a lock under an id of its own and keeps the lease until the guard is dropped.

@@ -2,12 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pintle_api::{
-    problem::code,
-    registry::{InstanceSpec, InstanceState, OwnerQuery, Register, RegistrationStatus, Removed},
+use pintle_api::registry::{
+    InstanceSpec, InstanceState, OwnerQuery, Register, RegistrationStatus, Removed,
 };
 use tokio::{
-    runtime::Handle,
     sync::watch,
     task::JoinHandle,
     time::{Instant, sleep_until},
@@ -106,10 +104,9 @@ impl Drop for Registered {
         if self.ended || matches!(*self.standing.borrow(), Standing::Taken(_)) {
             return;
         }
-        let Ok(runtime) = Handle::try_current() else { return };
         let (registry, name, owner) =
             (self.registry.clone(), self.name.clone(), self.owner.clone());
-        runtime.spawn(async move {
+        self.registry.client().in_background(async move {
             if let Err(error) = registry.remove(&name, &owner).await {
                 tracing::warn!(service = name.service, id = name.id, %error, "not deregistered");
             }
@@ -169,10 +166,4 @@ impl Keeper {
             }
         }
     }
-}
-
-/// Whether an error says that the server forgot the registration.
-#[must_use]
-pub fn is_unknown(error: &ClientError) -> bool {
-    error.code() == code::REGISTRATION_UNKNOWN
 }

@@ -47,6 +47,10 @@ impl Registry {
         Self { client, backend: backend.into() }
     }
 
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// One page of the services.
     ///
     /// # Errors

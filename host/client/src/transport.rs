@@ -11,6 +11,7 @@ use hyper_util::{
 };
 use pintle_api::{PROBLEM_JSON, Problem, problem};
 use serde::{Serialize, de::DeserializeOwned};
+use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
 
 use crate::{admin::Admin, config::Config, error::ClientError, lock::Lock, registry::Registry};
@@ -28,12 +29,16 @@ const ANSWER_BYTES_MAX: usize = 256 << 20;
 /// Time for a call unless the client was given another.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+type Transport = BoxCloneSyncService<Request<RequestBody>, Response<ResponseBody>, SendError>;
+
 /// A client of one server. Cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    transport: BoxCloneSyncService<Request<RequestBody>, Response<ResponseBody>, SendError>,
+    transport: Transport,
     authority: Authority,
     timeout: Duration,
+    /// What dropped guards left to be done.
+    background: TaskTracker,
 }
 
 impl Client {
@@ -55,7 +60,7 @@ impl Client {
                 connected: !error.is_connect(),
                 source: error.into(),
             });
-        Ok(Self { transport: BoxCloneSyncService::new(transport), authority, timeout: TIMEOUT })
+        Ok(Self::new(BoxCloneSyncService::new(transport), authority))
     }
 
     /// A client of a service in this process, such as a server's router.
@@ -73,11 +78,11 @@ impl Client {
                 response.map(|body| body.map_err(Into::into).boxed_unsync())
             })
             .map_err(|error: S::Error| SendError { connected: true, source: error.into() });
-        Self {
-            transport: BoxCloneSyncService::new(transport),
-            authority: Authority::from_static("localhost"),
-            timeout: TIMEOUT,
-        }
+        Self::new(BoxCloneSyncService::new(transport), Authority::from_static("localhost"))
+    }
+
+    fn new(transport: Transport, authority: Authority) -> Self {
+        Self { transport, authority, timeout: TIMEOUT, background: TaskTracker::new() }
     }
 
     /// The same client with another time for a call. Streams have none, and waiting for a lock comes
@@ -110,6 +115,20 @@ impl Client {
     #[must_use]
     pub fn admin(&self) -> Admin {
         Admin::new(self.clone())
+    }
+
+    /// Waits until everything is done that dropped guards left to be done. No more of it may be
+    /// begun meanwhile; call it before a process ends.
+    pub async fn finish(&self) {
+        self.background.close();
+        self.background.wait().await;
+    }
+
+    /// Goes on after the caller is gone. Does nothing outside of a runtime.
+    pub(crate) fn in_background(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            self.background.spawn_on(task, &runtime);
+        }
     }
 
     pub(crate) fn timeout(&self) -> Duration {

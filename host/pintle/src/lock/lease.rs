@@ -80,9 +80,11 @@ impl Lease {
     pub async fn changed(&self) -> LeaseStatus {
         let before = self.record.status();
         let mut status = self.record.subscribe();
-        match status.wait_for(|status| *status != before).await {
-            Ok(status) => status.clone(),
-            Err(_) => std::future::pending().await,
+        // Nothing borrowed may live on while this waits, or it could not move between threads.
+        let after = status.wait_for(|status| *status != before).await.ok().map(|now| now.clone());
+        match after {
+            Some(status) => status,
+            None => std::future::pending().await,
         }
     }
 
@@ -94,8 +96,9 @@ impl Lease {
     pub async fn lost(&self) -> Arc<str> {
         let mut status = self.record.subscribe();
         let lost = status.wait_for(|status| matches!(status, LeaseStatus::Lost(_)));
-        match lost.await.as_deref() {
-            Ok(LeaseStatus::Lost(reason)) => Arc::clone(reason),
+        let last = lost.await.ok().map(|last| last.clone());
+        match last {
+            Some(LeaseStatus::Lost(reason)) => reason,
             _ => std::future::pending().await,
         }
     }

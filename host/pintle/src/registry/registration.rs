@@ -46,9 +46,11 @@ impl Registration {
     pub async fn changed(&self) -> RegistrationStatus {
         let before = self.record.status();
         let mut status = self.record.subscribe();
-        match status.wait_for(|status| *status != before).await {
-            Ok(status) => status.clone(),
-            Err(_) => std::future::pending().await,
+        // Nothing borrowed may live on while this waits, or it could not move between threads.
+        let after = status.wait_for(|status| *status != before).await.ok().map(|now| now.clone());
+        match after {
+            Some(status) => status,
+            None => std::future::pending().await,
         }
     }
 
@@ -62,9 +64,10 @@ impl Registration {
         let is_lost = |status: &RegistrationStatus| {
             matches!(status, RegistrationStatus::Lost(_) | RegistrationStatus::Taken(_))
         };
-        match status.wait_for(is_lost).await {
-            Ok(status) => status.clone(),
-            Err(_) => std::future::pending().await,
+        let lost = status.wait_for(is_lost).await.ok().map(|lost| lost.clone());
+        match lost {
+            Some(status) => status,
+            None => std::future::pending().await,
         }
     }
 

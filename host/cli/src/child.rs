@@ -1,0 +1,154 @@
+//! A command that runs below this process, in a group of its own.
+
+use std::{
+    ffi::OsString, io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration,
+};
+
+use nix::{
+    errno::Errno,
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
+use tokio::process::{Child, Command};
+
+use crate::{
+    exit::{Exit, Failure},
+    signals::Signals,
+    terminal::Lent,
+};
+
+/// A running command and everything that it started.
+#[derive(Debug)]
+pub(crate) struct Job {
+    child: Child,
+    group: Pid,
+    signals: Signals,
+    _terminal: Option<Lent>,
+}
+
+impl Job {
+    /// Starts a command with variables added to its environment.
+    pub(crate) fn start(
+        command: &[OsString],
+        variables: Vec<(&str, String)>,
+    ) -> anyhow::Result<Self> {
+        let (program, arguments) =
+            command.split_first().ok_or_else(|| Failure::new(Exit::USAGE, "no command given"))?;
+        // Before the start, so that no signal is lost in between.
+        let signals = Signals::to_forward()?;
+        let child = Command::new(program)
+            .args(arguments)
+            .envs(variables)
+            .process_group(0)
+            .spawn()
+            .map_err(|error| not_started(program, &error))?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
+        let group = Pid::from_raw(pid);
+        Ok(Self { child, group, signals, _terminal: Lent::to(group) })
+    }
+
+    /// Waits until the command has ended, passing on to it the signals that this process gets.
+    ///
+    /// # Cancellation
+    /// Safe: nothing is lost.
+    pub(crate) async fn ended(&mut self) -> io::Result<Exit> {
+        loop {
+            tokio::select! {
+                status = self.child.wait() => return status.map(exit_of),
+                signal = self.signals.next() => self.signal(signal),
+            }
+        }
+    }
+
+    /// Asks the whole group to end, and ends it when `grace` has passed.
+    pub(crate) async fn stop(&mut self, grace: Duration) -> io::Result<Exit> {
+        self.signal(Signal::SIGTERM);
+        // A command that was stopped with Ctrl-Z cannot end before it goes on.
+        self.signal(Signal::SIGCONT);
+        let ended = tokio::time::timeout(grace, self.child.wait()).await;
+        // Also when the command itself has ended: what it started may have not.
+        self.signal(Signal::SIGKILL);
+        match ended {
+            Ok(status) => status.map(exit_of),
+            Err(_) => self.child.wait().await.map(exit_of),
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        match killpg(self.group, signal) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => tracing::warn!(%signal, group = %self.group, %error, "not delivered"),
+        }
+    }
+}
+
+fn not_started(program: &OsString, error: &io::Error) -> anyhow::Error {
+    let exit = if error.kind() == io::ErrorKind::NotFound { Exit(127) } else { Exit(126) };
+    Failure::new(exit, format!("cannot start {}: {error}", program.display()))
+}
+
+/// The code of a command as a shell gives it.
+fn exit_of(status: ExitStatus) -> Exit {
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal));
+    Exit(code.and_then(|code| u8::try_from(code).ok()).unwrap_or(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shell(script: &str) -> Vec<OsString> {
+        ["sh", "-c", script].map(OsString::from).into()
+    }
+
+    #[tokio::test]
+    async fn a_command_hands_its_code_on() {
+        let mut job = Job::start(&shell("exit 42"), Vec::new()).unwrap();
+        assert_eq!(job.ended().await.unwrap(), Exit(42));
+        let mut job = Job::start(&shell("kill -9 $$"), Vec::new()).unwrap();
+        assert_eq!(job.ended().await.unwrap(), Exit(137));
+    }
+
+    #[tokio::test]
+    async fn a_command_sees_the_variables_that_it_is_given() {
+        let variables = vec![("PINTLE_TOKEN", "7".to_owned())];
+        let mut job = Job::start(&shell("exit $PINTLE_TOKEN"), variables).unwrap();
+        assert_eq!(job.ended().await.unwrap(), Exit(7));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_started_has_the_shells_codes() {
+        let missing = Job::start(&["/no/such/command".into()], Vec::new()).unwrap_err();
+        assert_eq!(crate::exit::of(&missing), Exit(127));
+        let folder = Job::start(&["/".into()], Vec::new()).unwrap_err();
+        assert_eq!(crate::exit::of(&folder), Exit(126));
+    }
+
+    #[tokio::test]
+    async fn a_command_that_will_not_end_is_ended_with_all_that_it_started() {
+        let folder = tempfile::tempdir().unwrap();
+        let ready = folder.path().join("ready");
+        let script = format!(
+            "trap '' TERM; (trap '' TERM; sleep 60) & echo $! >{0}.tmp; \
+             mv {0}.tmp {0}; wait; wait",
+            ready.display()
+        );
+        let mut job = Job::start(&shell(&script), Vec::new()).unwrap();
+        let deadline = std::time::Instant::now() + Duration::from_secs(10);
+        while !ready.exists() && std::time::Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        let below: i32 = std::fs::read_to_string(&ready).unwrap().trim().parse().unwrap();
+        let exit = job.stop(Duration::from_millis(50)).await.unwrap();
+        assert_eq!(exit, Exit(128 + 9));
+        // Init, or whoever takes over orphans, may need a moment to bury it.
+        let is_gone = || {
+            let state = std::fs::read_to_string(format!("/proc/{below}/stat")).unwrap_or_default();
+            state.is_empty() || state.contains(") Z ")
+        };
+        while !is_gone() {
+            assert!(std::time::Instant::now() < deadline, "{below} still runs");
+            tokio::task::yield_now().await;
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What the process exits with, and what it says of an error.
+
+use std::process::ExitCode;
+
+use pintle_client::ClientError;
+
+/// Printed below every help.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0    done
+  1    failed
+  2    wrong usage, or wrong settings
+  3    not found
+  4    lost a race: another version, another holder, or the lease was lost
+  `lock run` and `registry run` exit with the code of the command that they run, and with
+  126 or 127 when it cannot be started.
+
+A running server is found by itself and asked; without one the same work is done in this process.
+Every setting can be given in the environment: PINTLE_SERVER__LISTEN is `listen` of [server].";
+
+/// What the process exits with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Exit(pub(crate) u8);
+
+impl Exit {
+    pub(crate) const OK: Self = Self(0);
+    pub(crate) const FAILED: Self = Self(1);
+    pub(crate) const USAGE: Self = Self(2);
+    pub(crate) const NOT_FOUND: Self = Self(3);
+    pub(crate) const LOST: Self = Self(4);
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit.0)
+    }
+}
+
+/// A failure that has said itself which code it exits with.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) text: String,
+}
+
+impl Failure {
+    pub(crate) fn new(exit: Exit, text: impl Into<String>) -> anyhow::Error {
+        Self { exit, text: text.into() }.into()
+    }
+}
+
+/// The code for an error.
+pub(crate) fn of(error: &anyhow::Error) -> Exit {
+    for cause in error.chain() {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.exit;
+        }
+        if let Some(error) = cause.downcast_ref::<ClientError>() {
+            return of_client(error);
+        }
+        if cause.is::<pintle::settings::SettingsError>() {
+            return Exit::USAGE;
+        }
+    }
+    Exit::FAILED
+}
+
+fn of_client(error: &ClientError) -> Exit {
+    use pintle_client::api::problem::code;
+    if matches!(error, ClientError::Invalid(_)) {
+        return Exit::USAGE;
+    }
+    match error.code() {
+        code::NOT_FOUND | code::UNKNOWN_PLUGIN | "unknown-backend" => Exit::NOT_FOUND,
+        code::INVALID => Exit::USAGE,
+        code::STALE
+        | code::FENCED
+        | code::LOCK_BUSY
+        | code::TAKEN
+        | code::LEASE_LOST
+        | code::LEASE_UNKNOWN
+        | code::LEASE_RELEASED
+        | "conflict" => Exit::LOST,
+        _ => Exit::FAILED,
+    }
+}
+
+/// The error and what led to it, in one text.
+pub(crate) fn describe(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let part = cause.to_string();
+        // Some errors print their sources themselves.
+        if !text.contains(&part) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&part);
+        }
+    }
+    text
+}
+
+/// What to do about an error, line by line.
+pub(crate) fn advice(error: &anyhow::Error) -> Vec<String> {
+    let mut lines = Vec::new();
+    for cause in error.chain() {
+        let Some(error) = cause.downcast_ref::<ClientError>() else { continue };
+        if let Some(problem) = error.problem() {
+            lines.extend(problem.advice.clone());
+            if let Some(after) = problem.retry_after_ms {
+                lines.push(format!("try again in {after} ms"));
+            }
+        }
+        if matches!(error, ClientError::Unreachable { .. }) {
+            lines.push("start a server with `pintle serve`, or check --server".into());
+        }
+        if error.effect() == pintle_client::api::Effect::Unknown && error.problem().is_none() {
+            lines.push("a change may have happened all the same: read before you repeat it".into());
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pintle_client::api::Problem;
+
+    fn problem(code: &str) -> anyhow::Error {
+        let kind = format!("urn:pintle:problem:{code}");
+        let problem = Problem { kind, detail: "text".into(), ..Problem::default() };
+        anyhow::Error::from(ClientError::Problem(Box::new(problem)))
+    }
+
+    #[test]
+    fn each_kind_of_failure_has_its_code() {
+        assert_eq!(of(&problem("not-found")), Exit::NOT_FOUND);
+        assert_eq!(of(&problem("stale")), Exit::LOST);
+        assert_eq!(of(&problem("lock-busy").context("lock x")), Exit::LOST);
+        assert_eq!(of(&problem("unavailable")), Exit::FAILED);
+        assert_eq!(of(&problem("invalid")), Exit::USAGE);
+        assert_eq!(of(&anyhow::anyhow!("anything else")), Exit::FAILED);
+        assert_eq!(of(&Failure::new(Exit(77), "own")), Exit(77));
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let error = problem("x").context("put a: text");
+        assert_eq!(describe(&error), "put a: text");
+        let error = problem("x").context("put a");
+        assert_eq!(describe(&error), "put a: text");
+    }
+}

@@ -1,0 +1,229 @@
+//! `pintle lock`: run commands one at a time in a whole cluster.
+
+use std::{ffi::OsString, time::Duration};
+
+use clap::{Args, Subcommand};
+use pintle_client::{
+    Client,
+    api::lock::{Acquire, Claim, ListQuery, LocksPage, Mode},
+    lease::HeldLease,
+    lock::AcquireOutcome,
+};
+
+use crate::{
+    child::Job,
+    exit::{Exit, Failure},
+    global::Global,
+    output::{self, Table},
+    session,
+    signals::Signals,
+};
+
+/// Asked for at a time when there is no end to the waiting.
+const WAIT_MAX: Duration = Duration::from_secs(3_600);
+
+/// What to do with locks.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Run a command while holding a lock
+    ///
+    /// Waits for the lock, runs the command, releases. When the lease is lost the command and all
+    /// that it started is asked to end (SIGTERM), and ended (SIGKILL) after --grace.
+    Run(RunArguments),
+    /// Show who holds a lock, and who waits
+    Show {
+        /// Name of the lock, a path: jobs/nightly
+        name: String,
+    },
+    /// List the locks that somebody holds or waits for
+    List {
+        /// What to list: `a/b` is everything below it; everything if it is left out
+        #[arg(default_value = "", hide_default_value = true)]
+        prefix: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Name of the lock, a path: jobs/nightly
+    pub(crate) name: String,
+    /// How long the lock stays taken after this process dies, 2s to 1h
+    #[arg(long, value_name = "TIME", default_value = "15s")]
+    #[arg(value_parser = pintle::settings::parse_duration)]
+    pub(crate) ttl: Duration,
+    /// How long to wait for the lock, 0s to try once [default: without end]
+    #[arg(long, value_name = "TIME", value_parser = pintle::settings::parse_duration)]
+    wait: Option<Duration>,
+    /// Share the lock with others who share it
+    #[arg(long, conflicts_with = "permits")]
+    shared: bool,
+    /// Be one of so many holders; all who use the lock give the same number
+    #[arg(long, value_name = "NUMBER")]
+    permits: Option<u32>,
+    /// Who asks, shown to others [default: host and process]
+    #[arg(long)]
+    owner: Option<String>,
+    /// Time for the command to end when the lease is lost
+    #[arg(long, value_name = "TIME", default_value = "5s")]
+    #[arg(value_parser = pintle::settings::parse_duration)]
+    grace: Duration,
+    /// The command. It finds PINTLE_LOCK, PINTLE_TOKEN and PINTLE_TOKEN_EPOCH in its environment
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    pub(crate) command: Vec<OsString>,
+}
+
+pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
+    session::with(global, async |client| match verb {
+        Verb::Run(arguments) => run_command(global, client, arguments).await,
+        Verb::Show { name } => show(global, client, &name).await,
+        Verb::List { prefix } => list(global, client, prefix).await,
+    })
+    .await
+}
+
+async fn run_command(
+    global: &Global,
+    client: &Client,
+    arguments: RunArguments,
+) -> anyhow::Result<Exit> {
+    let mut signals = Signals::to_end()?;
+    let lease = tokio::select! {
+        lease = acquire(global, client, &arguments) => lease?,
+        signal = signals.next() => {
+            return Err(Failure::new(Exit(128 + signal as u8), format!("ended by {signal}")));
+        }
+    };
+    drop(signals);
+    let mut variables = vec![("PINTLE_LOCK", arguments.name.clone())];
+    if let Some(token) = lease.token() {
+        variables.push(("PINTLE_TOKEN", token.value.to_string()));
+        variables.push(("PINTLE_TOKEN_EPOCH", token.epoch.clone()));
+        tracing::info!(lock = arguments.name, token = token.value, "held");
+    }
+    let outcome = match Job::start(&arguments.command, variables) {
+        Ok(mut job) => attend(&mut job, &lease, &arguments).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = lease.release().await {
+        eprintln!("pintle: the lock was not released, it will expire: {error}");
+    }
+    outcome
+}
+
+/// Waits for the end of the command, and brings it about when the lease is lost.
+async fn attend(job: &mut Job, lease: &HeldLease, run: &RunArguments) -> anyhow::Result<Exit> {
+    let reason = tokio::select! {
+        exit = job.ended() => return Ok(exit?),
+        reason = lease.lost() => reason,
+    };
+    eprintln!("pintle: lock {} is lost: {reason}; ending the command", run.name);
+    job.stop(run.grace).await?;
+    Err(Failure::new(Exit::LOST, format!("lock {} was lost while the command ran", run.name)))
+}
+
+async fn acquire(
+    global: &Global,
+    client: &Client,
+    arguments: &RunArguments,
+) -> anyhow::Result<HeldLease> {
+    let mode = match arguments.permits {
+        Some(permits) => Mode::Permit(permits),
+        None if arguments.shared => Mode::Shared,
+        None => Mode::Exclusive,
+    };
+    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let acquire = Acquire {
+        mode,
+        ttl_ms: milliseconds(arguments.ttl),
+        wait_ms: milliseconds(arguments.wait.unwrap_or(WAIT_MAX)),
+        owner: arguments.owner.clone().unwrap_or_else(this_process),
+    };
+    let lock = client.lock(&global.backend);
+    loop {
+        match lock.acquire(&arguments.name, acquire.clone()).await? {
+            AcquireOutcome::Held(lease) => return Ok(lease),
+            AcquireOutcome::Busy(_) if arguments.wait.is_none() => {}
+            AcquireOutcome::Busy(holders) => {
+                let names: Vec<String> = holders.iter().map(holder).collect();
+                let text = format!("lock {} is held by {}", arguments.name, names.join(", "));
+                return Err(Failure::new(Exit::LOST, text));
+            }
+        }
+    }
+}
+
+async fn show(global: &Global, client: &Client, name: &str) -> anyhow::Result<Exit> {
+    let state = client.lock(&global.backend).inspect(name).await?;
+    if global.is_json() {
+        output::json(&state)?;
+        return Ok(Exit::OK);
+    }
+    if state.holders.is_empty() && state.waiters.is_empty() {
+        output::line(&format!("{name} is free"))?;
+        return Ok(Exit::OK);
+    }
+    let mut table = Table::new(["", "OWNER", "MODE", "TOKEN", "SINCE", "CLAIM"]);
+    let holders = state.holders.iter().map(|claim| ("holds", claim));
+    let waiters = state.waiters.iter().map(|claim| ("waits", claim));
+    for (part, claim) in holders.chain(waiters) {
+        let token = claim.token.as_ref().map(|token| token.value.to_string());
+        table.row([
+            part.into(),
+            output::or_dash(claim.owner.clone()),
+            mode_text(claim.mode),
+            output::or_dash(token.unwrap_or_default()),
+            output::moment(claim.since_ms),
+            claim.claim_id.clone(),
+        ]);
+    }
+    table.print("")?;
+    Ok(Exit::OK)
+}
+
+async fn list(global: &Global, client: &Client, prefix: String) -> anyhow::Result<Exit> {
+    let lock = client.lock(&global.backend);
+    let mut query = ListQuery { prefix, ..ListQuery::default() };
+    let mut whole = LocksPage::default();
+    loop {
+        let page = lock.list(&query).await?;
+        whole.names.extend(page.names);
+        query.page = page.next;
+        if query.page.is_none() {
+            break;
+        }
+    }
+    if global.is_json() {
+        output::json(&whole)?;
+        return Ok(Exit::OK);
+    }
+    let mut table = Table::new(["LOCK"]);
+    for name in whole.names {
+        table.row([name]);
+    }
+    table.print("nobody holds or waits for a lock")?;
+    Ok(Exit::OK)
+}
+
+fn holder(claim: &Claim) -> String {
+    let owner = output::or_dash(claim.owner.clone());
+    match &claim.token {
+        Some(token) => format!("{owner} (token {})", token.value),
+        None => owner,
+    }
+}
+
+fn mode_text(mode: Mode) -> String {
+    match mode {
+        Mode::Exclusive => "exclusive".into(),
+        Mode::Shared => "shared".into(),
+        Mode::Permit(permits) => format!("1 of {permits}"),
+    }
+}
+
+fn this_process() -> String {
+    let host = nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".into());
+    format!("{host}/{}", std::process::id())
+}

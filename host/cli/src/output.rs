@@ -1,0 +1,159 @@
+//! Text for people and JSON for programs.
+
+use std::{
+    io::{self, Write},
+    time::{Duration, SystemTime},
+};
+
+use serde::Serialize;
+
+/// Longest value in a table or in a line about an event.
+const VALUE_CHARS_MAX: usize = 60;
+
+/// Prints a whole document as JSON.
+pub(crate) fn json(document: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer_pretty(&mut out, document)?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Prints one event as one line of JSON.
+pub(crate) fn json_line(document: &impl Serialize) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    serde_json::to_writer(&mut out, document)?;
+    out.write_all(b"\n")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Prints a line.
+pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+    let mut out = io::stdout().lock();
+    writeln!(out, "{text}")?;
+    out.flush()?;
+    Ok(())
+}
+
+/// Rows under headings, each column as wide as its widest cell.
+#[derive(Debug)]
+pub(crate) struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    pub(crate) fn new<const N: usize>(headings: [&str; N]) -> Self {
+        Self { rows: vec![headings.map(str::to_owned).into()] }
+    }
+
+    pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.rows.push(cells.into());
+    }
+
+    /// Prints the table; `empty` instead if it has no rows.
+    pub(crate) fn print(&self, empty: &str) -> anyhow::Result<()> {
+        if self.rows.len() < 2 {
+            eprintln!("{empty}");
+            return Ok(());
+        }
+        line(&self.render())
+    }
+
+    fn render(&self) -> String {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or_default();
+        let widths: Vec<usize> = (0..columns)
+            .map(|column| {
+                let cells = self.rows.iter().filter_map(|row| row.get(column));
+                cells.map(|cell| cell.chars().count()).max().unwrap_or_default()
+            })
+            .collect();
+        let lines: Vec<String> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let cells = row.iter().zip(&widths);
+                let padded: Vec<String> =
+                    cells.map(|(cell, width)| format!("{cell:width$}")).collect();
+                padded.join("  ").trim_end().to_owned()
+            })
+            .collect();
+        lines.join("\n")
+    }
+}
+
+/// Names and facts about one thing, below each other.
+pub(crate) fn facts(pairs: &[(&str, String)]) -> anyhow::Result<()> {
+    let width = pairs.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
+    for (name, value) in pairs {
+        if !value.is_empty() {
+            line(&format!("{name:width$}  {value}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A value on one line: control characters escaped, cut where it is long.
+pub(crate) fn preview(bytes: &[u8]) -> String {
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return format!("({} bytes)", bytes.len());
+    };
+    let mut shown = String::new();
+    for (count, character) in text.chars().enumerate() {
+        if count >= VALUE_CHARS_MAX {
+            shown.push('…');
+            break;
+        }
+        if character.is_control() {
+            shown.extend(character.escape_default());
+        } else {
+            shown.push(character);
+        }
+    }
+    shown
+}
+
+/// A moment, in milliseconds of the Unix epoch, in UTC.
+pub(crate) fn moment(epoch_ms: Option<u64>) -> String {
+    epoch_ms.map_or_else(
+        || "-".into(),
+        |ms| {
+            let time = SystemTime::UNIX_EPOCH + Duration::from_millis(ms);
+            humantime::format_rfc3339_seconds(time).to_string()
+        },
+    )
+}
+
+/// A text, or a dash for an empty one.
+pub(crate) fn or_dash(text: impl Into<String>) -> String {
+    let text = text.into();
+    if text.is_empty() { "-".into() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned_and_lines_have_no_trailing_blanks() {
+        let mut table = Table::new(["KEY", "VALUE"]);
+        table.row(["a".into(), "ü".into()]);
+        table.row(["long/key".into(), String::new()]);
+        assert_eq!(table.render(), "KEY       VALUE\na         ü\nlong/key");
+    }
+
+    #[test]
+    fn a_value_stays_on_one_line() {
+        assert_eq!(preview(b"a\nb\tc"), "a\\nb\\tc");
+        assert_eq!(preview(b"\xff\xfe"), "(2 bytes)");
+        let long = preview("x".repeat(100).as_bytes());
+        assert_eq!(long.chars().count(), VALUE_CHARS_MAX + 1);
+        assert!(preview(b"\x1b[31mred").starts_with("\\u{1b}"));
+    }
+
+    #[test]
+    fn moments_are_in_utc() {
+        assert_eq!(moment(Some(0)), "1970-01-01T00:00:00Z");
+        assert_eq!(moment(None), "-");
+    }
+}

@@ -1,0 +1,258 @@
+//! `pintle registry`: services and their instances.
+
+use std::{collections::BTreeMap, ffi::OsString, time::Duration};
+
+use clap::{Args, Subcommand};
+use futures::StreamExt;
+use pintle::settings::Endpoint;
+use pintle_client::{
+    Client,
+    api::{
+        event::InstanceEvent,
+        registry::{
+            InstanceHealth, InstanceSpec, InstanceState, InstancesPage, ListQuery, ServicesPage,
+        },
+    },
+    registration::{Registered, Standing},
+    registry::{InstanceName, RegisterOutcome},
+    watch::Delivery,
+};
+
+use crate::{
+    child::Job,
+    exit::{Exit, Failure},
+    global::Global,
+    output::{self, Table},
+    session,
+    signals::Signals,
+};
+
+/// What to do with the registry.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// List the services
+    Services,
+    /// List the instances of a service
+    List {
+        /// Name of the service
+        service: String,
+    },
+    /// Print the instances, then each change, one line each
+    Watch {
+        /// Name of the service; all of them if it is left out
+        service: Option<String>,
+    },
+    /// Keep an instance registered while a command runs
+    Run(RunArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Name of the service
+    service: String,
+    /// Where the instance is reached, like 127.0.0.1:8080
+    #[arg(long, value_name = "HOST:PORT")]
+    address: Endpoint,
+    /// Tells the instance apart within the service [default: its address]
+    #[arg(long)]
+    id: Option<String>,
+    /// Version of its program
+    #[arg(long, default_value = "", hide_default_value = true)]
+    version: String,
+    /// Where it runs
+    #[arg(long)]
+    zone: Option<String>,
+    /// Share of the load, 0 to 10000
+    #[arg(long, default_value_t = 100)]
+    weight: u32,
+    /// A label; may be given several times
+    #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// How long it stays registered after this process dies, 2s to 1h
+    #[arg(long, value_name = "TIME", default_value = "15s")]
+    #[arg(value_parser = pintle::settings::parse_duration)]
+    ttl: Duration,
+    /// The command. It finds PINTLE_SERVICE and PINTLE_INSTANCE in its environment
+    #[arg(last = true, required = true, value_name = "COMMAND")]
+    command: Vec<OsString>,
+}
+
+pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
+    session::with(global, async |client| match verb {
+        Verb::Services => services(global, client).await,
+        Verb::List { service } => list(global, client, &service).await,
+        Verb::Watch { service } => watch(global, client, service).await,
+        Verb::Run(arguments) => run_command(global, client, arguments).await,
+    })
+    .await
+}
+
+async fn services(global: &Global, client: &Client) -> anyhow::Result<Exit> {
+    let registry = client.registry(&global.backend);
+    let mut query = ListQuery::default();
+    let mut whole = ServicesPage::default();
+    loop {
+        let page = registry.services(&query).await?;
+        whole.services.extend(page.services);
+        query.page = page.next;
+        if query.page.is_none() {
+            break;
+        }
+    }
+    if global.is_json() {
+        output::json(&whole)?;
+        return Ok(Exit::OK);
+    }
+    let mut table = Table::new(["SERVICE", "INSTANCES"]);
+    for service in whole.services {
+        table.row([service.name, service.instances.to_string()]);
+    }
+    table.print("no services")?;
+    Ok(Exit::OK)
+}
+
+async fn list(global: &Global, client: &Client, service: &str) -> anyhow::Result<Exit> {
+    let registry = client.registry(&global.backend);
+    let mut query = ListQuery::default();
+    let mut whole = InstancesPage::default();
+    loop {
+        let page = registry.instances(service, &query).await?;
+        whole.instances.extend(page.instances);
+        query.page = page.next;
+        if query.page.is_none() {
+            break;
+        }
+    }
+    if global.is_json() {
+        output::json(&whole)?;
+        return Ok(Exit::OK);
+    }
+    let mut table = Table::new(["ID", "ADDRESS", "STATE", "WEIGHT", "VERSION", "ZONE", "SINCE"]);
+    for instance in whole.instances {
+        table.row([
+            instance.id.clone(),
+            address(&instance),
+            state(&instance).into(),
+            instance.weight.to_string(),
+            output::or_dash(instance.program_version),
+            output::or_dash(instance.zone.unwrap_or_default()),
+            output::moment(instance.registered_ms),
+        ]);
+    }
+    table.print(&format!("no instances of {service}"))?;
+    Ok(Exit::OK)
+}
+
+async fn watch(global: &Global, client: &Client, service: Option<String>) -> anyhow::Result<Exit> {
+    let mut signals = Signals::to_end()?;
+    let mut watch = client.registry(&global.backend).watch(service).await?;
+    loop {
+        let delivery = tokio::select! {
+            delivery = watch.next() => delivery,
+            _ = signals.next() => return Ok(Exit::OK),
+        };
+        match delivery {
+            Some(Ok(Delivery::Event(event))) if global.is_json() => output::json_line(&event)?,
+            Some(Ok(Delivery::Event(event))) => output::line(&describe(&event))?,
+            Some(Ok(Delivery::Disconnected(reason))) => {
+                eprintln!("{reason}; connecting again");
+            }
+            Some(Err(error)) => return Err(error.into()),
+            None => return Ok(Exit::OK),
+        }
+    }
+}
+
+async fn run_command(
+    global: &Global,
+    client: &Client,
+    arguments: RunArguments,
+) -> anyhow::Result<Exit> {
+    let RunArguments { service, address, id, version, zone, weight, labels, ttl, command } =
+        arguments;
+    let name = InstanceName { service, id: id.unwrap_or_else(|| address.to_string()) };
+    let spec = InstanceSpec {
+        version,
+        zone,
+        weight,
+        labels: BTreeMap::from_iter(labels),
+        ..InstanceSpec::new(address.host, address.port)
+    };
+    let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    let registry = client.registry(&global.backend);
+    let mut registered = match registry.register(name.clone(), spec, ttl_ms).await? {
+        RegisterOutcome::Registered(registered) => registered,
+        RegisterOutcome::Taken(other) => {
+            let text = format!(
+                "{}/{} is registered by somebody else, at {}: choose another --id",
+                name.service,
+                name.id,
+                self::address(&other)
+            );
+            return Err(Failure::new(Exit::LOST, text));
+        }
+    };
+    tracing::info!(service = name.service, id = name.id, "registered");
+    let variables =
+        vec![("PINTLE_SERVICE", name.service.clone()), ("PINTLE_INSTANCE", name.id.clone())];
+    let outcome = match Job::start(&command, variables) {
+        Ok(mut job) => attend(&mut job, &mut registered).await,
+        Err(error) => Err(error),
+    };
+    if let Err(error) = registered.deregister().await {
+        eprintln!("not deregistered, it will expire: {error}");
+    }
+    outcome
+}
+
+/// Waits for the end of the command and tells of the registration meanwhile.
+async fn attend(job: &mut Job, registered: &mut Registered) -> anyhow::Result<Exit> {
+    loop {
+        tokio::select! {
+            exit = job.ended() => return Ok(exit?),
+            standing = registered.changed() => match standing {
+                Standing::Registered => eprintln!("pintle: registered again"),
+                Standing::Doubtful(reason) => {
+                    eprintln!("pintle: perhaps not registered at the moment: {reason}");
+                }
+                Standing::Taken(other) => {
+                    eprintln!("pintle: somebody else has the name now: {}", address(&other));
+                }
+            },
+        }
+    }
+}
+
+fn describe(event: &InstanceEvent) -> String {
+    match event {
+        InstanceEvent::SnapshotBegin => "snapshot-begin".into(),
+        InstanceEvent::SnapshotEnd => "snapshot-end".into(),
+        InstanceEvent::Put(put) => {
+            let InstanceState { service, id, weight, .. } = &put.instance;
+            let (address, state) = (address(&put.instance), state(&put.instance));
+            format!("put       {service}  {id}  {address}  {state}  weight {weight}")
+        }
+        InstanceEvent::Removed(removed) => {
+            format!("removed   {}  {}", removed.service, removed.id)
+        }
+        InstanceEvent::Resync(resync) => format!("resync    {}", resync.reason),
+    }
+}
+
+fn address(instance: &InstanceState) -> String {
+    Endpoint { host: instance.host.clone(), port: instance.port }.to_string()
+}
+
+fn state(instance: &InstanceState) -> &'static str {
+    match (instance.enabled, instance.health) {
+        (false, _) => "disabled",
+        (true, InstanceHealth::Unhealthy) => "unhealthy",
+        (true, InstanceHealth::Healthy) => "healthy",
+        (true, InstanceHealth::Unknown) => "enabled",
+    }
+}
+
+fn label(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("expected NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}

@@ -1,0 +1,134 @@
+//! `pintle serve`: the host with its HTTP API.
+
+use std::{
+    io::{self, IsTerminal},
+    net::SocketAddr,
+};
+
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use pintle::Pintle;
+use pintle_server::Api;
+use tokio::net::TcpListener;
+use tracing_subscriber::fmt;
+
+use crate::{
+    exit::{Exit, Failure},
+    global::Global,
+    output,
+    runtime_file::{Record, RuntimeFile},
+    signals::Signals,
+};
+
+/// How to serve.
+#[derive(Debug, Args)]
+pub(crate) struct Arguments {
+    /// Address and port, instead of `listen` of [server]; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// Form of the log on standard error
+    #[arg(long, value_enum, default_value_t = LogForm::Text)]
+    log: LogForm,
+}
+
+/// Form of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum LogForm {
+    /// For people
+    Text,
+    /// One JSON document for each line
+    Json,
+}
+
+pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit> {
+    log(global, arguments.log);
+    let mut settings = global.load_settings()?;
+    if let Some(listen) = arguments.listen {
+        settings.server.listen = listen;
+    }
+    let data_root = settings.data_root()?;
+    let mut signals = Signals::to_end()?;
+    // First of all, because it is the most likely to fail and leaves nothing behind.
+    let listener = bind(settings.server.listen).await?;
+    let address = listener.local_addr()?;
+    let pintle = tokio::select! {
+        started = Pintle::builder().settings(settings).start() => started?,
+        signal = signals.next() => {
+            return Err(Failure::new(Exit(128 + signal as u8), format!("ended by {signal}")));
+        }
+    };
+    let api = Api::new(pintle.clone());
+    let url = format!("http://{address}");
+    let file = RuntimeFile::write(&data_root, Record::of_this_process(url.clone()))
+        .with_context(|| format!("below the data directory {}", data_root.display()))?;
+    greet(global, &url)?;
+
+    let stop = async {
+        let signal = signals.next().await;
+        tracing::info!(%signal, "stopping; once more to stop at once");
+    };
+    let mut again = Signals::to_end()?;
+    let graceful = async {
+        let served = api.serve(listener, stop).await;
+        drop(file);
+        pintle.shutdown().await;
+        served
+    };
+    tokio::pin!(graceful);
+    let mut received = 0;
+    let outcome = loop {
+        tokio::select! {
+            served = &mut graceful => break served,
+            signal = again.next() => {
+                received += 1;
+                if received > 1 {
+                    return Err(Failure::new(Exit(128 + signal as u8), "stopped at once"));
+                }
+            }
+        }
+    };
+    outcome.context("the server ended")?;
+    tracing::info!("stopped");
+    Ok(Exit::OK)
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    pintle_server::check_address(address)
+        .map_err(|error| Failure::new(Exit::USAGE, error.to_string()))?;
+    TcpListener::bind(address).await.map_err(|error| {
+        let text = if error.kind() == io::ErrorKind::AddrInUse {
+            format!(
+                "{address} is in use, perhaps by another `pintle serve`: stop it, or choose another \
+                 address with --listen or `listen` of [server]"
+            )
+        } else {
+            format!("cannot listen on {address}: {error}")
+        };
+        Failure::new(Exit::FAILED, text)
+    })
+}
+
+fn log(global: &Global, form: LogForm) {
+    let quiet = "warn,pintle=info,pintle_server=info,pintle_cli=info,plugin=info";
+    let subscriber = fmt().with_env_filter(global.log_filter(quiet)).with_writer(std::io::stderr);
+    match form {
+        LogForm::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogForm::Json => subscriber.json().flatten_event(true).init(),
+    }
+}
+
+fn greet(global: &Global, url: &str) -> anyhow::Result<()> {
+    if global.is_json() {
+        return output::json_line(&serde_json::json!({ "url": url, "pid": std::process::id() }));
+    }
+    let pintle = std::env::args().next().unwrap_or_else(|| "pintle".into());
+    output::line(&format!("Pintle serves at {url}"))?;
+    output::line("")?;
+    output::line("Try, in another shell:")?;
+    output::line(&format!("  {pintle} config watch --prefix app"))?;
+    output::line(&format!("  {pintle} config put app/greeting hello"))?;
+    output::line(&format!("  {pintle} lock run jobs/nightly -- sh -c 'echo token $PINTLE_TOKEN'"))?;
+    output::line(&format!("  curl {url}/v1/backends/default/config/keys/app/greeting"))?;
+    output::line("")?;
+    output::line("Ctrl-C stops it.")
+}

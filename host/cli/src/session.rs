@@ -1,0 +1,81 @@
+//! The way to a host: over HTTP to one that runs, or within this process.
+
+use anyhow::Context;
+use pintle::Pintle;
+use pintle_client::Client;
+use pintle_server::Api;
+
+use crate::{global::Global, runtime_file};
+
+/// A host to speak to, for the time of one command.
+pub(crate) struct Session {
+    /// Speaks to it.
+    pub(crate) client: Client,
+    /// The host, if it is within this process.
+    host: Option<(Pintle, Api)>,
+}
+
+impl Session {
+    /// Finds the server that was named, or the one that runs on the same data directory, or else
+    /// starts a host in this process.
+    pub(crate) async fn open(global: &Global) -> anyhow::Result<Self> {
+        let client = match find_server(global).await? {
+            Some(client) => client,
+            None => return Self::in_process(global).await,
+        };
+        Ok(Self { client: client.with_timeout(global.timeout), host: None })
+    }
+
+    async fn in_process(global: &Global) -> anyhow::Result<Self> {
+        tracing::info!("no server runs; working in this process");
+        let settings = global.load_settings()?;
+        let pintle = Pintle::builder().settings(settings).start().await?;
+        let api = Api::new(pintle.clone());
+        let client = Client::in_process(api.router()).with_timeout(global.timeout);
+        Ok(Self { client, host: Some((pintle, api)) })
+    }
+
+    /// Ends what is left of the command: releases what it held, stops the host in this process.
+    pub(crate) async fn close(self) {
+        self.client.finish().await;
+        if let Some((pintle, api)) = self.host {
+            api.drain().await;
+            pintle.shutdown().await;
+        }
+    }
+}
+
+/// Runs a verb in a session and closes that, whatever comes of it.
+pub(crate) async fn with<T>(
+    global: &Global,
+    verb: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let session = Session::open(global).await?;
+    let result = verb(&session.client).await;
+    session.close().await;
+    result
+}
+
+async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
+    if let Some(url) = &global.server {
+        return Ok(Some(Client::http(url)?));
+    }
+    let settings = global.load_settings()?;
+    let root = settings.data_root()?;
+    let Some(record) = runtime_file::read(&root) else { return Ok(None) };
+    if !record.is_alive() {
+        tracing::info!(pid = record.pid, "the server that ran here last is gone");
+        return Ok(None);
+    }
+    let client = Client::http(&record.url)
+        .with_context(|| format!("in {}", runtime_file::path(&root).display()))?;
+    match client.admin().liveness().await {
+        Ok(liveness) if i32::try_from(liveness.pid).ok() == Some(record.pid) => Ok(Some(client)),
+        Ok(_) => Ok(None),
+        // Its number may have gone to another process since.
+        Err(error) => {
+            tracing::info!(url = record.url, %error, "no server answers where one ran last");
+            Ok(None)
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Locks and the leases on them.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    response::Response,
+    routing::{delete, get, post},
+};
+use futures::StreamExt;
+use pintle_api::lock::{Acquire, Lease, LeaseQuery, ListQuery, LockState, LocksPage, Released};
+
+use super::{AppState, page_limit};
+use crate::{
+    convert::lock as convert,
+    extract::{Document, Names, Parameters},
+    failure::{Answer, Failure},
+    leases::LeaseName,
+    state::State,
+    stream::{self, Positioned},
+};
+
+/// Longest wait of one request for the loss of a lease.
+const LOSS_WAIT_MAX: Duration = Duration::from_secs(60);
+
+pub(super) fn routes() -> Router<Arc<State>> {
+    Router::new()
+        .route("/v1/backends/{backend}/locks", get(list))
+        .route("/v1/backends/{backend}/locks/{name}", get(inspect))
+        .route("/v1/backends/{backend}/locks/{name}/watch", get(watch))
+        .route("/v1/backends/{backend}/locks/{name}/claims/{claim}", delete(force_release))
+        .route(
+            "/v1/backends/{backend}/locks/{name}/leases/{id}",
+            get(read).put(acquire).delete(release),
+        )
+        .route("/v1/backends/{backend}/locks/{name}/leases/{id}/keepalive", post(keepalive))
+}
+
+async fn list(
+    axum::extract::State(state): AppState,
+    Names(backend): Names<String>,
+    Parameters(query): Parameters<ListQuery>,
+) -> Answer<Json<LocksPage>> {
+    let lock = state.pintle.lock(&backend)?;
+    let page = lock.list(&query.prefix, query.page, page_limit(query.limit)?).await?;
+    Ok(Json(LocksPage { names: page.names, next: page.next }))
+}
+
+async fn inspect(
+    axum::extract::State(state): AppState,
+    Names((backend, name)): Names<(String, String)>,
+) -> Answer<Json<LockState>> {
+    let found = state.pintle.lock(&backend)?.inspect(&name).await?;
+    Ok(Json(convert::state(&found)))
+}
+
+async fn watch(
+    axum::extract::State(state): AppState,
+    Names((backend, name)): Names<(String, String)>,
+) -> Answer<Response> {
+    let watch = state.pintle.lock(&backend)?.watch(&name).await?;
+    let events = watch.map(|item| {
+        let event = convert::state(&item.map_err(Failure::from)?);
+        Ok(Positioned { event, id: None })
+    });
+    Ok(stream::respond(events, state.stopping.clone()))
+}
+
+async fn force_release(
+    axum::extract::State(state): AppState,
+    Names((backend, name, claim)): Names<(String, String, String)>,
+) -> Answer<Json<Released>> {
+    let released = state.pintle.lock(&backend)?.force_release(&name, &claim).await?;
+    Ok(Json(Released { released }))
+}
+
+async fn acquire(
+    axum::extract::State(state): AppState,
+    Names(names): Names<(String, String, String)>,
+    Document(acquire): Document<Acquire>,
+) -> Answer<Json<Lease>> {
+    let lock = state.pintle.lock(&names.0)?;
+    let name = LeaseName { backend: lock.backend().to_owned(), lock: names.1, id: names.2 };
+    state.leases.acquire(lock, name, acquire).await.map(Json)
+}
+
+async fn keepalive(
+    axum::extract::State(state): AppState,
+    Names(names): Names<(String, String, String)>,
+) -> Answer<Json<Lease>> {
+    let name = lease_name(&state, names)?;
+    state.leases.keepalive(&name).map(Json)
+}
+
+async fn read(
+    axum::extract::State(state): AppState,
+    Names(names): Names<(String, String, String)>,
+    Parameters(query): Parameters<LeaseQuery>,
+) -> Answer<Json<Lease>> {
+    let name = lease_name(&state, names)?;
+    let wait = Duration::from_millis(query.wait_ms.unwrap_or_default()).min(LOSS_WAIT_MAX);
+    state.leases.read(&name, wait).await.map(Json)
+}
+
+async fn release(
+    axum::extract::State(state): AppState,
+    Names(names): Names<(String, String, String)>,
+) -> Answer<Json<Released>> {
+    let name = lease_name(&state, names)?;
+    Ok(Json(Released { released: state.leases.release(&name).await? }))
+}
+
+fn lease_name(state: &State, names: (String, String, String)) -> Answer<LeaseName> {
+    let (backend, lock, id) = names;
+    let backend = state.pintle.lock(&backend)?.backend().to_owned();
+    Ok(LeaseName { backend, lock, id })
+}

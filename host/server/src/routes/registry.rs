@@ -1,0 +1,160 @@
+//! Services and their instances.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Json, Router,
+    http::StatusCode,
+    response::Response,
+    routing::{get, post, put},
+};
+use futures::StreamExt;
+use pintle::registry::{AddOutcome, RemoveOutcome};
+use pintle_api::{
+    problem::code,
+    registry::{
+        InstancesPage, ListQuery, Override, OwnerQuery, Register, Registration, RegistrationStatus,
+        Removed, Service, ServicesPage, WatchQuery,
+    },
+};
+
+use super::{AppState, page_limit};
+use crate::{
+    convert::{config::consistency, registry as convert},
+    extract::{Document, Names, Parameters},
+    failure::{Answer, Failure},
+    registrations::{RegistrationName, taken},
+    state::State,
+    stream::{self, Positioned},
+};
+
+pub(super) fn routes() -> Router<Arc<State>> {
+    const INSTANCE: &str = "/v1/backends/{backend}/registry/services/{service}/instances/{id}";
+    Router::new()
+        .route("/v1/backends/{backend}/registry/services", get(services))
+        .route("/v1/backends/{backend}/registry/services/{service}/instances", get(instances))
+        .route(INSTANCE, put(register).delete(remove))
+        .route(&format!("{INSTANCE}/keepalive"), post(keepalive))
+        .route(&format!("{INSTANCE}/override"), put(set_override).delete(clear_override))
+        .route("/v1/backends/{backend}/registry/watch", get(watch))
+}
+
+async fn services(
+    axum::extract::State(state): AppState,
+    Names(backend): Names<String>,
+    Parameters(query): Parameters<ListQuery>,
+) -> Answer<Json<ServicesPage>> {
+    if query.consistency.is_some() {
+        return Err(Failure::invalid("query: services have no `consistency`, instances do"));
+    }
+    let registry = state.pintle.registry(&backend)?;
+    let page = registry.services(query.page, page_limit(query.limit)?).await?;
+    let services = page.services.into_iter();
+    Ok(Json(ServicesPage {
+        services: services.map(|s| Service { name: s.name, instances: s.instances }).collect(),
+        next: page.next,
+    }))
+}
+
+async fn instances(
+    axum::extract::State(state): AppState,
+    Names((backend, service)): Names<(String, String)>,
+    Parameters(query): Parameters<ListQuery>,
+) -> Answer<Json<InstancesPage>> {
+    let registry = state.pintle.registry(&backend)?;
+    let limit = page_limit(query.limit)?;
+    let consistency = query.consistency.map(consistency);
+    let page = registry.instances(&service, query.page, limit, consistency).await?;
+    let instances = page.instances.iter().map(convert::state).collect();
+    Ok(Json(InstancesPage { instances, next: page.next }))
+}
+
+async fn register(
+    axum::extract::State(state): AppState,
+    Names((backend, service, id)): Names<(String, String, String)>,
+    Document(register): Document<Register>,
+) -> Answer<Json<Registration>> {
+    let registry = state.pintle.registry(&backend)?;
+    let instance = convert::instance(service, id, register.instance);
+    if !register.persistent {
+        if register.replace {
+            return Err(Failure::invalid("body: `replace` goes with `persistent`"));
+        }
+        let ttl = Duration::from_millis(register.ttl_ms);
+        let registration = state.registrations.put(&registry, instance, register.owner, ttl).await;
+        return registration.map(Json);
+    }
+    match registry.add(instance, register.replace).await? {
+        AddOutcome::Stored => {
+            let status = RegistrationStatus::Registered;
+            Ok(Json(Registration { status, reason: None, valid_for_ms: None }))
+        }
+        AddOutcome::Taken(present) => Err(taken(&present)),
+    }
+}
+
+async fn keepalive(
+    axum::extract::State(state): AppState,
+    Names(names): Names<(String, String, String)>,
+    Parameters(query): Parameters<OwnerQuery>,
+) -> Answer<Json<Registration>> {
+    let name = registration_name(&state, names)?;
+    state.registrations.keepalive(&name, &query.owner).map(Json)
+}
+
+async fn remove(
+    axum::extract::State(state): AppState,
+    Names(names): Names<(String, String, String)>,
+    Parameters(query): Parameters<OwnerQuery>,
+) -> Answer<Json<Removed>> {
+    let name = registration_name(&state, names)?;
+    if state.registrations.remove(&name, &query.owner).await? {
+        return Ok(Json(Removed { removed: true }));
+    }
+    let registry = state.pintle.registry(&name.backend)?;
+    match registry.remove(&name.service, &name.id).await? {
+        RemoveOutcome::Removed => Ok(Json(Removed { removed: true })),
+        RemoveOutcome::Absent => Ok(Json(Removed { removed: false })),
+        RemoveOutcome::Ephemeral => {
+            let detail = format!("{}/{} is kept by a live owner", name.service, name.id);
+            Err(Failure::of(code::TAKEN, detail).advice("stop its owner, or disable it"))
+        }
+    }
+}
+
+async fn set_override(
+    axum::extract::State(state): AppState,
+    Names((backend, service, id)): Names<(String, String, String)>,
+    Document(operator): Document<Override>,
+) -> Answer<StatusCode> {
+    let registry = state.pintle.registry(&backend)?;
+    registry.set_override(&service, &id, Some(convert::operator(operator))).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn clear_override(
+    axum::extract::State(state): AppState,
+    Names((backend, service, id)): Names<(String, String, String)>,
+) -> Answer<StatusCode> {
+    state.pintle.registry(&backend)?.set_override(&service, &id, None).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn watch(
+    axum::extract::State(state): AppState,
+    Names(backend): Names<String>,
+    Parameters(query): Parameters<WatchQuery>,
+) -> Answer<Response> {
+    let watch = state.pintle.registry(&backend)?.watch(query.service).await?;
+    let events = watch.map(|item| {
+        let event = convert::event(item.map_err(Failure::from)?);
+        Ok(Positioned { event, id: None })
+    });
+    Ok(stream::respond(events, state.stopping.clone()))
+}
+
+fn registration_name(state: &State, names: (String, String, String)) -> Answer<RegistrationName> {
+    let (backend, service, id) = names;
+    let backend = state.pintle.registry(&backend)?.backend().to_owned();
+    Ok(RegistrationName { backend, service, id })
+}
