@@ -111,7 +111,6 @@ impl Family {
         }
         let mut command = Command::new(workspace.target.join(profile.folder()).join(&program));
         command.current_dir(&workspace.root).args(arguments).arg("--json").arg(&file);
-        command.env("PINTLE_PLUGINS__DIR", build::plugins_folder(workspace));
         let status = command.status().with_context(|| format!("cannot run {program}"))?;
         // It may exit with 1 for a row that fails: the rows say so better.
         let text = std::fs::read_to_string(&file)

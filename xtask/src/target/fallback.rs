@@ -64,9 +64,9 @@ pub(super) fn provide(compiler: &Compiler) -> Result<PathBuf> {
     cache::provide(&entry(compiler), |folder| make(compiler, folder))
 }
 
-/// Changes with the compiler and with the pins.
+/// Changes with the compiler, with the pins, and with the number that stands for this recipe.
 fn entry(compiler: &Compiler) -> String {
-    let key = format!("{}\n{}\n{}\n{FLAGS}", compiler.verbose, SOURCE.sha256, LIBC.sha256);
+    let key = format!("2\n{}\n{}\n{}\n{FLAGS}", compiler.verbose, SOURCE.sha256, LIBC.sha256);
     let digest = cache::digest_of_text(&key);
     format!("toolchains/{}-{NAME}-{}", compiler.release, digest.get(..12).unwrap_or(&digest))
 }
@@ -84,7 +84,7 @@ fn make(compiler: &Compiler, folder: &Path) -> Result<()> {
     LIBC.unpack(&apt, &work, &libc)?;
 
     cache::progress("compiling the standard library (about a minute)");
-    let built = compile(folder, &work, &work.join(library).join("sysroot"))?;
+    let built = compile(folder, &work, &work.join(library))?;
     install(folder, &built, &work.join(libc))?;
     fs::remove_dir_all(&work).map_err(Error::file("remove", &work))?;
     cache::progress("the private toolchain is ready");
@@ -99,17 +99,19 @@ impl Package {
     }
 }
 
-fn compile(toolchain: &Path, work: &Path, source: &Path) -> Result<PathBuf> {
+fn compile(toolchain: &Path, work: &Path, library: &Path) -> Result<PathBuf> {
     let target = work.join("target");
+    // As in a released standard library, panic messages name no folder of this machine.
+    let flags = format!("{FLAGS} --remap-path-prefix={}=/rustc/{RELEASE}", library.display());
     let mut cargo = private_cargo(toolchain);
     cargo
-        .current_dir(source)
+        .current_dir(library.join("sysroot"))
         .args(["build", "--locked", "--release", "--target", NAME])
         .args(["--features", "panic-unwind backtrace"])
         .env("CARGO_TARGET_DIR", &target)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("__CARGO_DEFAULT_LIB_METADATA", "stablestd")
-        .env("RUSTFLAGS", FLAGS)
+        .env("RUSTFLAGS", flags)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET");
     process::run(&mut cargo).context("the standard library did not compile")?;

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use crate::report::{Counts, Finding, seconds};
 use crate::suites::Suite;
 use crate::workspace::Workspace;
-use crate::{build, cargo, process};
+use crate::{cargo, process};
 
 /// A test program that runs longer hangs.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
@@ -94,7 +94,7 @@ impl Executables {
                     continue;
                 }
                 let start = Instant::now();
-                let ran = executable.run(workspace, package.folder(), &[], Show::Failures)?;
+                let ran = executable.run(package.folder(), &[], Show::Failures)?;
                 if ran != Counts::default() {
                     let took = seconds(start.elapsed());
                     eprintln!(
@@ -124,7 +124,7 @@ impl Executables {
         if suite.ignored {
             arguments.push("--ignored");
         }
-        let counts = executable.run(workspace, package.folder(), &arguments, Show::All)?;
+        let counts = executable.run(package.folder(), &arguments, Show::All)?;
         Ok(Finding { counts, detail: String::new() })
     }
 
@@ -155,17 +155,10 @@ enum Show {
 }
 
 impl Executable {
-    fn run(
-        &self,
-        workspace: &Workspace,
-        folder: &Path,
-        arguments: &[&str],
-        show: Show,
-    ) -> Result<Counts> {
+    fn run(&self, folder: &Path, arguments: &[&str], show: Show) -> Result<Counts> {
         let mut command = Command::new(&self.path);
         // The folder and the variable that `cargo test` gives.
         command.args(arguments).current_dir(folder).env("CARGO_MANIFEST_DIR", folder);
-        command.env("PINTLE_PLUGINS__DIR", build::plugins_folder(workspace));
         run_counting(&mut command, &self.target, show)
     }
 }
