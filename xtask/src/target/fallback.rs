@@ -64,9 +64,9 @@ pub(super) fn provide(compiler: &Compiler) -> Result<PathBuf> {
     cache::provide(&entry(compiler), |folder| make(compiler, folder))
 }
 
-/// Changes with the compiler, with the pins, and with the number that stands for this recipe.
+/// Changes with the compiler and with the pins.
 fn entry(compiler: &Compiler) -> String {
-    let key = format!("2\n{}\n{}\n{}\n{FLAGS}", compiler.verbose, SOURCE.sha256, LIBC.sha256);
+    let key = format!("{}\n{}\n{}\n{FLAGS}", compiler.verbose, SOURCE.sha256, LIBC.sha256);
     let digest = cache::digest_of_text(&key);
     format!("toolchains/{}-{NAME}-{}", compiler.release, digest.get(..12).unwrap_or(&digest))
 }
@@ -101,8 +101,6 @@ impl Package {
 
 fn compile(toolchain: &Path, work: &Path, library: &Path) -> Result<PathBuf> {
     let target = work.join("target");
-    // As in a released standard library, panic messages name no folder of this machine.
-    let flags = format!("{FLAGS} --remap-path-prefix={}=/rustc/{RELEASE}", library.display());
     let mut cargo = private_cargo(toolchain);
     cargo
         .current_dir(library.join("sysroot"))
@@ -111,7 +109,7 @@ fn compile(toolchain: &Path, work: &Path, library: &Path) -> Result<PathBuf> {
         .env("CARGO_TARGET_DIR", &target)
         .env("RUSTC_BOOTSTRAP", "1")
         .env("__CARGO_DEFAULT_LIB_METADATA", "stablestd")
-        .env("RUSTFLAGS", flags)
+        .env("RUSTFLAGS", FLAGS)
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .env_remove("CARGO_BUILD_TARGET");
     process::run(&mut cargo).context("the standard library did not compile")?;
