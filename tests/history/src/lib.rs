@@ -16,7 +16,7 @@ mod report;
 mod resource;
 mod watch;
 
-pub use linearizable::{CONFIGURATIONS_MAX, check_linearizable};
+pub use linearizable::{TRIALS_MAX, check_linearizable};
 pub use lock::{Holding, LockHistory, LockMode, Token, check_locks};
 pub use register::{Answer, Call, Entry, Expect, History, Operation, Outcome, Pending};
 pub use report::{Report, Violation};

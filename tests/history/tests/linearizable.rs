@@ -400,11 +400,11 @@ fn spoil(history: &mut [Operation], seed: u64) -> bool {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(50) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
 
     #[test]
     fn histories_of_a_correct_register_pass(
-        seed: u64, clients in 1u32..9, keys in 1u64..4, lost in 0u64..20,
+        seed: u64, clients in 1u32..9, keys in 1u64..4, lost in 0u64..25,
     ) {
         let history = simulate(seed, clients, keys, 400, lost);
         let report = check_linearizable(&history);

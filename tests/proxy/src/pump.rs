@@ -376,16 +376,12 @@ async fn read(from: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
 }
 
 fn close(stream: TcpStream, cut: Cut) {
-    match cut {
-        // Failures here and below mean that the peer is gone already.
-        Cut::Reset => drop(stream.set_zero_linger()),
-        Cut::Close => {
-            let _ = shut_write(&stream);
-            // Unread bytes would turn the close into a reset.
-            let mut buffer = vec![0; CHUNK_LEN_MAX];
-            while matches!(stream.try_read(&mut buffer), Ok(n) if n > 0) {}
-        }
-    }
+    // Failures mean that the peer is gone already.
+    let _ = match cut {
+        Cut::Reset => stream.set_zero_linger(),
+        // Its own step: closing with unread bytes would be a reset and nothing before it.
+        Cut::Close => shut_write(&stream),
+    };
 }
 
 fn shut_write(stream: &TcpStream) -> io::Result<()> {

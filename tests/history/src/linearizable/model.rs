@@ -64,8 +64,7 @@ pub(crate) struct Model {
     steps: Vec<Step>,
     /// The values that were seen under a version.
     values_of: HashMap<Name, Vec<Name>>,
-    /// Values that some answer shows.
-    shown: Vec<Name>,
+    values_len: usize,
 }
 
 impl Model {
@@ -75,7 +74,8 @@ impl Model {
         for (index, operation) in operations.iter().enumerate() {
             steps.extend(step(index, operation, &mut names));
         }
-        let mut model = Model { steps, values_of: HashMap::new(), shown: Vec::new() };
+        let values_len = names.values.len();
+        let mut model = Model { steps, values_of: HashMap::new(), values_len };
         model.learn();
         model
     }
@@ -83,10 +83,7 @@ impl Model {
     fn learn(&mut self) {
         for step in &self.steps {
             let (value, version) = match (step.action, step.result) {
-                (_, Some(Result::Shows(State::Present { value, version }))) => {
-                    self.shown.push(value);
-                    (value, version)
-                }
+                (_, Some(Result::Shows(State::Present { value, version }))) => (value, version),
                 (Action::Put(value, _), Some(Result::Done { version })) => (value, version),
                 _ => continue,
             };
@@ -97,17 +94,41 @@ impl Model {
                 }
             }
         }
-        self.shown.sort_unstable();
-        self.shown.dedup();
     }
 
     pub(crate) fn steps(&self) -> Vec<Step> {
         self.steps.clone()
     }
 
-    /// Whether any answer shows this value.
-    pub(crate) fn is_shown(&self, value: Name) -> bool {
-        self.shown.binary_search(&value).is_ok()
+    pub(crate) fn values_len(&self) -> usize {
+        self.values_len
+    }
+
+    /// One state of each kind that these steps can tell from others.
+    pub(crate) fn states_that_matter(&self, steps: &[Step]) -> Vec<State> {
+        const ANY_OTHER: Name = Name::MAX;
+        let mut values: Vec<Name> =
+            steps.iter().flat_map(|step| self.needed_values(step)).chain([ANY_OTHER]).collect();
+        values.sort_unstable();
+        values.dedup();
+        let present = values.into_iter().map(|value| State::Present { value, version: None });
+        present.chain([State::Absent]).collect()
+    }
+
+    /// The values of which one has to be there for this step.
+    pub(crate) fn needed_values<'a>(&'a self, step: &Step) -> impl Iterator<Item = Name> + use<'a> {
+        let shown = match step.result {
+            Some(Result::Shows(State::Present { value, .. })) => Some(value),
+            _ => None,
+        };
+        let guarded = match (step.action, step.result) {
+            (
+                Action::Put(_, Guard::Version(version)) | Action::Delete(Guard::Version(version)),
+                None | Some(Result::Done { .. }),
+            ) => self.values_of_version(version),
+            _ => None,
+        };
+        shown.into_iter().chain(guarded.into_iter().flatten().copied())
     }
 
     /// The values that were seen under this version, if it was seen at all.

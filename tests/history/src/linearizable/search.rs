@@ -13,11 +13,21 @@ pub(crate) enum Verdict {
     GaveUp,
 }
 
-/// Looks for an order of these steps that the model allows; answers the configurations visited too.
-pub(crate) fn run(model: &Model, steps: &[Step], configurations_max: usize) -> (Verdict, usize) {
+/// How a search ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Found {
+    pub(crate) verdict: Verdict,
+    /// How many steps were tried.
+    pub(crate) trials: usize,
+    /// The return that no order got past, of those that got furthest.
+    pub(crate) stuck_at: u64,
+}
+
+/// Looks for an order of these steps, from this state on, that the model allows.
+pub(crate) fn run(model: &Model, steps: &[Step], before: State, trials_max: usize) -> Found {
     let mut search = Search::new(model, steps);
-    let verdict = search.run(configurations_max);
-    (verdict, search.visited.count)
+    let verdict = search.run(before, trials_max);
+    Found { verdict, trials: search.trials, stuck_at: search.stuck_at }
 }
 
 /// How many unknown operations may have to come one after the other before an answered one fits.
@@ -29,7 +39,12 @@ struct Search<'a> {
     events: Events,
     unknown: Rc<Unknown>,
     used: Vec<bool>,
-    visited: Visited,
+    /// Of each value, how many steps are still to come that see it or need its version.
+    wanted: Vec<u32>,
+    /// Done answered steps and state, with the unknown steps that were used on the way there.
+    visited: HashMap<(u128, State), Vec<Used>>,
+    trials: usize,
+    stuck_at: u64,
 }
 
 /// One way to go on: unknown steps that make it possible, then an answered one.
@@ -60,12 +75,15 @@ impl<'a> Search<'a> {
             events: Events::new(steps),
             unknown: Rc::new(Unknown::new(model, steps)),
             used: vec![false; steps.len()],
-            visited: Visited::default(),
+            wanted: wanted(model, steps),
+            visited: HashMap::new(),
+            trials: 0,
+            stuck_at: 0,
         }
     }
 
-    fn run(&mut self, configurations_max: usize) -> Verdict {
-        let mut path = vec![self.frame(State::Absent, None, 0, Rc::default())];
+    fn run(&mut self, before: State, trials_max: usize) -> Verdict {
+        let mut path = vec![self.frame(before, None, 0, Rc::default())];
         while let Some(frame) = path.last_mut() {
             if self.events.is_empty() {
                 return Verdict::Linearizable;
@@ -81,13 +99,16 @@ impl<'a> Search<'a> {
             };
             let done = frame.done ^ mark(next.step);
             let used = with(&frame.used, &next.chain);
-            if !self.visited.insert(done, next.after, &used) {
+            self.trials += 1;
+            // What is wanted of whom depends on what is done, this move included.
+            self.apply(&next);
+            if !self.is_new(done, next.after, &used) {
+                self.undo(&next);
                 continue;
             }
-            if self.visited.count > configurations_max {
+            if self.trials > trials_max {
                 return Verdict::GaveUp;
             }
-            self.apply(&next);
             let frame = self.frame(next.after, Some(next), done, used);
             path.push(frame);
         }
@@ -101,6 +122,9 @@ impl<'a> Search<'a> {
 
     fn apply(&mut self, next: &Move) {
         self.events.take_out(next.step);
+        for value in self.model.needed_values(&self.steps[next.step]) {
+            self.wanted[value as usize] -= 1;
+        }
         for step in &next.chain {
             self.used[*step] = true;
         }
@@ -108,6 +132,9 @@ impl<'a> Search<'a> {
 
     fn undo(&mut self, last: &Move) {
         self.events.put_back(last.step);
+        for value in self.model.needed_values(&self.steps[last.step]) {
+            self.wanted[value as usize] += 1;
+        }
         for step in &last.chain {
             self.used[*step] = false;
         }
@@ -131,6 +158,8 @@ impl<'a> Search<'a> {
     /// Moves that unknown steps make possible, the most promising last.
     fn enabled_moves(&mut self, state: State) -> Vec<Move> {
         let (candidates, bound) = self.events.front();
+        // Only asked for where nothing else goes on.
+        self.stuck_at = self.stuck_at.max(bound);
         let mut moves = Vec::new();
         for step in candidates {
             match self.model.apply(state, &self.steps[step]) {
@@ -167,14 +196,14 @@ impl<'a> Search<'a> {
         let unknown = self.unknown.clone();
         let need = Need::of(&self.steps[step]);
         for helper in unknown.helpers(self.model, need) {
+            self.trials += 1;
             let started = self.steps[helper].invoked <= bound;
             if self.used[helper] || !started {
                 continue;
             }
-            let is_shown = self.is_shown(helper);
-            if need == Need::Presence && is_shown && !found.is_empty() {
-                // Any value will do, and those behind this one are wanted elsewhere.
-                break;
+            if need == Need::Presence && self.is_wanted(helper) && !found.is_empty() {
+                // Any value will do, and this one is wanted elsewhere.
+                continue;
             }
             if !tried.insert(self.class(helper)) {
                 continue;
@@ -200,23 +229,59 @@ impl<'a> Search<'a> {
         found
     }
 
-    fn is_shown(&self, helper: usize) -> bool {
+    fn is_wanted(&self, helper: usize) -> bool {
         match self.steps[helper].action {
-            Action::Put(value, _) => self.model.is_shown(value),
+            Action::Put(value, _) => self.wanted[value as usize] > 0,
             Action::Get | Action::Delete(_) => false,
         }
     }
 
     /// Steps of one class can stand for each other: same effect, and nobody sees which it was.
     fn class(&self, helper: usize) -> Action {
-        const NOT_SHOWN: u32 = u32::MAX;
+        const UNWANTED: u32 = u32::MAX;
         match self.steps[helper].action {
-            Action::Put(value, guard) if !self.model.is_shown(value) => {
-                Action::Put(NOT_SHOWN, guard)
-            }
+            Action::Put(_, guard) if !self.is_wanted(helper) => Action::Put(UNWANTED, guard),
             action => action,
         }
     }
+
+    /// Whether it is worth going there. From where fewer unknown steps are used everything can be
+    /// reached that can be reached from where more are, so the latter need not be visited as well.
+    fn is_new(&mut self, done: u128, state: State, used: &Used) -> bool {
+        let mut known = self.visited.remove(&(done, state)).unwrap_or_default();
+        let is_new = !known.iter().any(|known| self.uses_no_more(known, used));
+        if is_new {
+            known.push(used.clone());
+        }
+        self.visited.insert((done, state), known);
+        is_new
+    }
+
+    /// Whether of each class no more are used in `some` than in `others`.
+    fn uses_no_more(&self, some: &Used, others: &Used) -> bool {
+        let mut surplus: HashMap<Action, i64> = HashMap::new();
+        let word = |set: &Used, at: usize| set.get(at).copied().unwrap_or(0);
+        for at in 0..some.len().max(others.len()) {
+            let (here, there) = (word(some, at), word(others, at));
+            for (bits, count) in [(here & !there, 1), (there & !here, -1)] {
+                for bit in (0..64).filter(|bit| bits & (1 << bit) != 0) {
+                    *surplus.entry(self.class(at * 64 + bit)).or_default() += count;
+                }
+            }
+        }
+        surplus.values().all(|count| *count <= 0)
+    }
+}
+
+/// Of each value, how many steps see it or need its version.
+fn wanted(model: &Model, steps: &[Step]) -> Vec<u32> {
+    let mut wanted = vec![0; model.values_len()];
+    for step in steps {
+        for value in model.needed_values(step) {
+            wanted[value as usize] += 1;
+        }
+    }
+    wanted
 }
 
 /// A set of steps, one bit each.
@@ -230,30 +295,6 @@ fn with(used: &Used, chain: &[usize]) -> Used {
         bits[step / 64] |= 1 << (step % 64);
     }
     bits.into()
-}
-
-/// Configurations that were visited. From where fewer unknown steps are used everything can be
-/// reached that can be reached from where more are, so the latter need not be visited as well.
-#[derive(Default)]
-struct Visited {
-    used: HashMap<(u128, State), Vec<Used>>,
-    count: usize,
-}
-
-impl Visited {
-    /// Whether it is worth going there.
-    fn insert(&mut self, done: u128, state: State, used: &Used) -> bool {
-        let known = self.used.entry((done, state)).or_default();
-        let is_subset = |known: &Used| {
-            known.iter().enumerate().all(|(at, bits)| bits & !used.get(at).unwrap_or(&0) == 0)
-        };
-        if known.iter().any(is_subset) {
-            return false;
-        }
-        known.push(used.clone());
-        self.count += 1;
-        true
-    }
 }
 
 /// The steps of unknown outcome, by what they can do; within a class in the order of invocation.
@@ -280,9 +321,10 @@ impl Unknown {
                 }
             }
         }
-        // Values that are seen are wanted by whoever sees them: others first where any will do.
+        // Where any value will do, the ones that nobody wants go first.
+        let wanted = wanted(model, steps);
         unknown.puts.sort_by_key(|index| match steps[*index].action {
-            Action::Put(value, _) => model.is_shown(value),
+            Action::Put(value, _) => wanted[value as usize] > 0,
             _ => false,
         });
         unknown
@@ -310,6 +352,7 @@ enum Need {
     Value(u32),
     Version(u32),
     Absence,
+    /// Any value: the step replaces or removes it.
     Presence,
     /// Any other state than the present one.
     Change,
@@ -327,9 +370,7 @@ impl Need {
             | (None | Some(Result::Done { .. }), Guard::Absent)
             | (Some(Result::Refused), Guard::Exists) => Need::Absence,
             (None | Some(Result::Done { .. }), Guard::Version(version)) => Need::Version(version),
-            (None | Some(Result::Done { .. }), _) | (Some(Result::Refused), Guard::Absent) => {
-                Need::Presence
-            }
+            (None | Some(Result::Done { .. }), _) => Need::Presence,
             (Some(Result::Refused), _) => Need::Change,
         }
     }
