@@ -1,1 +1,3 @@
 //! The embedded backend: durable, single node, all four capabilities.
+
+pub mod store;

@@ -1,0 +1,143 @@
+//! Forgetting the past, in pieces, as part of the turns that write.
+
+use crate::store::Result;
+use crate::store::options::Retention;
+use crate::store::record::{LogPart, VersionHead, decode};
+use crate::store::tables::{meta, split_version_key, version_key, version_key_end};
+use crate::store::turn::Turn;
+use redb::ReadableTable;
+use std::collections::BTreeSet;
+
+/// Most revisions that one turn forgets, so that no caller waits long for another's past.
+const REVISIONS_PER_TURN_MAX: u64 = 512;
+/// Most keys that one turn looks after; a single larger revision is taken alone.
+const KEYS_PER_TURN_MAX: usize = 4_096;
+
+/// What the log holds, in sum.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct LogStats {
+    pub(crate) revisions: u64,
+    pub(crate) bytes: u64,
+    /// When the oldest revision was written; none in an empty log.
+    pub(crate) oldest_ms: Option<u64>,
+}
+
+impl LogStats {
+    pub(crate) fn add(&mut self, modified_ms: u64, bytes: u64) {
+        self.revisions += 1;
+        self.bytes += bytes;
+        self.oldest_ms.get_or_insert(modified_ms);
+    }
+
+    /// Whether the log has outgrown its bounds so far that it is worth the writes.
+    fn is_due(&self, retention: &Retention, now_ms: u64) -> bool {
+        let beyond = |value: u64, max: u64| value > max.saturating_add(max / 16);
+        beyond(self.revisions, retention.revisions_max)
+            || beyond(self.bytes, retention.bytes_max)
+            || self.is_too_old(retention, now_ms, |age, max| beyond(age, max))
+    }
+
+    fn exceeds(&self, retention: &Retention, now_ms: u64) -> bool {
+        self.revisions > retention.revisions_max
+            || self.bytes > retention.bytes_max
+            || self.is_too_old(retention, now_ms, |age, max| age > max)
+    }
+
+    fn is_too_old(
+        &self,
+        retention: &Retention,
+        now_ms: u64,
+        beyond: impl Fn(u64, u64) -> bool,
+    ) -> bool {
+        match (self.oldest_ms, retention.age_ms_max) {
+            (Some(oldest), Some(max)) => beyond(now_ms.saturating_sub(oldest), max),
+            _ => false,
+        }
+    }
+}
+
+impl Turn<'_> {
+    /// Forgets some of the oldest revisions, when there are too many.
+    pub(crate) fn compact(&mut self) -> Result<()> {
+        let now_ms = self.clock.unix_ms();
+        if !self.memory.log.is_due(&self.options.retention, now_ms) {
+            return Ok(());
+        }
+        let keys = self.forget_revisions(now_ms)?;
+        let through = self.memory.compacted;
+        for key in &keys {
+            self.forget_versions(key, through)?;
+        }
+        self.tables.set_meta(meta::COMPACTED, through)?;
+        Ok(())
+    }
+
+    /// Removes the oldest revisions from the log and answers the keys that they changed.
+    fn forget_revisions(&mut self, now_ms: u64) -> Result<BTreeSet<String>> {
+        let retention = self.options.retention.clone();
+        let mut keys = BTreeSet::new();
+        let mut stats = self.memory.log;
+        let mut forgotten = Vec::new();
+        let mut newest = None;
+        {
+            let log = self.tables.log_mut()?;
+            let mut revisions = 0;
+            for row in log.iter()? {
+                let (id, record) = row?;
+                let (revision, part) = id.value();
+                let record: LogPart = decode("config.log", record.value())?;
+                if part == 0 {
+                    stats.oldest_ms = Some(record.modified_ms);
+                    let enough = revisions >= REVISIONS_PER_TURN_MAX
+                        || keys.len() >= KEYS_PER_TURN_MAX
+                        || !stats.exceeds(&retention, now_ms);
+                    if enough {
+                        break;
+                    }
+                    revisions += 1;
+                    stats.revisions = stats.revisions.saturating_sub(1);
+                    stats.bytes = stats.bytes.saturating_sub(record.bytes);
+                }
+                forgotten.push((revision, part));
+                newest = Some(revision);
+                keys.extend(record.keys);
+            }
+            for id in &forgotten {
+                log.remove(*id)?;
+            }
+        }
+        if stats.revisions == 0 {
+            stats.oldest_ms = None;
+        }
+        if let Some(newest) = newest {
+            self.memory.compacted = newest;
+            // The log may be empty now, and it is one of the two places that tell the revision.
+            self.unlogged();
+        }
+        self.memory.log = stats;
+        Ok(keys)
+    }
+
+    /// Removes versions of a key that no revision after `through` shows, but for the newest few.
+    fn forget_versions(&mut self, key: &str, through: u64) -> Result<()> {
+        let keep = self.options.retention.versions_per_key.max(1) as usize;
+        let versions = self.tables.versions_mut()?;
+        let (first, end) = (version_key(key, through), version_key_end(key));
+        let mut forgotten = Vec::new();
+        let mut gone_entirely = false;
+        for (index, row) in versions.range(first.as_slice()..end.as_slice())?.enumerate() {
+            let (row_key, record) = row?;
+            let (_, revision) = split_version_key(row_key.value())?;
+            if index == 0 {
+                gone_entirely = VersionHead::decode_with(record.value())?.0.removed;
+            }
+            if gone_entirely || index >= keep {
+                forgotten.push(revision);
+            }
+        }
+        for revision in forgotten {
+            versions.remove(version_key(key, revision).as_slice())?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,292 @@
+//! A clock that tests set, a disk that loses what was not synced, and short ways to say things.
+
+use pintle_plugin_local::store::{
+    Acquire, Acquired, Clock, Effects, Entry, Expectation, Grant, Instance, Mode, Options, Put,
+    PutOutcome, Register, Result, Storage, Store, StoreError, Turn, builder,
+};
+use redb::{BackendError, Database, StorageBackend};
+use std::io;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// A clock that stands still until it is told to go on.
+#[derive(Debug, Default)]
+pub(crate) struct ManualClock(AtomicU64);
+
+impl ManualClock {
+    pub(crate) fn advance_ms(&self, ms: u64) {
+        self.0.fetch_add(ms * 1_000_000, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ManualClock {
+    fn monotonic_ns(&self) -> u64 {
+        self.0.load(Ordering::SeqCst)
+    }
+
+    fn unix_ms(&self) -> u64 {
+        1_700_000_000_000 + self.monotonic_ns() / 1_000_000
+    }
+}
+
+/// A disk in memory: writes reach its plate only when they are synced, or by chance at a crash.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Disk(Arc<Mutex<Surface>>);
+
+#[derive(Debug, Default)]
+struct Surface {
+    plate: Vec<u8>,
+    cache: Vec<u8>,
+    unsynced: Vec<Write>,
+    /// Operations that change something, so far.
+    operations: u64,
+    /// From this operation on everything fails.
+    fails_from: Option<(u64, io::ErrorKind)>,
+}
+
+#[derive(Clone, Debug)]
+enum Write {
+    Bytes(u64, Vec<u8>),
+    Length(u64),
+}
+
+impl Write {
+    fn apply(&self, bytes: &mut Vec<u8>) {
+        match self {
+            Self::Length(length) => bytes.resize(*length as usize, 0),
+            Self::Bytes(offset, data) => {
+                let start = *offset as usize;
+                let end = start + data.len();
+                if bytes.len() < end {
+                    bytes.resize(end, 0);
+                }
+                bytes[start..end].copy_from_slice(data);
+            }
+        }
+    }
+}
+
+impl Disk {
+    pub(crate) fn operations(&self) -> u64 {
+        self.0.lock().unwrap().operations
+    }
+
+    /// Lets everything fail after so many more operations that change something.
+    pub(crate) fn fail_after(&self, operations: u64, kind: io::ErrorKind) {
+        let mut surface = self.0.lock().unwrap();
+        surface.fails_from = Some((surface.operations + operations, kind));
+    }
+
+    pub(crate) fn heal(&self) {
+        self.0.lock().unwrap().fails_from = None;
+    }
+
+    /// What a machine finds after a power cut: synced writes, and those others that `survives`
+    /// picks.
+    pub(crate) fn after_crash(&self, mut survives: impl FnMut() -> bool) -> Self {
+        let surface = self.0.lock().unwrap();
+        let mut plate = surface.plate.clone();
+        for write in surface.unsynced.iter().filter(|_| survives()) {
+            write.apply(&mut plate);
+        }
+        let surface = Surface { cache: plate.clone(), plate, ..Surface::default() };
+        Self(Arc::new(Mutex::new(surface)))
+    }
+
+    fn change(&self, write: Write) -> Result<(), BackendError> {
+        let mut surface = self.0.lock().unwrap();
+        surface.check()?;
+        surface.operations += 1;
+        write.apply(&mut surface.cache);
+        surface.unsynced.push(write);
+        Ok(())
+    }
+}
+
+impl Surface {
+    fn check(&self) -> Result<(), BackendError> {
+        match self.fails_from {
+            Some((from, kind)) if self.operations >= from => {
+                Err(BackendError::Io(io::Error::new(kind, "the disk was told to fail")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl StorageBackend for Disk {
+    fn len(&self) -> Result<u64, BackendIoError> {
+        Ok(self.0.lock().unwrap().cache.len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendIoError> {
+        let surface = self.0.lock().unwrap();
+        let start = offset as usize;
+        match surface.cache.get(start..start + out.len()) {
+            Some(bytes) => {
+                out.copy_from_slice(bytes);
+                Ok(())
+            }
+            None => Err(io::ErrorKind::UnexpectedEof.into()),
+        }
+    }
+
+    fn set_len(&self, length: u64) -> Result<(), BackendIoError> {
+        Ok(self.change(Write::Length(length))?)
+    }
+
+    fn sync_data(&self) -> Result<(), BackendIoError> {
+        let mut surface = self.0.lock().unwrap();
+        surface.check()?;
+        surface.operations += 1;
+        surface.unsynced.clear();
+        surface.plate = surface.cache.clone();
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendIoError> {
+        Ok(self.change(Write::Bytes(offset, data.to_vec()))?)
+    }
+}
+
+type BackendIoError = io::Error;
+
+impl Storage for Disk {
+    fn open(
+        &self,
+        options: &Options,
+        initialise: &dyn Fn(&Database) -> Result<()>,
+    ) -> Result<Database> {
+        let fresh = self.0.lock().unwrap().cache.is_empty();
+        let failed = |error: redb::DatabaseError| StoreError::Closed { reason: error.to_string() };
+        let database = builder(options, false).create_with_backend(self.clone()).map_err(failed)?;
+        if fresh {
+            initialise(&database)?;
+        }
+        Ok(database)
+    }
+
+    fn path(&self) -> PathBuf {
+        PathBuf::from("(memory)")
+    }
+}
+
+/// A store on a disk and a clock that the test holds.
+pub(crate) struct Bench {
+    pub(crate) disk: Disk,
+    pub(crate) clock: Arc<ManualClock>,
+    pub(crate) options: Options,
+    pub(crate) store: Store,
+}
+
+impl Bench {
+    pub(crate) fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    pub(crate) fn with(options: Options) -> Self {
+        let (disk, clock) = (Disk::default(), Arc::new(ManualClock::default()));
+        let store = open(&disk, &clock, &options);
+        Self { disk, clock, options, store }
+    }
+
+    /// Closes the store in good order and opens it again.
+    pub(crate) fn restart(&mut self) {
+        self.store.close().unwrap();
+        self.store = open(&self.disk, &self.clock, &self.options);
+    }
+
+    /// Loses power, and with it all that was not synced; the clock begins anew.
+    pub(crate) fn crash(&mut self) {
+        self.disk = self.disk.after_crash(|| false);
+        self.clock = Arc::new(ManualClock::default());
+        self.store = open(&self.disk, &self.clock, &self.options);
+    }
+
+    /// A turn whose effects do not matter.
+    pub(crate) fn turn<R>(&mut self, work: impl FnOnce(&mut Turn<'_>) -> Result<R>) -> R {
+        self.store.turn(work).unwrap().0
+    }
+
+    /// A turn whose effects are what matters.
+    pub(crate) fn effects(&mut self, work: impl FnOnce(&mut Turn<'_>) -> Result<()>) -> Effects {
+        self.store.turn(work).unwrap().1
+    }
+
+    pub(crate) fn put(&mut self, key: &str, value: &str) -> u64 {
+        stored(self.turn(|turn| turn.put(&put(key, value, Expectation::Anything))))
+    }
+
+    pub(crate) fn value(&self, key: &str) -> Option<String> {
+        self.store.entry(key, None).unwrap().map(text)
+    }
+
+    pub(crate) fn acquire(&mut self, request: &Acquire) -> Acquired {
+        self.turn(|turn| turn.acquire(request))
+    }
+
+    pub(crate) fn hold(&mut self, name: &str, mode: Mode) -> Grant {
+        match self.acquire(&acquire(name, mode, false)) {
+            Acquired::Held(grant) => grant,
+            other => panic!("lock {name} is not free: {other:?}"),
+        }
+    }
+
+    pub(crate) fn wait_for(&mut self, name: &str, mode: Mode) -> u64 {
+        match self.acquire(&acquire(name, mode, true)) {
+            Acquired::Queued(lease) => lease,
+            other => panic!("lock {name} is free: {other:?}"),
+        }
+    }
+}
+
+pub(crate) fn open(disk: &Disk, clock: &Arc<ManualClock>, options: &Options) -> Store {
+    let clock = Arc::clone(clock);
+    Store::open(Box::new(disk.clone()), options.clone(), clock, 0xE90C).unwrap()
+}
+
+pub(crate) fn put(key: &str, value: &str, expect: Expectation) -> Put {
+    Put {
+        key: key.to_owned(),
+        value: value.as_bytes().to_vec(),
+        content_type: None,
+        expect,
+        held: None,
+    }
+}
+
+pub(crate) fn stored(outcome: PutOutcome) -> u64 {
+    match outcome {
+        PutOutcome::Stored { revision, .. } => revision,
+        other => panic!("not stored: {other:?}"),
+    }
+}
+
+pub(crate) fn text(entry: Entry) -> String {
+    String::from_utf8(entry.value).unwrap()
+}
+
+pub(crate) const TTL_MS: u32 = 10_000;
+
+pub(crate) fn acquire(name: &str, mode: Mode, wait: bool) -> Acquire {
+    Acquire { name: name.to_owned(), mode, ttl_ms: TTL_MS, owner: "test".to_owned(), wait }
+}
+
+pub(crate) fn instance(service: &str, id: &str) -> Instance {
+    Instance {
+        service: service.to_owned(),
+        id: id.to_owned(),
+        host: "10.0.0.1".to_owned(),
+        port: 8080,
+        version: "1.2.3".to_owned(),
+        zone: Some("a".to_owned()),
+        weight: 100,
+        enabled: true,
+        labels: vec![("stage".to_owned(), "blue".to_owned())],
+    }
+}
+
+pub(crate) fn register(service: &str, id: &str) -> Register {
+    Register { instance: instance(service, id), ttl_ms: TTL_MS, owner: "node/local".to_owned() }
+}
