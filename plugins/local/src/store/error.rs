@@ -125,29 +125,6 @@ impl StoreError {
             _ => false,
         }
     }
-
-    /// The same failure once more, for the other requests of a turn that it ended.
-    pub(crate) fn repeat(&self) -> Self {
-        match self {
-            Self::Storage { doing, maybe_durable, source } => Self::Storage {
-                doing,
-                maybe_durable: *maybe_durable,
-                source: Box::new(repeat_source(source)),
-            },
-            Self::Damaged { table, reason } => Self::Damaged { table, reason: reason.clone() },
-            other => Self::Closed { reason: other.to_string() },
-        }
-    }
-}
-
-/// `redb::Error` cannot be cloned; the kind of an I/O error decides what callers are told.
-fn repeat_source(source: &redb::Error) -> redb::Error {
-    match source {
-        redb::Error::Io(error) => {
-            redb::Error::Io(std::io::Error::new(error.kind(), error.to_string()))
-        }
-        other => redb::Error::Io(std::io::Error::other(other.to_string())),
-    }
 }
 
 macro_rules! from_redb {

@@ -42,12 +42,12 @@ pub fn check_name(what: &'static str, name: &str) -> Result<()> {
 }
 
 /// Whether `key` lies below `prefix`.
-pub fn is_below(key: &str, prefix: &str) -> bool {
+pub(crate) fn is_below(key: &str, prefix: &str) -> bool {
     prefix.is_empty() || key.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// First and last-but-one text of what lies below a prefix; no end when the prefix is empty.
-pub fn bounds_below(prefix: &str) -> (String, Option<String>) {
+pub(crate) fn bounds_below(prefix: &str) -> (String, Option<String>) {
     if prefix.is_empty() {
         return (String::new(), None);
     }

@@ -94,7 +94,7 @@ impl Store {
         if let Err(error) = &result
             && error.is_fault()
         {
-            self.database = Err(error.to_string());
+            self.fail(error);
         }
         result
     }
@@ -144,6 +144,13 @@ impl Store {
         self.feed.interrupt();
         let result = self.turn(|turn| turn.reconcile(&stored));
         result.map(|((), effects)| effects)
+    }
+
+    /// Closes the store after a failure, for [`Self::recover`] to open it again.
+    pub fn fail(&mut self, failure: &StoreError) {
+        if self.database.is_ok() {
+            self.database = Err(failure.to_string());
+        }
     }
 
     /// Why the store is closed, if it is.
@@ -199,8 +206,8 @@ impl Store {
         self.memory.leases.next_deadline_ns()
     }
 
-    /// Whether a turn would have something to do: expired leases, or a past to forget.
-    pub fn limits(&self) -> &Options {
+    /// Limits and retention.
+    pub fn options(&self) -> &Options {
         &self.options
     }
 

@@ -84,6 +84,11 @@ impl ConfigWatch {
         }
     }
 
+    /// Begins anew: whoever reads has missed something and knows it.
+    pub fn restart(&mut self) {
+        self.state = State::Begin(None);
+    }
+
     /// The revision up to which nothing is missing, between a snapshot and the next gap.
     pub fn complete_through(&self) -> Option<u64> {
         match &self.state {

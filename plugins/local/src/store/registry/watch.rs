@@ -53,6 +53,11 @@ impl RegistryWatch {
         Self { scope, state: State::Begin(None), seen: 0 }
     }
 
+    /// Begins anew: whoever reads has missed something and knows it.
+    pub fn restart(&mut self) {
+        self.state = State::Begin(None);
+    }
+
     /// What has happened since the last call, or part of it; empty when there is nothing new.
     pub fn next(&mut self, store: &Store) -> Result<Vec<RegistryEvent>> {
         if let State::Begin(reason) = &self.state {

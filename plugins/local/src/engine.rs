@@ -1,0 +1,240 @@
+//! The store's one writer: changes of concurrent calls become durable together.
+//!
+//! A call queues a job and waits. The writer takes what is queued, does it in one turn of the store,
+//! and answers each job for itself. While a turn is being made durable the next calls queue up, so
+//! that the number of writes to the disk follows the disk and not the number of callers.
+
+use crate::signal::Signal;
+use crate::store::{Effects, Store, StoreError, Turn};
+use futures::channel::oneshot;
+use pintle_plugin_sdk::time::Instant;
+use pintle_plugin_sdk::{Error, spawn};
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// Most jobs in one turn.
+const TURN_JOBS_MAX: usize = 1_024;
+/// Bytes of values after which a turn takes no more jobs.
+const TURN_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Most jobs that wait for their turn.
+const QUEUE_JOBS_MAX: usize = 16_384;
+/// After a failure the database is opened again at most this often.
+const RECOVERY_PAUSE: Duration = Duration::from_millis(500);
+
+/// The store, and the queue before it. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Engine {
+    shared: Rc<Shared>,
+}
+
+struct Shared {
+    store: RefCell<Store>,
+    jobs: RefCell<VecDeque<Box<dyn Job>>>,
+    queued: Signal,
+    turned: Signal,
+    effects: Box<dyn Fn(&Effects)>,
+    last_recovery: Cell<Option<Instant>>,
+    counters: Counters,
+}
+
+/// What the engine has done, for the health report.
+#[derive(Default)]
+pub(crate) struct Counters {
+    pub(crate) turns: Cell<u64>,
+    pub(crate) jobs: Cell<u64>,
+    pub(crate) failures: Cell<u64>,
+    pub(crate) recoveries: Cell<u64>,
+}
+
+impl Counters {
+    fn add(counter: &Cell<u64>, amount: usize) {
+        counter.set(counter.get().saturating_add(amount as u64));
+    }
+}
+
+impl Engine {
+    /// Starts the writer; `effects` hears of what each turn did.
+    pub(crate) fn start(store: Store, effects: impl Fn(&Effects) + 'static) -> Self {
+        let shared = Rc::new(Shared {
+            store: RefCell::new(store),
+            jobs: RefCell::default(),
+            queued: Signal::default(),
+            turned: Signal::default(),
+            effects: Box::new(effects),
+            last_recovery: Cell::new(None),
+            counters: Counters::default(),
+        });
+        let writer = Rc::downgrade(&shared);
+        spawn(async move {
+            // A queue that is gone has nobody who waits.
+            while let Some(shared) = writer.upgrade() {
+                shared.queued.until(|| (!shared.jobs.borrow().is_empty()).then_some(())).await;
+                shared.turn();
+            }
+        })
+        .detach();
+        Self { shared }
+    }
+
+    /// Does `work` in the writer's next turn; answers when it is durable.
+    ///
+    /// `bytes` is how much it will write, roughly.
+    ///
+    /// # Cancellation
+    ///
+    /// Work whose turn has not come is not done any more.
+    pub(crate) async fn change<T: 'static>(
+        &self,
+        bytes: usize,
+        work: impl FnOnce(&mut Turn<'_>) -> Result<T, StoreError> + 'static,
+    ) -> Result<T, Error> {
+        if self.shared.jobs.borrow().len() >= QUEUE_JOBS_MAX {
+            let message = format!("{QUEUE_JOBS_MAX} changes wait for the disk already");
+            return Err(Error::exhausted(message).retry_after(Duration::from_millis(100)));
+        }
+        let (reply, answer) = oneshot::channel();
+        let job = Pending { bytes, work: Some(work), outcome: None, reply };
+        self.shared.jobs.borrow_mut().push_back(Box::new(job));
+        self.shared.queued.notify();
+        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store was stopped")))
+    }
+
+    /// Reads the store as it is.
+    pub(crate) fn read<T>(
+        &self,
+        work: impl FnOnce(&Store) -> Result<T, StoreError>,
+    ) -> Result<T, Error> {
+        self.shared.reopen()?;
+        let result = work(&self.shared.store.borrow());
+        if let Err(failure) = &result
+            && failure.is_fault()
+        {
+            self.shared.store.borrow_mut().fail(failure);
+            Counters::add(&self.shared.counters.failures, 1);
+        }
+        Ok(result?)
+    }
+
+    /// Does what neither reads nor writes the database.
+    pub(crate) fn with<T>(&self, work: impl FnOnce(&mut Store) -> T) -> T {
+        work(&mut self.shared.store.borrow_mut())
+    }
+
+    /// Waits for the next turn that changed anything.
+    pub(crate) async fn turned(&self) {
+        self.shared.turned.next().await;
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.shared.counters
+    }
+}
+
+impl Shared {
+    fn turn(&self) {
+        let mut jobs = self.take_jobs();
+        if jobs.is_empty() {
+            return;
+        }
+        Counters::add(&self.counters.turns, 1);
+        Counters::add(&self.counters.jobs, jobs.len());
+        let result = self.reopen().and_then(|()| {
+            let mut store = self.store.borrow_mut();
+            store.turn(|turn| jobs.iter_mut().try_for_each(|job| job.run(turn)))
+        });
+        match result {
+            Ok(((), effects)) => {
+                jobs.into_iter().for_each(|job| job.answer(None));
+                self.tell(&effects);
+            }
+            Err(failure) => {
+                Counters::add(&self.counters.failures, 1);
+                tracing::warn!(%failure, "the store could not be changed");
+                jobs.into_iter().for_each(|job| job.answer(Some(&failure)));
+            }
+        }
+    }
+
+    fn take_jobs(&self) -> Vec<Box<dyn Job>> {
+        let mut queue = self.jobs.borrow_mut();
+        let mut jobs = Vec::new();
+        let mut bytes = 0;
+        while jobs.len() < TURN_JOBS_MAX && bytes < TURN_BYTES_MAX {
+            let Some(job) = queue.pop_front() else { break };
+            if job.is_wanted() {
+                bytes += job.bytes();
+                jobs.push(job);
+            }
+        }
+        jobs
+    }
+
+    /// Opens the database again if it failed, and if the last attempt was not just now.
+    fn reopen(&self) -> Result<(), StoreError> {
+        let Some(reason) = self.store.borrow().failure().map(str::to_owned) else { return Ok(()) };
+        if self.last_recovery.get().is_some_and(|last| last.elapsed() < RECOVERY_PAUSE) {
+            return Err(StoreError::Closed { reason });
+        }
+        self.last_recovery.set(Some(Instant::now()));
+        let effects = self.store.borrow_mut().recover()?;
+        Counters::add(&self.counters.recoveries, 1);
+        tracing::info!(reason, "the store is open again");
+        self.tell(&effects);
+        Ok(())
+    }
+
+    fn tell(&self, effects: &Effects) {
+        (self.effects)(effects);
+        self.turned.notify();
+    }
+}
+
+/// One call's part of a turn.
+trait Job {
+    fn is_wanted(&self) -> bool;
+    fn bytes(&self) -> usize;
+    /// Does the work; a fault ends the turn for all.
+    fn run(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError>;
+    /// Answers the caller: what came of the work, or that the turn failed.
+    fn answer(self: Box<Self>, failure: Option<&StoreError>);
+}
+
+struct Pending<T, W> {
+    bytes: usize,
+    work: Option<W>,
+    outcome: Option<Result<T, Error>>,
+    reply: oneshot::Sender<Result<T, Error>>,
+}
+
+impl<T, W: FnOnce(&mut Turn<'_>) -> Result<T, StoreError>> Job for Pending<T, W> {
+    fn is_wanted(&self) -> bool {
+        !self.reply.is_canceled()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    fn run(&mut self, turn: &mut Turn<'_>) -> Result<(), StoreError> {
+        let Some(work) = self.work.take() else { return Ok(()) };
+        self.outcome = Some(match work(turn) {
+            Err(failure) if failure.is_fault() => return Err(failure),
+            outcome => outcome.map_err(Error::from),
+        });
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, failure: Option<&StoreError>) {
+        let answer = match (self.outcome, failure) {
+            // A refusal stands, whatever became of the rest.
+            (Some(Err(refusal)), _) => Err(refusal),
+            (_, Some(failure)) => Err(Error::from(failure)),
+            (Some(outcome), None) => outcome,
+            (None, None) => Err(Error::internal("a change was forgotten").effect_unknown()),
+        };
+        // A caller that has gone was told by the SDK that the effect is unknown.
+        let _ = self.reply.send(answer);
+    }
+}
