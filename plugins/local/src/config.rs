@@ -9,14 +9,14 @@ use pintle_plugin_sdk::config::{
     HistoryRequest, ListRequest, Mismatch, Page, Put, PutOutcome, ReadOptions, Revision, Snapshot,
     Stored, Target, Txn, TxnOp, TxnOutcome, TxnPut, TxnResult, WatchRequest, WatchSink,
 };
-use pintle_plugin_sdk::time::sleep;
+use pintle_plugin_sdk::time::{Instant, sleep};
 use pintle_plugin_sdk::{Context, Error};
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
-/// A watch tells that nothing is missing at least this often.
-const PROGRESS_PERIOD: Duration = Duration::from_secs(20);
+/// A quiet watch tells this often that nothing is missing.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
 /// A watch asks a store that is closed again after so long.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 
@@ -166,6 +166,7 @@ impl Config for Local {
         };
         let mut watch = ConfigWatch::new(target, start, request.previous);
         let mut snapshot: Option<Snapshot> = None;
+        let mut told = Instant::now();
         loop {
             let events = match self.engine.read(|store| watch.next(store)) {
                 Ok(events) => events,
@@ -177,9 +178,16 @@ impl Config for Local {
                 }
             };
             if events.is_empty() {
-                sink.progress(watch.complete_through().map(|revision| revision.to_string()));
-                select(pin!(self.engine.turned()), sleep(PROGRESS_PERIOD)).await;
+                let quiet = told.elapsed();
+                if quiet >= PROGRESS_PERIOD {
+                    sink.progress(watch.complete_through().map(|revision| revision.to_string()));
+                    told = Instant::now();
+                } else {
+                    select(pin!(self.engine.turned()), sleep(PROGRESS_PERIOD - quiet)).await;
+                }
+                continue;
             }
+            told = Instant::now();
             for event in events {
                 deliver(&sink, &mut snapshot, event).await;
             }

@@ -66,12 +66,11 @@ impl Engine {
             last_recovery: Cell::new(None),
             counters: Counters::default(),
         });
-        let writer = Rc::downgrade(&shared);
+        let writer = Rc::clone(&shared);
         spawn(async move {
-            // A queue that is gone has nobody who waits.
-            while let Some(shared) = writer.upgrade() {
-                shared.queued.until(|| (!shared.jobs.borrow().is_empty()).then_some(())).await;
-                shared.turn();
+            loop {
+                writer.queued.until(|| (!writer.jobs.borrow().is_empty()).then_some(())).await;
+                writer.turn();
             }
         })
         .detach();

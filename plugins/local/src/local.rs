@@ -13,6 +13,7 @@ use pintle_plugin_sdk::{
 };
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,6 +21,25 @@ use std::time::{Duration, SystemTime};
 
 /// Where the host shows the directory that it grants.
 const DATA_DIRECTORY: &str = "/data";
+
+#[cfg(not(target_family = "wasm"))]
+thread_local! {
+    static NATIVE_DIRECTORY: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+}
+
+/// Says where incarnations that run natively on this thread find their data.
+#[cfg(not(target_family = "wasm"))]
+pub fn set_native_directory(path: impl Into<PathBuf>) {
+    NATIVE_DIRECTORY.set(Some(path.into()));
+}
+
+fn data_directory() -> PathBuf {
+    #[cfg(not(target_family = "wasm"))]
+    if let Some(path) = NATIVE_DIRECTORY.with_borrow(Clone::clone) {
+        return path;
+    }
+    PathBuf::from(DATA_DIRECTORY)
+}
 /// Earlier incarnations to name in a checkpoint, when several end one after the other.
 const PREDECESSORS_MAX: usize = 64;
 
@@ -67,7 +87,33 @@ impl Plugin for Local {
     }
 
     async fn start(_: &Context, start: Start<Settings>) -> Result<Rc<Self>, Error> {
-        Self::start_in(DATA_DIRECTORY, start).await
+        let storage = Box::new(Directory::new(data_directory()));
+        let options = start.settings.store_options();
+        let store = Store::open(storage, options, Arc::new(GuestClock), rand::random())?;
+        let (epoch, revision, incarnation) = (store.epoch(), store.revision(), store.incarnation());
+        let legacy = Legacy::resumed(start.resume.as_deref(), &epoch);
+        legacy.with(incarnation).checkpoint();
+        tracing::info!(epoch, revision, incarnation, "the store is open");
+        let claims = Rc::new(Claims::default());
+        let registrations = Rc::new(Registrations::default());
+        let tell = {
+            let (claims, registrations) = (Rc::clone(&claims), Rc::clone(&registrations));
+            move |effects: &Effects| {
+                claims.tell(effects);
+                registrations.tell(effects);
+            }
+        };
+        let engine = Engine::start(store, tell);
+        engine.change(0, move |turn| turn.succeed(&legacy.incarnations)).await?;
+        spawn(expire(engine.clone())).detach();
+        Ok(Rc::new(Self {
+            engine,
+            claims,
+            registrations,
+            spans: RefCell::new(Spans::new(&start.settings)),
+            owner: format!("{}/{}", start.node, start.backend),
+            epoch,
+        }))
     }
 
     fn health(&self) -> Health {
@@ -96,48 +142,6 @@ impl Plugin for Local {
         let closed = self.engine.with(Store::close);
         ended?;
         Ok(closed?)
-    }
-}
-
-impl Local {
-    /// Starts on a directory of the caller's choice; a guest knows but one.
-    ///
-    /// # Errors
-    ///
-    /// A file that is damaged or not ours, with its name and what to do.
-    pub async fn start_in(directory: &str, start: Start<Settings>) -> Result<Rc<Self>, Error> {
-        let storage = Box::new(Directory::new(directory));
-        let options = start.settings.store_options();
-        let store = Store::open(storage, options, Arc::new(GuestClock), rand::random())?;
-        let epoch = store.epoch();
-        let legacy = Legacy::resumed(start.resume.as_deref(), &epoch);
-        legacy.with(store.incarnation()).checkpoint();
-        tracing::info!(
-            epoch,
-            revision = store.revision(),
-            incarnation = store.incarnation(),
-            "the store is open"
-        );
-        let (claims, registrations) =
-            (Rc::new(Claims::default()), Rc::new(Registrations::default()));
-        let tell = {
-            let (claims, registrations) = (Rc::clone(&claims), Rc::clone(&registrations));
-            move |effects: &Effects| {
-                claims.tell(effects);
-                registrations.tell(effects);
-            }
-        };
-        let engine = Engine::start(store, tell);
-        engine.change(0, move |turn| turn.succeed(&legacy.incarnations)).await?;
-        spawn(expire(engine.clone())).detach();
-        Ok(Rc::new(Self {
-            engine,
-            claims,
-            registrations,
-            spans: RefCell::new(Spans::new(&start.settings)),
-            owner: format!("{}/{}", start.node, start.backend),
-            epoch,
-        }))
     }
 }
 

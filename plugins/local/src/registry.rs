@@ -10,7 +10,7 @@ use pintle_plugin_sdk::registry::{
     OperatorOverride, RegisterRequest, Registered, RegistrationReporter, Registry, RemoveOutcome,
     ServiceSummary, ServicesPage, Snapshot, WatchSink,
 };
-use pintle_plugin_sdk::time::sleep;
+use pintle_plugin_sdk::time::{Instant, sleep};
 use pintle_plugin_sdk::{Context, Error, spawn};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -20,8 +20,8 @@ use std::time::Duration;
 
 /// Wait between attempts to register again.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-/// A watch tells that nothing is missing at least this often.
-const PROGRESS_PERIOD: Duration = Duration::from_secs(20);
+/// A quiet watch tells this often that nothing is missing.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
 
 /// A registration, as the SDK keeps it.
 #[derive(Debug)]
@@ -209,6 +209,7 @@ impl Registry for Local {
     async fn watch(self: Rc<Self>, service: Option<String>, sink: WatchSink) -> Result<(), Error> {
         let mut watch = RegistryWatch::new(service);
         let mut snapshot: Option<Snapshot> = None;
+        let mut told = Instant::now();
         loop {
             let events = match self.engine.read(|store| watch.next(store)) {
                 Ok(events) => events,
@@ -220,9 +221,16 @@ impl Registry for Local {
                 }
             };
             if events.is_empty() {
-                sink.progress();
-                select(pin!(self.engine.turned()), sleep(PROGRESS_PERIOD)).await;
+                let quiet = told.elapsed();
+                if quiet >= PROGRESS_PERIOD {
+                    sink.progress();
+                    told = Instant::now();
+                } else {
+                    select(pin!(self.engine.turned()), sleep(PROGRESS_PERIOD - quiet)).await;
+                }
+                continue;
             }
+            told = Instant::now();
             for event in events {
                 deliver(&sink, &mut snapshot, event).await;
             }
