@@ -30,7 +30,6 @@ pub const DEFAULT: &str = "default";
 pub struct Pintle(Arc<Inner>);
 
 struct Inner {
-    settings: Settings,
     shared: Arc<Shared>,
     backends: BTreeMap<String, Arc<Backend>>,
 }
@@ -134,8 +133,10 @@ impl Pintle {
             loader: Arc::new(loader),
             lease_clock,
             node: settings.node_name().into(),
+            settings,
         });
-        let backends: BTreeMap<_, _> = settings
+        let backends: BTreeMap<_, _> = shared
+            .settings
             .backends
             .iter()
             .map(|(name, backend)| {
@@ -145,7 +146,7 @@ impl Pintle {
                 (name.clone(), backend)
             })
             .collect();
-        let pintle = Self(Arc::new(Inner { settings, shared, backends }));
+        let pintle = Self(Arc::new(Inner { shared, backends }));
         for backend in pintle.0.backends.values() {
             settle(backend).await?;
         }
@@ -246,7 +247,7 @@ impl Pintle {
     /// The settings that it runs with.
     #[must_use]
     pub fn settings(&self) -> &Settings {
-        &self.0.settings
+        &self.0.shared.settings
     }
 
     /// Lets every plugin release what it holds, and stops it. Calls made from now on are refused.
@@ -290,7 +291,7 @@ impl Pintle {
 
     /// The backend that the settings choose, or the only one that offers the capability.
     fn default_of(&self, capability: Capability) -> Result<Arc<Backend>, Error> {
-        let defaults = &self.0.settings.defaults;
+        let defaults = &self.0.shared.settings.defaults;
         let chosen = match capability {
             Capability::Config => defaults.config.as_ref(),
             Capability::Registry => defaults.registry.as_ref(),

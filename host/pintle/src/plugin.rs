@@ -14,13 +14,16 @@ mod feed;
 mod file;
 pub(crate) mod grants;
 mod guest;
+mod http;
 mod limits;
 mod loader;
+mod network;
 mod output;
 mod pump;
 mod routes;
-mod scrub;
+mod sockets;
 mod supervisor;
+mod tls;
 
 pub(crate) use backend::{Backend, Shared};
 pub use backend::{BackendState, BackendStatus};

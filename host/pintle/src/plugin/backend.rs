@@ -22,13 +22,14 @@ use super::{
     guest::{Checkpoint, GuestState},
     limits::Limits,
     loader::{Exports, Loader, Plugin},
+    network::NetworkCounters,
     routes::Routes,
-    scrub::Scrubber,
 };
 use crate::{
     error::{Cause, Effect, Ended, Error, Place, Refusal},
     lock::LeaseClock,
-    settings::BackendSettings,
+    secret::Scrubber,
+    settings::{BackendSettings, Settings},
 };
 
 /// What all backends of a host share.
@@ -36,6 +37,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     pub(crate) loader: Arc<Loader>,
     pub(crate) lease_clock: Arc<LeaseClock>,
+    pub(crate) settings: Settings,
     /// Identity of this host, given to plugins.
     pub(crate) node: Arc<str>,
 }
@@ -48,6 +50,8 @@ pub(crate) struct Backend {
     pub(crate) shared: Arc<Shared>,
     pub(crate) checkpoint: Arc<Checkpoint>,
     pub(crate) routes: Routes,
+    /// Over all incarnations.
+    pub(crate) network_counters: Arc<NetworkCounters>,
     status: watch::Sender<Status>,
     serving: ArcSwapOption<Serving>,
     stopping: watch::Sender<bool>,
@@ -169,6 +173,7 @@ impl Backend {
             shared,
             checkpoint: Arc::default(),
             routes: Routes::default(),
+            network_counters: Arc::default(),
             status: watch::Sender::new(Status {
                 state: BackendState::Starting,
                 reason: "".into(),

@@ -6,10 +6,11 @@ pub(crate) mod registry;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{bindings::types, scrub::Scrubber};
+use super::bindings::types;
 use crate::{
     config::Consistency,
     error::{Effect, PluginError},
+    secret::Scrubber,
 };
 
 pub(crate) fn error(error: types::Error, scrubber: &Scrubber) -> PluginError {

@@ -20,9 +20,10 @@ use super::{
     bindings,
     guest::{Checkpoint, GuestState, HostImports, LogBudget},
     limits::{EPOCH_TICK, Limits},
+    network::{self, Network},
     output::LastWords,
 };
-use crate::{clock::GuestClock, plugin::scrub::Scrubber};
+use crate::{clock::GuestClock, secret::Scrubber};
 
 /// Compiles and runs components. One per host.
 pub(crate) struct Engine {
@@ -47,6 +48,8 @@ pub(crate) struct StoreOptions<'a> {
     /// The one directory that the guest sees, at `/data`.
     pub(crate) data_dir: Option<&'a std::path::Path>,
     pub(crate) last_words: LastWords,
+    /// What it may reach.
+    pub(crate) network: Network,
 }
 
 impl Engine {
@@ -100,6 +103,7 @@ impl Engine {
         let state = GuestState {
             wasi: wasi.build(),
             table: ResourceTable::new(),
+            network: options.network,
             limits: StoreLimitsBuilder::new()
                 .memory_size(limits.memory_bytes)
                 .table_elements(limits.table_elements)
@@ -120,6 +124,7 @@ impl Engine {
         let mut store = Store::new(&self.wasmtime, state);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(limits.hostcall_bytes);
+        store.set_max_component_handles(limits.handles_max);
         let ticks_max = limits.unyielded_ticks_max;
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |_| {
@@ -180,6 +185,7 @@ fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<GuestState>> {
     wasmtime_wasi::p3::clocks::add_to_linker(&mut linker)?;
     wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
     wasmtime_wasi::p3::filesystem::add_to_linker(&mut linker)?;
+    network::add_to_linker(&mut linker)?;
     bindings::types::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
     bindings::host::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
     Ok(linker)

@@ -8,13 +8,18 @@ use std::{
 use wasmtime::{StoreLimits, component::ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
-use super::{bindings::host, limits::Limits};
-use crate::plugin::scrub::Scrubber;
+use super::{
+    bindings::host,
+    limits::Limits,
+    network::{Network, NetworkCtxView, NetworkView},
+};
+use crate::secret::Scrubber;
 
 /// State behind one `Store`.
 pub(crate) struct GuestState {
     pub(crate) wasi: WasiCtx,
     pub(crate) table: ResourceTable,
+    pub(crate) network: Network,
     pub(crate) limits: StoreLimits,
     pub(crate) host: HostImports,
     pub(crate) unyielded_ticks: Arc<std::sync::atomic::AtomicU32>,
@@ -140,6 +145,12 @@ impl super::bindings::types::Host for GuestState {}
 impl WasiView for GuestState {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl NetworkView for GuestState {
+    fn network(&mut self) -> NetworkCtxView<'_> {
+        NetworkCtxView { network: &mut self.network, table: &mut self.table }
     }
 }
 

@@ -17,9 +17,10 @@ use super::{
     file::{Capability, PluginEntry, PluginFileError, PluginInfo},
     guest::{Checkpoint, GuestState},
     limits::Limits,
+    network::{Network, NetworkOptions},
     output::LastWords,
 };
-use crate::plugin::scrub::Scrubber;
+use crate::secret::Scrubber;
 
 /// Versions of the WIT packages that this host serves.
 const SERVED: &str = "0.1";
@@ -246,19 +247,23 @@ impl Loader {
     async fn describe(&self, mut plugin: Plugin) -> Result<Plugin, PluginFileError> {
         let path = plugin.info.path.clone();
         let last_words = LastWords::default();
+        let name = format!("({})", plugin.info.name);
         let failed = |problem: String| PluginFileError::Describe {
             path: path.clone(),
             problem: last_words.summary().unwrap_or(problem),
         };
+        let nothing = NetworkOptions::new(name.clone(), self.engine.host_runtime());
+        let network = Network::new(nothing).map_err(|error| failed(error.to_string()))?;
         let mut store = self
             .engine
             .store(StoreOptions {
-                backend: format!("({})", plugin.info.name).into(),
+                backend: name.into(),
                 limits: &self.limits,
                 scrubber: Arc::new(Scrubber::default()),
                 checkpoint: Arc::new(Checkpoint::default()),
                 data_dir: None,
                 last_words: last_words.clone(),
+                network,
             })
             .map_err(|error| failed(format!("{error:#}")))?;
         let (pre, indices) = (plugin.pre.clone(), plugin.indices.lifecycle.clone());

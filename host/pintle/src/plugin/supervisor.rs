@@ -13,10 +13,12 @@ use super::{
     data_dir::DataDir,
     engine::StoreOptions,
     file::PluginFileError,
+    http::HttpOptions,
     loader::Plugin,
+    network::{GuestEndpoint, Network, NetworkLimits, NetworkOptions},
     output::LastWords,
     pump,
-    scrub::Scrubber,
+    tls::TlsSetting,
 };
 use crate::{error::Refusal, lock::LeaseStatus, registry::RegistrationRecord};
 
@@ -172,7 +174,7 @@ impl Supervisor {
         let loader = &backend.shared.loader;
         let plugin = loader.load(&settings.plugin, settings.sha256.as_deref()).await?;
         backend.set_plugin(&plugin);
-        let (options, scrubber) = self.start_options(&plugin)?;
+        let Prepared { options, scrubber, network } = self.prepare(&plugin)?;
         self.grant_data_dir(&plugin)?;
 
         let last_words = LastWords::default();
@@ -186,6 +188,7 @@ impl Supervisor {
                 checkpoint: Arc::clone(&backend.checkpoint),
                 data_dir: self.data_dir.as_ref().map(DataDir::path),
                 last_words: last_words.clone(),
+                network,
             })
             .map_err(|error| StartFailure::Final(format!("{error:#}")))?;
         let incarnation = Incarnation::spawn(
@@ -205,27 +208,42 @@ impl Supervisor {
         Ok(serving)
     }
 
-    fn start_options(
-        &self,
-        plugin: &Plugin,
-    ) -> Result<(lifecycle::StartOptions, Arc<Scrubber>), StartFailure> {
-        let settings = &self.backend.settings;
-        let _ = plugin;
-        let json = serde_json::Value::Object(settings.settings.clone());
-        let tls = settings.tls.is_some();
-        let endpoint = |endpoint: &crate::settings::Endpoint| lifecycle::Endpoint {
-            host: endpoint.host.clone(),
-            port: endpoint.port,
-            tls,
-        };
+    /// What the plugin is told and may reach: read anew at each start, so that a changed secret
+    /// counts.
+    fn prepare(&self, plugin: &Plugin) -> Result<Prepared, StartFailure> {
+        let backend = &self.backend;
+        let settings = &backend.settings;
+        let schema = &plugin.info.settings_schema;
+        let prepared = backend.shared.settings.prepare(&backend.name, schema).map_err(refused)?;
+        for warning in &prepared.warnings {
+            tracing::warn!(backend = &*backend.name, "{warning}");
+        }
+        let scrubber = Arc::new(Scrubber::new(&prepared.secrets).map_err(refused)?);
+        let network = Network::new(NetworkOptions {
+            endpoints: settings.endpoints.iter().map(|endpoint| endpoint.to_string().into()).collect(),
+            allow: settings.allow.clone(),
+            tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
+            http: HttpOptions {
+                h2c: settings.http.h2c,
+                proxy: prepared.proxy_url.as_ref().map(|url| url.expose().to_owned()),
+            },
+            limits: NetworkLimits {
+                connections_max: usize::try_from(backend.limits.connections).unwrap_or(usize::MAX),
+                ..NetworkLimits::default()
+            },
+            counters: Arc::clone(&backend.network_counters),
+            ..NetworkOptions::new(&*backend.name, backend.shared.engine.host_runtime())
+        })
+        .map_err(refused)?;
+        let endpoint = |GuestEndpoint { host, port, tls }| lifecycle::Endpoint { host, port, tls };
         let options = lifecycle::StartOptions {
-            settings: json.to_string(),
-            endpoints: settings.endpoints.iter().map(endpoint).collect(),
-            resume: self.backend.checkpoint.load(),
-            backend: self.backend.name.to_string(),
-            node: self.backend.shared.node.to_string(),
+            settings: prepared.json.expose().to_owned(),
+            endpoints: network.endpoints().into_iter().map(endpoint).collect(),
+            resume: backend.checkpoint.load(),
+            backend: backend.name.to_string(),
+            node: backend.shared.node.to_string(),
         };
-        Ok((options, Arc::new(Scrubber::default())))
+        Ok(Prepared { options, scrubber, network })
     }
 
     fn grant_data_dir(&mut self, plugin: &Plugin) -> Result<(), StartFailure> {
@@ -244,6 +262,17 @@ impl Supervisor {
         self.data_dir = Some(opened);
         Ok(())
     }
+}
+
+/// What an incarnation starts with.
+struct Prepared {
+    options: lifecycle::StartOptions,
+    scrubber: Arc<Scrubber>,
+    network: Network,
+}
+
+fn refused(error: impl std::fmt::Display) -> StartFailure {
+    StartFailure::Final(error.to_string())
 }
 
 fn explain(failure: CallFailure, serving: &Serving) -> StartFailure {

@@ -10,7 +10,8 @@ use crate::{
     },
     error::{Cause, Error, Place},
     mirror::Upstream,
-    plugin::{bindings::config as wit, scrub::Scrubber},
+    plugin::bindings::config as wit,
+    secret::Scrubber,
 };
 
 pub(crate) fn entry(entry: wit::Entry) -> Entry {
