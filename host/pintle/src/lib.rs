@@ -44,8 +44,8 @@ pub use host::{BackendCheck, Builder, DEFAULT, Pintle, StartError};
 pub use leader::Leader;
 pub use lock::Lock;
 pub use plugin::{
-    BackendState, BackendStatus, Capability, Health, HealthState, PluginEntry, PluginFileError,
-    PluginInfo,
+    BackendState, BackendStatus, Capability, Health, HealthState, NetworkSnapshot, PluginEntry,
+    PluginFileError, PluginInfo,
 };
 pub use registry::Registry;
 pub use tracing::Tracing;

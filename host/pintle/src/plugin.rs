@@ -35,5 +35,6 @@ pub(crate) use feed::{ConfigWatched, FeedUser, InstanceWatched, join};
 pub use file::{Capability, PluginEntry, PluginFileError, PluginInfo};
 pub(crate) use limits::Limits;
 pub(crate) use loader::Loader;
+pub use network::NetworkSnapshot;
 pub(crate) use routes::LockWatchRoute;
 pub(crate) use supervisor::supervise;

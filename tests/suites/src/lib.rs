@@ -47,7 +47,11 @@ impl Sandbox {
     /// Fails when it is not built.
     pub fn add_plugin(&self, kind: &str, name: &str, as_name: &str) -> Result<()> {
         let file = built(kind).join(format!("{name}.wasm"));
-        ensure!(file.exists(), "{} is not built; run `cargo xtask build --fixtures`", file.display());
+        ensure!(
+            file.exists(),
+            "{} is not built; run `cargo xtask build --fixtures`",
+            file.display()
+        );
         std::fs::copy(&file, self.plugins_dir().join(format!("{as_name}.wasm")))?;
         Ok(())
     }

@@ -68,7 +68,8 @@ async fn a_watch_begins_with_a_snapshot_and_follows_changes() -> Result<()> {
     let config = pintle.config("main")?;
     config.put(Put::new("w/a", "1")).await?;
     let mut watch = config.watch(Target::Prefix("w".into())).await?;
-    let mut next = async || within("an event", watch.next()).await?.unwrap().map_err(anyhow::Error::from);
+    let mut next =
+        async || within("an event", watch.next()).await?.unwrap().map_err(anyhow::Error::from);
     assert_eq!(next().await?, WatchEvent::SnapshotBegin);
     assert!(matches!(next().await?, WatchEvent::Put { entry, .. } if &*entry.key == "w/a"));
     assert_eq!(next().await?, WatchEvent::SnapshotEnd);
@@ -136,7 +137,8 @@ async fn an_instance_is_listed_while_it_is_registered() -> Result<()> {
     let registry = pintle.registry("main")?;
     let instance = Instance::new("web", "1", "127.0.0.1", 80);
     let ttl = Duration::from_secs(5);
-    let RegisterOutcome::Registered(registration) = registry.register(instance.clone(), ttl).await?
+    let RegisterOutcome::Registered(registration) =
+        registry.register(instance.clone(), ttl).await?
     else {
         panic!("not registered")
     };
@@ -168,9 +170,11 @@ async fn a_missing_plugin_names_the_directory_and_what_is_in_it() -> Result<()> 
     let status = pintle.backend("main")?;
     assert_eq!(status.state.as_str(), "refused");
     let dir = sandbox.plugins_dir();
-    let expected = format!("no plugin \"etcd\": there is no etcd.wasm in {}; it holds memory", dir.display());
+    let expected =
+        format!("no plugin \"etcd\": there is no etcd.wasm in {}; it holds memory", dir.display());
     assert_eq!(status.reason, expected);
-    let error = sandbox.start("[backends.main]\nplugin = \"etcd\"\nrequired = true\n").await.err().unwrap();
+    let error =
+        sandbox.start("[backends.main]\nplugin = \"etcd\"\nrequired = true\n").await.err().unwrap();
     assert!(error.to_string().contains("backend main is required"), "{error}");
     Ok(())
 }

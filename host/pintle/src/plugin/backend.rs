@@ -22,7 +22,7 @@ use super::{
     guest::{Checkpoint, GuestState},
     limits::Limits,
     loader::{Exports, Loader, Plugin},
-    network::NetworkCounters,
+    network::{NetworkCounters, NetworkSnapshot},
     routes::Routes,
 };
 use crate::{
@@ -123,6 +123,8 @@ pub struct BackendStatus {
     pub required: bool,
     /// Addresses as the operator wrote them.
     pub endpoints: Vec<String>,
+    /// What it used of the network, over all restarts of its plugin.
+    pub network: NetworkSnapshot,
     /// What its plugin's file says, once it was loaded.
     pub plugin_info: Option<PluginInfo>,
 }
@@ -249,6 +251,7 @@ impl Backend {
             restarts: status.restarts,
             required: self.settings.required,
             endpoints: self.settings.endpoints.iter().map(ToString::to_string).collect(),
+            network: self.network_counters.snapshot(),
             plugin_info: status.plugin_info.map(|plugin| plugin.info.clone()),
         }
     }

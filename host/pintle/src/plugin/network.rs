@@ -22,7 +22,8 @@ use crate::plugin::tls::{TlsError, TlsSetting, TlsTable};
 
 mod counters;
 
-pub(crate) use counters::{NetworkCounters, NetworkSnapshot};
+pub(crate) use counters::NetworkCounters;
+pub use counters::NetworkSnapshot;
 
 /// What the operator says about a backend's network.
 #[derive(Clone, Debug)]
@@ -195,11 +196,6 @@ impl Network {
             tls: self.dialer.tls.client_for(target).is_some(),
         };
         self.dialer.grants.endpoints().iter().map(describe).collect()
-    }
-
-    /// The counters of the backend.
-    pub(crate) fn counters(&self) -> Arc<NetworkCounters> {
-        Arc::clone(&self.dialer.counters)
     }
 }
 

@@ -20,7 +20,9 @@ mod wire;
 
 pub(crate) use dial::{DialError, Dialer, Link, Security};
 pub(crate) use names::Names;
-pub(crate) use resolve::{Resolver, Resolving, SystemResolver};
+#[cfg(test)]
+pub(crate) use resolve::Resolving;
+pub(crate) use resolve::{Resolver, SystemResolver};
 #[allow(unreachable_pub, reason = "the generated bindings export them")]
 pub use tcp::TcpSocket;
 #[allow(unreachable_pub, reason = "the generated bindings export them")]

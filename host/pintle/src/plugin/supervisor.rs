@@ -20,7 +20,7 @@ use super::{
     pump,
     tls::TlsSetting,
 };
-use crate::{error::Refusal, lock::LeaseStatus, registry::RegistrationRecord};
+use crate::{error::Refusal, lock::LeaseStatus, registry::RegistrationRecord, secret::Scrubber};
 
 const START: Operation = Operation::mutation("lifecycle.start");
 const STOP: Operation = Operation::mutation("lifecycle.stop");
@@ -220,7 +220,11 @@ impl Supervisor {
         }
         let scrubber = Arc::new(Scrubber::new(&prepared.secrets).map_err(refused)?);
         let network = Network::new(NetworkOptions {
-            endpoints: settings.endpoints.iter().map(|endpoint| endpoint.to_string().into()).collect(),
+            endpoints: settings
+                .endpoints
+                .iter()
+                .map(|endpoint| endpoint.to_string().into())
+                .collect(),
             allow: settings.allow.clone(),
             tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
             http: HttpOptions {

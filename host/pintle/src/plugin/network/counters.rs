@@ -32,27 +32,27 @@ struct Texts {
 
 /// One reading of [`NetworkCounters`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct NetworkSnapshot {
+pub struct NetworkSnapshot {
     /// Connections that are open now.
-    pub(crate) connections_open: u64,
+    pub connections_open: u64,
     /// Connections that were opened.
-    pub(crate) connections_total: u64,
+    pub connections_total: u64,
     /// Bytes read from connections, as on the wire (TLS included).
-    pub(crate) bytes_received: u64,
+    pub bytes_received: u64,
     /// Bytes written to connections, as on the wire (TLS included).
-    pub(crate) bytes_sent: u64,
+    pub bytes_sent: u64,
     /// HTTP requests whose response has not ended.
-    pub(crate) requests_open: u64,
+    pub requests_open: u64,
     /// HTTP requests that were sent.
-    pub(crate) requests_total: u64,
+    pub requests_total: u64,
     /// Look-ups, connections and other uses of the network that were denied.
-    pub(crate) denials: u64,
+    pub denials: u64,
     /// Connections that could not be made, or whose TLS failed.
-    pub(crate) failures: u64,
+    pub failures: u64,
     /// The last denial, with the line to add.
-    pub(crate) last_denial: Option<String>,
+    pub last_denial: Option<String>,
     /// The last failure.
-    pub(crate) last_failure: Option<String>,
+    pub last_failure: Option<String>,
 }
 
 impl NetworkCounters {

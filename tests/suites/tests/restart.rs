@@ -1,0 +1,189 @@
+//! What happens when a plugin traps, spins, hangs or eats memory.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use futures::StreamExt;
+use pintle::{
+    BackendState, Effect, Pintle,
+    config::{Put, Target, WatchEvent},
+    lock::{AcquireOutcome, LeaseStatus, LockRequest},
+    registry::{Instance, RegisterOutcome, RegistrationStatus},
+};
+use pintle_test_suites::{Sandbox, within};
+
+const SETTINGS: &str = r#"
+    [backends.main]
+    plugin = "unruly"
+    limits = { call = "500ms", memory = "32MiB" }
+
+    [backends.victim]
+    plugin = "memory"
+"#;
+
+async fn host() -> Result<(Sandbox, Pintle)> {
+    let sandbox = Sandbox::new(&["fixtures/unruly", "fixtures/memory"])?;
+    let pintle = sandbox.start(SETTINGS).await?;
+    Ok((sandbox, pintle))
+}
+
+/// Waits until the backend has been started again `restarts` times and serves.
+async fn serving_again(pintle: &Pintle, restarts: u64) -> Result<()> {
+    within("the backend to serve again", async {
+        loop {
+            let status = pintle.backend("main")?;
+            if status.restarts >= restarts && status.state == BackendState::Serving {
+                return anyhow::Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await?
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_ends_the_incarnation_and_its_message_reaches_the_caller() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let config = pintle.config("main")?;
+    let error = config.get("do/panic").await.unwrap_err();
+    assert_eq!((error.code(), error.effect()), ("plugin-ended", Effect::None));
+    let text = error.to_string();
+    assert!(text.starts_with("backend main (unruly 0.1.0): config.get: "), "{text}");
+    assert!(text.contains("told to"), "{text}");
+    serving_again(&pintle, 1).await?;
+    assert!(config.get("a").await?.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_that_was_under_way_when_the_plugin_ended_has_an_unknown_effect() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let error = pintle.config("main")?.put(Put::new("do/panic", "")).await.unwrap_err();
+    assert_eq!((error.code(), error.effect()), ("plugin-ended", Effect::Unknown));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_spins_is_ended_and_its_neighbour_answers_meanwhile() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let spinning = tokio::spawn({
+        let config = pintle.config("main")?;
+        async move { config.get("do/spin").await }
+    });
+    let victim = pintle.config("victim")?;
+    while !spinning.is_finished() {
+        within("the neighbour", victim.put(Put::new("a", "1"))).await??;
+    }
+    let error = within("the end", spinning).await??.unwrap_err();
+    assert_eq!(error.code(), "plugin-ended");
+    serving_again(&pintle, 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_that_never_returns_is_ended_by_the_plugins_own_deadline() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let error = pintle.config("main")?.get("do/hang").await.unwrap_err();
+    assert_eq!(error.code(), "timeout", "{error}");
+    assert_eq!(pintle.backend("main")?.restarts, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_cannot_use_more_memory_than_it_is_given() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let error = pintle.config("main")?.get("do/fill-memory").await.unwrap_err();
+    assert_eq!(error.code(), "plugin-ended", "{error}");
+    serving_again(&pintle, 1).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn leases_are_reported_lost_when_the_plugin_ends() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let AcquireOutcome::Held(lease) = pintle.lock("main")?.acquire(LockRequest::new("job")).await?
+    else {
+        bail!("not held")
+    };
+    pintle.config("main")?.get("do/panic").await.unwrap_err();
+    let reason = within("the notice", lease.lost()).await?;
+    assert!(reason.contains("told to"), "{reason}");
+    assert!(matches!(lease.status(), LeaseStatus::Lost(_)));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn registrations_are_there_again_after_the_plugin_ended() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let registry = pintle.registry("main")?;
+    let instance = Instance::new("web", "1", "127.0.0.1", 80);
+    let RegisterOutcome::Registered(registration) =
+        registry.register(instance, Duration::from_secs(5)).await?
+    else {
+        bail!("not registered")
+    };
+    pintle.config("main")?.get("do/panic").await.unwrap_err();
+    serving_again(&pintle, 1).await?;
+    within("the registration", async {
+        while registration.status() != RegistrationStatus::Registered {
+            registration.changed().await;
+        }
+    })
+    .await?;
+    assert_eq!(registry.instances("web", None, 0, None).await?.instances.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_with_a_resync_and_only_the_differences() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let config = pintle.config("main")?;
+    config.put(Put::new("w/lost-with-the-memory", "1")).await?;
+    let mut watch = config.watch(Target::Prefix("w".into())).await?;
+    for _ in 0..3 {
+        within("the snapshot", watch.next()).await?.unwrap()?;
+    }
+    config.get("do/panic").await.unwrap_err();
+    let resync = within("the resync", watch.next()).await?.unwrap()?;
+    assert!(
+        matches!(&resync, WatchEvent::Resync(reason) if reason.contains("told to")),
+        "{resync:?}"
+    );
+    let removed = within("the difference", watch.next()).await?.unwrap()?;
+    assert!(
+        matches!(&removed, WatchEvent::Removed { key, .. } if &**key == "w/lost-with-the-memory")
+    );
+    config.put(Put::new("w/new", "1")).await?;
+    let put = within("the change", watch.next()).await?.unwrap()?;
+    assert!(matches!(&put, WatchEvent::Put { entry, .. } if &*entry.key == "w/new"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_successor_gets_the_last_checkpoint() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let config = pintle.config("main")?;
+    let told = async || anyhow::Ok(config.get("do/tell-checkpoint").await?.unwrap().value);
+    assert!(told().await?.is_empty());
+    config.get("do/checkpoint").await?;
+    config.get("do/panic").await.unwrap_err();
+    serving_again(&pintle, 1).await?;
+    assert_eq!(&told().await?[..], b"kept");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_ends_again_and_again_is_quarantined() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let config = pintle.config("main")?.with_timeout(Duration::from_secs(10));
+    within("the quarantine", async {
+        while pintle.backend("main")?.state != BackendState::Quarantined {
+            config.get("do/panic").await.unwrap_err();
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    let error = config.get("a").await.unwrap_err();
+    assert_eq!(error.code(), "not-running");
+    assert!(error.to_string().contains("quarantined: its plugin ended"), "{error}");
+    assert!(pintle.config("victim")?.get("a").await?.is_none());
+    Ok(())
+}
