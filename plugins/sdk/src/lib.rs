@@ -98,17 +98,22 @@
 //!
 //! A plugin with locks says `type Held = <its Lease>` and shows in `acquire` how a lease is kept
 //! and given back; `tests/fixtures/memory` is a whole plugin with all three.
+pub mod backoff;
 #[doc(hidden)]
 pub mod bindings;
 pub mod config;
 pub mod connection;
+pub mod endpoints;
+pub mod follow;
 #[doc(hidden)]
 pub mod glue;
 #[cfg(feature = "http")]
 pub mod http;
 pub mod lock;
 pub mod random;
+pub mod record;
 pub mod registry;
+pub mod session;
 pub mod settings;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;

@@ -1,0 +1,217 @@
+//! Watches on backends that only say that something changed: list again, and deliver what differs.
+
+use crate::config::{self, Entry};
+use crate::registry::{self, InstanceState};
+use std::collections::BTreeMap;
+
+/// What differs between two listings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Difference<K, V> {
+    /// It is new, or not what it was.
+    Put {
+        /// What is there now.
+        value: V,
+        /// What was there before.
+        previous: Option<V>,
+    },
+    /// It is gone.
+    Removed {
+        /// Its name.
+        key: K,
+        /// What was there before.
+        previous: V,
+    },
+}
+
+/// The last listing, by key.
+#[derive(Clone, Debug)]
+pub struct Listing<K, V> {
+    known: BTreeMap<K, V>,
+}
+
+impl<K, V> Default for Listing<K, V> {
+    fn default() -> Self {
+        Self { known: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord + Clone, V: PartialEq + Clone> Listing<K, V> {
+    /// Replaces the listing and answers the differences, in the order of the keys.
+    pub fn replace(&mut self, fresh: BTreeMap<K, V>) -> Vec<Difference<K, V>> {
+        let mut before = std::mem::replace(&mut self.known, fresh);
+        let mut differences = Vec::new();
+        for (key, value) in &self.known {
+            let previous = before.remove(key);
+            if previous.as_ref() != Some(value) {
+                differences.push(Difference::Put { value: value.clone(), previous });
+            }
+        }
+        let gone = before.into_iter().map(|(key, previous)| Difference::Removed { key, previous });
+        differences.extend(gone);
+        differences
+    }
+
+    /// What was listed last.
+    pub fn values(&self) -> impl Iterator<Item = &V> {
+        self.known.values()
+    }
+}
+
+/// Feeds one configuration watch from listings.
+pub struct ConfigFollower {
+    sink: config::WatchSink,
+    previous: bool,
+    listing: Listing<String, Entry>,
+}
+
+impl ConfigFollower {
+    /// `previous`: whether the watch asked for what was there before.
+    pub fn new(sink: config::WatchSink, previous: bool) -> Self {
+        Self { sink, previous, listing: Listing::default() }
+    }
+
+    /// Delivers a fresh listing: as a snapshot where one is wanted, else what differs.
+    pub async fn show(&mut self, entries: Vec<Entry>, version: Option<String>) {
+        let fresh = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        let differences = self.listing.replace(fresh);
+        if !self.sink.wants_snapshot() {
+            for difference in differences {
+                self.deliver(difference);
+            }
+        }
+        // Also when the differences were more than the reader took.
+        while self.sink.wants_snapshot() && !self.sink.is_closed() {
+            let mut snapshot = self.sink.snapshot();
+            for entry in self.listing.values() {
+                snapshot.put(entry.clone()).await;
+            }
+            snapshot.end(version.clone());
+        }
+        self.sink.progress(version);
+    }
+
+    fn deliver(&self, difference: Difference<String, Entry>) {
+        match difference {
+            Difference::Put { value, previous } => {
+                self.sink.put(value, previous.filter(|_| self.previous));
+            }
+            Difference::Removed { key, previous } => {
+                self.sink.removed(key, None, Some(previous).filter(|_| self.previous));
+            }
+        }
+    }
+
+    /// The sink, to report a gap or the end.
+    pub fn sink(&self) -> &config::WatchSink {
+        &self.sink
+    }
+}
+
+/// Feeds one registry watch from listings.
+pub struct RegistryFollower {
+    sink: registry::WatchSink,
+    listing: Listing<(String, String), InstanceState>,
+}
+
+impl RegistryFollower {
+    /// Feeds `sink`.
+    pub fn new(sink: registry::WatchSink) -> Self {
+        Self { sink, listing: Listing::default() }
+    }
+
+    /// Delivers a fresh listing: as a snapshot where one is wanted, else what differs.
+    pub async fn show(&mut self, instances: Vec<InstanceState>) {
+        let named = instances
+            .into_iter()
+            .map(|state| ((state.instance.service.clone(), state.instance.id.clone()), state));
+        let differences = self.listing.replace(named.collect());
+        if !self.sink.wants_snapshot() {
+            for difference in differences {
+                self.deliver(difference);
+            }
+        }
+        while self.sink.wants_snapshot() && !self.sink.is_closed() {
+            let mut snapshot = self.sink.snapshot();
+            for state in self.listing.values() {
+                snapshot.put(state.clone()).await;
+            }
+            snapshot.end();
+        }
+        self.sink.progress();
+    }
+
+    fn deliver(&self, difference: Difference<(String, String), InstanceState>) {
+        match difference {
+            Difference::Put { value, previous } => self.sink.put(value, previous),
+            Difference::Removed { key: (service, id), previous } => {
+                self.sink.removed(service, id, Some(previous));
+            }
+        }
+    }
+
+    /// The sink, to report a gap or the end.
+    pub fn sink(&self) -> &registry::WatchSink {
+        &self.sink
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Event;
+    use crate::outbox::Outbox;
+    use crate::testing::run;
+    use crate::watch::Feed;
+
+    fn entry(key: &str, version: &str) -> Entry {
+        let (key, version) = (key.to_owned(), version.to_owned());
+        Entry { key, value: Vec::new(), content_type: None, version, modified_ms: None }
+    }
+
+    fn short(events: Vec<(u64, Event)>) -> Vec<String> {
+        let text = |event| match event {
+            Event::SnapshotBegin => "begin".to_owned(),
+            Event::SnapshotEnd(_) => "end".to_owned(),
+            Event::Put(put) => {
+                let previous = put.previous.map(|entry| format!(" was {}", entry.version));
+                format!("{}@{}{}", put.entry.key, put.entry.version, previous.unwrap_or_default())
+            }
+            Event::Removed(removed) => format!("-{}", removed.key),
+            Event::Resync(_) => "resync".to_owned(),
+            Event::Progress(_) => "progress".to_owned(),
+            Event::Ended(_) => "ended".to_owned(),
+        };
+        events.into_iter().map(|(_, event)| text(event)).collect()
+    }
+
+    #[test]
+    fn the_first_listing_is_a_snapshot_and_later_ones_are_differences() {
+        run(async {
+            let outbox = Outbox::default();
+            let sink = config::WatchSink::new(Feed::new(outbox.open(1).unwrap(), false));
+            let mut follower = ConfigFollower::new(sink, true);
+            follower.show(vec![entry("a", "1"), entry("b", "1"), entry("c", "1")], None).await;
+            assert_eq!(short(outbox.take(99)), ["begin", "a@1", "b@1", "c@1", "end", "progress"]);
+            follower.show(vec![entry("a", "1"), entry("b", "2"), entry("d", "1")], None).await;
+            assert_eq!(short(outbox.take(99)), ["b@2 was 1", "d@1", "-c", "progress"]);
+        });
+    }
+
+    #[test]
+    fn differences_that_the_reader_does_not_take_become_a_snapshot() {
+        run(async {
+            let outbox = Outbox::default();
+            let sink = config::WatchSink::new(Feed::new(outbox.open(1).unwrap(), false));
+            let mut follower = ConfigFollower::new(sink, false);
+            let keys =
+                |version: &str| (0..900).map(|n| entry(&format!("{n:03}"), version)).collect();
+            follower.show(keys("1"), None).await;
+            assert_eq!(outbox.take(10_000).len(), 903);
+            follower.show(keys("2"), None).await;
+            follower.show(keys("3"), None).await;
+            let events = short(outbox.take(10_000));
+            assert_eq!(events[..3], ["resync", "begin", "000@3"]);
+            assert_eq!(events[events.len() - 2..], ["end", "progress"]);
+        });
+    }
+}

@@ -1,0 +1,84 @@
+use super::*;
+use crate::testing::run;
+use crate::time::sleep;
+use std::cell::{Cell, RefCell};
+
+fn granted(ttl_ms: u64) -> Validity {
+    Validity { sent_at: Instant::now(), valid_for: Duration::from_millis(ttl_ms) }
+}
+
+#[test]
+fn the_deadline_counts_from_sending_less_a_margin() {
+    run(async {
+        let clock = LeaseClock::new(granted(9_000));
+        let sent = clock.validity().sent_at;
+        assert_eq!(clock.renew_at().since(sent), Duration::from_secs(3));
+        assert_eq!(clock.deadline().since(sent), Duration::from_millis(8_100));
+        let short = LeaseClock::new(granted(2_000));
+        assert_eq!(short.deadline().since(sent), Duration::from_millis(1_500));
+    });
+}
+
+#[test]
+fn it_is_renewed_at_a_third_and_lost_when_the_server_says_so() {
+    run(async {
+        let begun = Instant::now();
+        let attempts = RefCell::new(Vec::new());
+        let renew = async || {
+            attempts.borrow_mut().push(begun.elapsed().as_secs());
+            if attempts.borrow().len() < 3 {
+                Ok(Renewal::Renewed(granted(9_000)))
+            } else {
+                Ok(Renewal::Gone("expired".to_owned()))
+            }
+        };
+        let reason = keep_alive(LeaseClock::new(granted(9_000)), renew, |_| {}).await;
+        assert_eq!(reason, "expired");
+        assert_eq!(*attempts.borrow(), [3, 6, 9]);
+    });
+}
+
+#[test]
+fn failing_renewals_are_told_and_end_at_the_deadline() {
+    run(async {
+        let begun = Instant::now();
+        let told = Cell::new(0);
+        let renew = async || Err(Error::unavailable("no server"));
+        let tell = |status| {
+            assert_eq!(status, Status::Suspect("no server".to_owned()));
+            told.set(told.get() + 1);
+        };
+        keep_alive(LeaseClock::new(granted(9_000)), renew, tell).await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(8_100));
+        assert!(told.get() >= 4, "tried {} times", told.get());
+    });
+}
+
+#[test]
+fn a_renewal_without_an_answer_ends_at_the_deadline() {
+    run(async {
+        let begun = Instant::now();
+        let renew = async || std::future::pending().await;
+        keep_alive(LeaseClock::new(granted(9_000)), renew, |_| {}).await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(8_100));
+    });
+}
+
+#[test]
+fn a_late_answer_counts_from_its_sending() {
+    run(async {
+        let begun = Instant::now();
+        let first = Cell::new(true);
+        let renew = async || {
+            let sent = granted(9_000);
+            if first.replace(false) {
+                sleep(Duration::from_secs(4)).await;
+                return Ok(Renewal::Renewed(sent));
+            }
+            std::future::pending().await
+        };
+        keep_alive(LeaseClock::new(granted(9_000)), renew, |_| {}).await;
+        // Sent at 3 s, answered at 7 s: lost at 3 s + 8.1 s, not at 7 s + 8.1 s.
+        assert_eq!(begun.elapsed(), Duration::from_millis(11_100));
+    });
+}
