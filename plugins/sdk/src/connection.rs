@@ -7,6 +7,8 @@
 //! protocol code is tested without a sandbox.
 
 mod error;
+#[cfg(feature = "http2")]
+mod hyper;
 #[cfg(not(target_family = "wasm"))]
 mod native;
 #[cfg(not(target_family = "wasm"))]

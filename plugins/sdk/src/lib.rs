@@ -107,8 +107,12 @@ pub mod endpoints;
 pub mod follow;
 #[doc(hidden)]
 pub mod glue;
+#[cfg(feature = "grpc")]
+pub mod grpc;
 #[cfg(feature = "http")]
 pub mod http;
+#[cfg(feature = "http2")]
+pub mod http2;
 pub mod lock;
 pub mod random;
 pub mod record;

@@ -1,0 +1,133 @@
+//! gRPC over [`http2`](crate::http2), with `tonic`'s codecs and `prost`'s messages.
+//!
+//! ```no_run
+//! # use pintle_plugin_sdk::{Endpoint, Error, connection::Connection, grpc, http2::Options};
+//! # use std::time::Duration;
+//! # async fn example(endpoint: Endpoint) -> Result<(), Error> {
+//! #[derive(Clone, PartialEq, prost::Message)]
+//! struct StatusRequest {}
+//! #[derive(Clone, PartialEq, prost::Message)]
+//! struct StatusResponse {
+//!     #[prost(string, tag = "2")]
+//!     version: String,
+//! }
+//!
+//! let connection = Connection::open(&endpoint, Duration::from_secs(3)).await?;
+//! let channel = grpc::Channel::open(connection, Options::default()).await?;
+//! let path = "/etcdserverpb.Maintenance/Status";
+//! let answer: StatusResponse = grpc::unary(&channel, path, StatusRequest {})
+//!     .await
+//!     .map_err(|status| grpc::error(&status, channel.peer()))?;
+//! # Ok(())
+//! # }
+//! ```
+
+use crate::{Error, http2};
+use ::http::uri::PathAndQuery;
+use futures::Stream;
+use prost::Message;
+use std::time::Duration;
+use tonic::client::Grpc;
+use tonic::{Code, IntoRequest, IntoStreamingRequest, Request, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+pub use {prost, tonic};
+
+/// One connection on which gRPC is spoken. Clones share it.
+pub type Channel = http2::Client<tonic::body::Body>;
+
+/// Calls a method with one request and one answer.
+///
+/// # Errors
+///
+/// The server's status, or one that stands for a broken connection; see [`error`].
+///
+/// # Cancellation
+///
+/// Dropping the future resets the stream; the server may have acted on the request.
+pub async fn unary<Q, A>(
+    channel: &Channel,
+    path: &'static str,
+    request: impl IntoRequest<Q>,
+) -> Result<A, Status>
+where
+    Q: Message + Send + Sync + 'static,
+    A: Message + Default + Send + Sync + 'static,
+{
+    let mut client = Grpc::new(channel.clone());
+    ready(&mut client).await?;
+    let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, A>::default());
+    let request: Request<Q> = request.into_request();
+    Ok(client.unary(request, path, codec).await?.into_inner())
+}
+
+/// Opens a stream in both directions; for one request and many answers, send a stream of one.
+///
+/// # Errors
+///
+/// As [`unary`].
+pub async fn streaming<Q, A, S>(
+    channel: &Channel,
+    path: &'static str,
+    requests: S,
+) -> Result<Streaming<A>, Status>
+where
+    Q: Message + Send + Sync + 'static,
+    A: Message + Default + Send + Sync + 'static,
+    S: Stream<Item = Q> + Send + 'static,
+{
+    let mut client = Grpc::new(channel.clone());
+    ready(&mut client).await?;
+    let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, A>::default());
+    Ok(client.streaming(requests.into_streaming_request(), path, codec).await?.into_inner())
+}
+
+async fn ready(client: &mut Grpc<Channel>) -> Result<(), Status> {
+    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))
+}
+
+/// A status in the words of Pintle. The effect is `none` where the server refused, and `unknown`
+/// where nobody knows whether it acted; say [`effect_none`](Error::effect_none) for reads.
+pub fn error(status: &Status, endpoint: &str) -> Error {
+    let message = format!("{endpoint}: {}", status.message());
+    let made = match status.code() {
+        Code::InvalidArgument | Code::OutOfRange => Error::invalid(message),
+        Code::NotFound => Error::not_found(message),
+        Code::AlreadyExists | Code::FailedPrecondition | Code::Aborted => Error::conflict(message),
+        Code::PermissionDenied => Error::denied(message),
+        Code::Unauthenticated => Error::unauthenticated(message),
+        Code::Unimplemented => Error::unsupported(message),
+        Code::ResourceExhausted => Error::exhausted(message),
+        Code::DeadlineExceeded => Error::timeout(message).effect_unknown(),
+        Code::Cancelled => Error::cancelled(message).effect_unknown(),
+        Code::Ok | Code::Unknown | Code::Internal | Code::Unavailable | Code::DataLoss => {
+            Error::unavailable(message).effect_unknown()
+        }
+    };
+    let made = match pushback(status) {
+        Some(wait) => made.retry_after(wait),
+        None => made,
+    };
+    made.detail("endpoint", endpoint).detail("status", format!("{:?}", status.code()))
+}
+
+/// How long the server asks to wait before a retry, if it does.
+fn pushback(status: &Status) -> Option<Duration> {
+    let text = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?;
+    text.parse().ok().map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Effect;
+
+    #[test]
+    fn a_refusal_did_nothing_and_a_broken_connection_may_have() {
+        let refused = error(&Status::permission_denied("no"), "etcd:2379");
+        assert_eq!((refused.code(), refused.effect()), ("denied", Effect::None));
+        let broken = error(&Status::unavailable("broken pipe"), "etcd:2379");
+        assert_eq!((broken.code(), broken.effect()), ("unavailable", Effect::Unknown));
+        assert_eq!(broken.message(), "etcd:2379: broken pipe");
+    }
+}
