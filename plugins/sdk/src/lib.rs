@@ -113,6 +113,7 @@ pub mod grpc;
 pub mod http;
 #[cfg(feature = "http2")]
 pub mod http2;
+pub mod link;
 pub mod lock;
 pub mod random;
 pub mod record;

@@ -244,3 +244,6 @@ impl<E: Weight> Channel<E> {
         self.changed.notify();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -274,3 +274,6 @@ impl<E: WatchEvent> Drop for Snapshot<E> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
