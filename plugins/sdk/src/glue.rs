@@ -33,7 +33,7 @@ thread_local! {
 #[derive(Default)]
 pub(crate) struct Incarnation {
     plugin: RefCell<Option<Rc<dyn Any>>>,
-    features: RefCell<Features>,
+    features: RefCell<Rc<Features>>,
     calls: Calls,
     config: Handles<wire::config::Event>,
     registry: Handles<wire::registry::Event>,
@@ -74,8 +74,8 @@ impl Incarnation {
         self.calls.run(operation, kind, raw, async |cx| body(plugin, cx).await).await
     }
 
-    fn features(&self) -> Features {
-        self.features.borrow().clone()
+    fn features(&self) -> Rc<Features> {
+        Rc::clone(&self.features.borrow())
     }
 }
 

@@ -7,12 +7,13 @@ use crate::calls::{Calls, reserve_to_clean_up};
 use crate::outbox::{Channel, Outbox, Weight};
 use crate::reporter::Reporter;
 use crate::runtime::{self, Task};
+use crate::signal::Signal;
 use crate::time::{Instant, sleep, timeout_at};
 use crate::{Context, Error};
 use futures::channel::oneshot;
 use futures::future::{Either, LocalBoxFuture, select};
 use std::any::Any;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::pin::pin;
 use std::rc::{Rc, Weak};
@@ -27,6 +28,14 @@ const GIVE_BACK_PAUSE: Duration = Duration::from_millis(500);
 pub(crate) struct Handles<E> {
     pub(crate) outbox: Outbox<E>,
     slots: Rc<Slots>,
+    attempts: Rc<Attempts>,
+}
+
+/// How many leases or registrations are being asked for.
+#[derive(Default)]
+struct Attempts {
+    running: Cell<usize>,
+    ended: Signal,
 }
 
 pub(crate) type Slots = RefCell<HashMap<u64, Slot>>;
@@ -61,7 +70,7 @@ pub(crate) struct Request<E, B, G> {
 
 impl<E> Default for Handles<E> {
     fn default() -> Self {
-        Self { outbox: Outbox::default(), slots: Rc::default() }
+        Self { outbox: Outbox::default(), slots: Rc::default(), attempts: Rc::default() }
     }
 }
 
@@ -125,6 +134,13 @@ impl<E: Weight + 'static> Handles<E> {
             }
         }
         let results = futures::future::join_all(open).await;
+        let until = cx.deadline().min(Instant::now().after(CLEAN_UP_AFTER_CANCEL));
+        let attempts = &self.attempts;
+        let none_left = attempts.ended.wait(|| (attempts.running.get() == 0).then_some(()));
+        if timeout_at(until, none_left).await.is_err() {
+            let message = "something that was being asked for may be left on the server";
+            return Err(Error::timeout(message).effect_unknown());
+        }
         results.into_iter().collect()
     }
 
@@ -153,8 +169,7 @@ impl<E: Weight + 'static> Handles<E> {
         self.slots.borrow_mut().insert(id, Slot::Opening(cx.clone()));
 
         let (answer, answered) = oneshot::channel();
-        let attempt =
-            Attempt { id, cx: cx.clone(), reporter: reporter.clone(), slots: self.slots.clone() };
+        let attempt = Attempt::begin(self, id, cx.clone(), reporter.clone());
         runtime::spawn(async move {
             let result = begin(&attempt.cx, attempt.reporter.clone()).await;
             let result = attempt.settle(result, ttl, give_back).await;
@@ -207,9 +222,23 @@ struct Attempt<E> {
     cx: Context,
     reporter: Reporter<E>,
     slots: Rc<Slots>,
+    attempts: Rc<Attempts>,
+}
+
+impl<E> Drop for Attempt<E> {
+    fn drop(&mut self) {
+        self.attempts.running.set(self.attempts.running.get() - 1);
+        self.attempts.ended.notify();
+    }
 }
 
 impl<E: Weight + 'static> Attempt<E> {
+    fn begin(handles: &Handles<E>, id: u64, cx: Context, reporter: Reporter<E>) -> Self {
+        let attempts = Rc::clone(&handles.attempts);
+        attempts.running.set(attempts.running.get() + 1);
+        Self { id, cx, reporter, slots: Rc::clone(&handles.slots), attempts }
+    }
+
     /// Keeps what was granted if the host still wants it, and gives it back otherwise.
     async fn settle<H: 'static, T>(
         &self,

@@ -465,6 +465,22 @@ fn stopping_gives_everything_back_before_the_plugin_stops() {
 }
 
 #[test]
+fn stopping_waits_for_what_is_being_asked_for() {
+    run(async {
+        let host = host(json!({ "delay_ms": 300, "deaf": true })).await;
+        let lock = host.lock();
+        let stopping = async {
+            sleep(Duration::from_millis(10)).await;
+            host.stop().await
+        };
+        let (outcome, stopped) = futures::future::join(lock.acquire(1, ask()), stopping).await;
+        assert_eq!(outcome.unwrap_err().code(), "cancelled");
+        stopped.unwrap();
+        assert_eq!(seen(), ["released l", "stop"]);
+    });
+}
+
+#[test]
 fn a_health_report_holds_at_most_64_counters() {
     run(async {
         let report = host(json!({})).await.health().await.unwrap();

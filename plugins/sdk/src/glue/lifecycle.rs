@@ -43,7 +43,7 @@ impl<P: Plugin> wire::Guest for PluginGlue<P> {
             P::start(cx, start).await
         });
         let plugin = run.await?;
-        *incarnation.features.borrow_mut() = P::description().features;
+        *incarnation.features.borrow_mut() = Rc::new(P::description().features);
         *incarnation.plugin.borrow_mut() = Some(plugin);
         Ok(())
     }
