@@ -58,9 +58,11 @@ fn reach_of_v6(address: Ipv6Addr) -> Reach {
     // the special ranges lie outside of it.
     let [first, second, ..] = address.segments();
     let global = first & 0xe000 == 0x2000;
-    let special = (first == 0x2001 && second < 0x0200) // protocol assignments, Teredo
-        || (first == 0x2001 && second == 0x0db8) // documentation
-        || (first == 0x3fff && second < 0x1000); // documentation, RFC 9637
+    let special = match first {
+        0x2001 => second < 0x0200 || second == 0x0db8, // protocols and Teredo; documentation
+        0x3fff => second < 0x1000,                     // documentation, RFC 9637
+        _ => false,
+    };
     if global && !special { Reach::Public } else { Reach::Inside }
 }
 

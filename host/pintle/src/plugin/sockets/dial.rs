@@ -276,6 +276,12 @@ impl Link {
         Ok(Self::over_tls(stream, local))
     }
 
+    #[cfg(test)]
+    pub(super) fn for_test(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
+        let local = SocketAddr::from(([127, 0, 0, 1], 1));
+        Self { stream: Box::new(stream), local, speaks_h2: false }
+    }
+
     fn over_tls<S: Duplex>(stream: TlsStream<S>, local: SocketAddr) -> Self {
         let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         Self { stream: Box::new(stream), local, speaks_h2 }

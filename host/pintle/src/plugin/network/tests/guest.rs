@@ -88,7 +88,7 @@ impl Guest {
     }
 
     pub(super) fn counters(&self) -> NetworkSnapshot {
-        self.store.data().network.counters().snapshot()
+        self.store.data().network.dialer.counters.snapshot()
     }
 
     /// Runs several calls at once.

@@ -222,7 +222,7 @@ async fn a_store_that_ends_closes_its_connections() {
     let server = echo_server().await;
     let mut guest = Guest::start(options(&[&server.to_string()])).await;
     assert_eq!(call!(guest, call_hold(server.to_string())), Ok(()));
-    let counters = guest.store.data().network.counters();
+    let counters = Arc::clone(&guest.store.data().network.dialer.counters);
     assert_eq!(counters.snapshot().connections_open, 1);
     drop(guest);
     assert_eq!(counters.snapshot().connections_open, 0);
