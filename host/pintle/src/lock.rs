@@ -12,7 +12,7 @@ use futures::{Stream, stream};
 use crate::{
     error::{Error, Refusal},
     names,
-    plugin::{Acquired, Backend, LockWatchRoute},
+    plugin::{Acquired, Backend, LockWatchRoute, Made},
 };
 
 pub(crate) use clock::LeaseClock;
@@ -146,12 +146,13 @@ impl Lock {
         names::check_key("lock", name)?;
         let route = Arc::new(LockWatchRoute {
             name: name.to_owned(),
+            made: Made::default(),
             state: tokio::sync::watch::Sender::new(None),
         });
         let id = self.backend.next_id();
         self.backend.routes.lock_watches.insert(id, &route);
         let open = OpenWatch { backend: Arc::clone(&self.backend), id, route };
-        self.backend.lock_watch(id, name.to_owned()).await?;
+        self.backend.lock_watch(id, &open.route).await?;
         let states = open.route.state.subscribe();
         Ok(stream::unfold(Some((open, states)), |following| async move {
             let (open, mut states) = following?;

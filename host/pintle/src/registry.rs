@@ -98,6 +98,8 @@ impl Registry {
                 Ok(RegisterOutcome::Taken(Box::new(owner)))
             }
             Err(error) => {
+                // A restart that happens now must not repeat it.
+                record.end();
                 registrations.remove(record.id);
                 Err(error)
             }

@@ -14,7 +14,7 @@ use pintle_test_suites::{Sandbox, within};
 
 const SETTINGS: &str = r#"
     [backends.main]
-    plugin = "unruly"
+    plugin = "memory"
     limits = { call = "500ms", memory = "32MiB" }
 
     [backends.victim]
@@ -22,7 +22,7 @@ const SETTINGS: &str = r#"
 "#;
 
 async fn host() -> Result<(Sandbox, Pintle)> {
-    let sandbox = Sandbox::new(&["fixtures/unruly", "fixtures/memory"])?;
+    let sandbox = Sandbox::new(&["fixtures/memory"])?;
     let pintle = sandbox.start(SETTINGS).await?;
     Ok((sandbox, pintle))
 }
@@ -48,7 +48,7 @@ async fn a_panic_ends_the_incarnation_and_its_message_reaches_the_caller() -> Re
     let error = config.get("do/panic").await.unwrap_err();
     assert_eq!((error.code(), error.effect()), ("plugin-ended", Effect::None));
     let text = error.to_string();
-    assert!(text.starts_with("backend main (unruly 0.1.0): config.get: "), "{text}");
+    assert!(text.starts_with("backend main (memory 0.1.0): config.get: "), "{text}");
     assert!(text.contains("told to"), "{text}");
     serving_again(&pintle, 1).await?;
     assert!(config.get("a").await?.is_none());

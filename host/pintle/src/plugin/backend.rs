@@ -60,6 +60,8 @@ pub(crate) struct Backend {
 
 /// An incarnation that takes calls.
 pub(crate) struct Serving {
+    /// Counts the incarnations of the backend.
+    pub(crate) number: u64,
     pub(crate) plugin: Arc<Plugin>,
     pub(crate) incarnation: Arc<Incarnation>,
     pub(crate) scrubber: Arc<Scrubber>,
@@ -145,11 +147,13 @@ pub(crate) struct Call {
     pub(crate) timeout: Option<Duration>,
     /// Features without which the plugin would have to refuse.
     pub(crate) needs: Vec<&'static str>,
+    /// Make it on this incarnation only; without one: on whatever serves.
+    pub(crate) on: Option<Arc<Serving>>,
 }
 
 impl Call {
     pub(crate) fn new(operation: Operation, timeout: Option<Duration>) -> Self {
-        Self { operation, timeout, needs: Vec::new() }
+        Self { operation, timeout, needs: Vec::new(), on: None }
     }
 
     /// Adds `feature` to what is needed if `condition` holds.
@@ -210,8 +214,10 @@ impl Backend {
     {
         let timeout = call.timeout.unwrap_or(self.limits.call_timeout);
         let operation = call.operation;
-        let serving =
-            self.serving(timeout).await.map_err(|refusal| self.refuse(operation, refusal))?;
+        let serving = match call.on {
+            Some(serving) => serving,
+            None => self.serving(operation, timeout).await?,
+        };
         if let Some(feature) = call.needs.into_iter().find(|feature| !serving.plugin.has(feature)) {
             let refusal = Refusal::Unsupported { feature };
             return Err(Error::new(Cause::Refused(refusal), self.place(operation, Some(&serving))));
@@ -299,7 +305,12 @@ impl Backend {
         self.serving.store(serving);
     }
 
-    async fn serving(&self, timeout: Duration) -> Result<Arc<Serving>, Refusal> {
+    /// The incarnation that serves, waiting for it while it is being started.
+    pub(crate) async fn serving(
+        &self,
+        operation: Operation,
+        timeout: Duration,
+    ) -> Result<Arc<Serving>, Error> {
         if let Some(serving) = self.serving_now() {
             return Ok(serving);
         }
@@ -312,13 +323,13 @@ impl Backend {
         }
         let status = self.status.borrow().clone();
         if status.state == BackendState::Stopped {
-            return Err(Refusal::ShuttingDown);
+            return Err(self.refuse(operation, Refusal::ShuttingDown));
         }
         let mut reason = status.state.as_str().to_owned();
         if !status.reason.is_empty() {
             reason = format!("{reason}: {}", status.reason);
         }
-        Err(Refusal::NotRunning { reason })
+        Err(self.refuse(operation, Refusal::NotRunning { reason }))
     }
 
     fn require(&self, operation: Operation, serving: &Serving) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use std::{
 
 use futures::future::BoxFuture;
 
-use super::backend::Backend;
+use super::{backend::Backend, made::Made};
 use crate::{
     config::{Entry, EventId, Target},
     error::Error,
@@ -24,8 +24,13 @@ pub(crate) trait Watched: Default + Send + Sync + 'static {
     type Value: PartialEq + Send + Sync + 'static;
     type Target: Clone + Eq + Hash + Send + Sync;
 
-    /// Opens watch `id` on the plugin.
-    fn open(backend: &Backend, id: u64, target: Self::Target) -> BoxFuture<'_, Result<(), Error>>;
+    /// Opens watch `id` on the incarnation that serves, unless it is open there.
+    fn open<'a>(
+        backend: &'a Backend,
+        made: &'a Made,
+        id: u64,
+        target: Self::Target,
+    ) -> BoxFuture<'a, Result<(), Error>>;
     /// Ends watch `id` on the plugin.
     fn close(backend: &Backend, id: u64);
     /// The feeds of this kind.
@@ -46,8 +51,13 @@ impl Watched for ConfigWatched {
     type Value = Entry;
     type Target = Target;
 
-    fn open(backend: &Backend, id: u64, target: Target) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(backend.config_watch(id, target))
+    fn open<'a>(
+        backend: &'a Backend,
+        made: &'a Made,
+        id: u64,
+        target: Target,
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(backend.config_watch(made, id, target))
     }
 
     fn close(backend: &Backend, id: u64) {
@@ -63,12 +73,13 @@ impl Watched for InstanceWatched {
     type Value = InstanceState;
     type Target = Option<String>;
 
-    fn open(
-        backend: &Backend,
+    fn open<'a>(
+        backend: &'a Backend,
+        made: &'a Made,
         id: u64,
         service: Option<String>,
-    ) -> BoxFuture<'_, Result<(), Error>> {
-        Box::pin(backend.registry_watch(id, service))
+    ) -> BoxFuture<'a, Result<(), Error>> {
+        Box::pin(backend.registry_watch(made, id, service))
     }
 
     fn close(backend: &Backend, id: u64) {
@@ -84,6 +95,7 @@ impl Watched for InstanceWatched {
 pub(crate) struct Feed<K: Watched> {
     id: u64,
     target: K::Target,
+    made: Made,
     pub(crate) mirror: Arc<Mirror<K::Value>>,
 }
 
@@ -111,7 +123,12 @@ pub(crate) fn join<K: Watched>(backend: &Arc<Backend>, target: K::Target) -> Fee
         slot.users += 1;
         return FeedUser { backend: Arc::clone(backend), feed: Arc::clone(&slot.feed) };
     }
-    let feed = Arc::new(Feed { id: backend.next_id(), target, mirror: Arc::new(Mirror::new()) });
+    let feed = Arc::new(Feed {
+        id: backend.next_id(),
+        target,
+        made: Made::default(),
+        mirror: Arc::new(Mirror::new()),
+    });
     slots.push(Slot { feed: Arc::clone(&feed), users: 1 });
     drop(slots);
     let opening = (Arc::clone(backend), Arc::clone(&feed));
@@ -126,7 +143,7 @@ impl<K: Watched> Feed<K> {
     /// Opens the watch on the incarnation that serves. An error ends it for all its users.
     async fn open(&self, backend: &Backend) {
         // It may take as long as the backend takes to come up: reopening does the same.
-        while let Err(error) = K::open(backend, self.id, self.target.clone()).await {
+        while let Err(error) = K::open(backend, &self.made, self.id, self.target.clone()).await {
             if !error.is_transient() {
                 self.mirror.apply(Upstream::Ended(error));
                 return;

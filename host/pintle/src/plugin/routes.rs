@@ -7,7 +7,10 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::feed::{ConfigFeeds, InstanceFeeds};
+use super::{
+    feed::{ConfigFeeds, InstanceFeeds},
+    made::Made,
+};
 use crate::{
     error::Error,
     lock::{LeaseRecord, LockState},
@@ -27,6 +30,7 @@ pub(crate) struct Routes {
 /// The watch of one lock.
 pub(crate) struct LockWatchRoute {
     pub(crate) name: String,
+    pub(crate) made: Made,
     pub(crate) state: watch::Sender<Option<Result<LockState, Error>>>,
 }
 

@@ -54,6 +54,7 @@ pub(crate) async fn supervise(backend: Arc<Backend>) {
         backend,
         data_dir: None,
         restarts: RestartBudget::new(),
+        incarnations: 0,
     };
     supervisor.run().await;
     supervisor.backend.publish(BackendState::Stopped, "");
@@ -65,6 +66,7 @@ struct Supervisor {
     /// Locked from the first start to the end, over all incarnations.
     data_dir: Option<DataDir>,
     restarts: RestartBudget,
+    incarnations: u64,
 }
 
 impl Supervisor {
@@ -199,7 +201,9 @@ impl Supervisor {
             backend.limits.clone(),
         );
         let label = format!("{} {}", plugin.info.name, plugin.info.version).into();
-        let serving = Arc::new(Serving { plugin, incarnation, scrubber, label });
+        self.incarnations += 1;
+        let number = self.incarnations;
+        let serving = Arc::new(Serving { number, plugin, incarnation, scrubber, label });
         let timeout = backend.limits.start_timeout;
         let started = serving.incarnation.call(START, timeout, move |accessor, guest, context| {
             Box::pin(async move { guest.lifecycle.call_start(accessor, context, options).await })
@@ -313,7 +317,7 @@ async fn repeat_requests(backend: Arc<Backend>) {
     backend.routes.config.reopen(&backend).await;
     backend.routes.instances.reopen(&backend).await;
     for (id, watch) in backend.routes.lock_watches.all() {
-        if let Err(error) = backend.lock_watch(id, watch.name.clone()).await {
+        if let Err(error) = backend.lock_watch(id, &watch).await {
             watch.state.send_replace(Some(Err(error)));
         }
     }
@@ -322,8 +326,8 @@ async fn repeat_requests(backend: Arc<Backend>) {
 async fn register_again(backend: &Backend, registration: &Arc<RegistrationRecord>) {
     loop {
         match backend.registry_register(None, registration).await {
-            Ok(None) => return registration.registered(),
-            Ok(Some(owner)) => return registration.taken(owner),
+            Ok(_) => return,
+            Err(_) if registration.is_over() => return,
             Err(error) => {
                 registration.lost(error.to_string().into());
                 // When this incarnation ends too, so does this task.

@@ -8,11 +8,13 @@ use std::{
 use tokio::sync::watch;
 
 use super::types::{Instance, InstanceState, RegistrationStatus};
+use crate::plugin::Made;
 
 /// The state behind a [`super::Registration`].
 pub(crate) struct RegistrationRecord {
     pub(crate) id: u64,
     pub(crate) ttl: Duration,
+    pub(crate) made: Made,
     instance: Mutex<Instance>,
     status: watch::Sender<RegistrationStatus>,
 }
@@ -20,7 +22,7 @@ pub(crate) struct RegistrationRecord {
 impl RegistrationRecord {
     pub(crate) fn new(id: u64, ttl: Duration, instance: Instance) -> Self {
         let status = watch::Sender::new(RegistrationStatus::Registered);
-        Self { id, ttl, instance: Mutex::new(instance), status }
+        Self { id, ttl, made: Made::default(), instance: Mutex::new(instance), status }
     }
 
     pub(crate) fn instance(&self) -> Instance {

@@ -15,6 +15,7 @@ use crate::{
         bindings::config as wit,
         convert::{self, config as from},
         loader::Exports,
+        made::Made,
     },
 };
 
@@ -186,14 +187,23 @@ impl Backend {
     }
 
     /// Opens upstream watch `id`; its events come over the pump.
-    pub(crate) async fn config_watch(&self, id: u64, target: Target) -> Result<(), Error> {
-        let request = from::watch_request(&target, self.has("watch.previous"));
-        let opened = self.call(Call::new(WATCH, None), move |accessor, guest, context| {
-            Box::pin(
-                async move { exports(guest)?.call_watch(accessor, context, id, request).await },
-            )
+    pub(crate) async fn config_watch(
+        &self,
+        made: &Made,
+        id: u64,
+        target: Target,
+    ) -> Result<(), Error> {
+        let opened = made.ensure(self, WATCH, async |serving| {
+            let request = from::watch_request(&target, serving.plugin.has("watch.previous"));
+            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            self.call(call, move |accessor, guest, context| {
+                Box::pin(
+                    async move { exports(guest)?.call_watch(accessor, context, id, request).await },
+                )
+            })
+            .await
         });
-        opened.await
+        opened.await.map(Option::unwrap_or_default)
     }
 
     /// Ends upstream watch `id`. Without an incarnation there is nothing to end.

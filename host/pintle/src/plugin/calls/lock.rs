@@ -13,6 +13,7 @@ use crate::{
         bindings::lock as wit,
         convert::{lock as from, millis},
         loader::Exports,
+        routes::LockWatchRoute,
     },
 };
 
@@ -126,12 +127,18 @@ impl Backend {
     }
 
     /// Opens watch `id` on one lock; its events come over the pump.
-    pub(crate) async fn lock_watch(&self, id: u64, name: String) -> Result<(), Error> {
-        let call = Call::new(WATCH, None).needs_if(true, "lock.watch");
-        let opened = self.call(call, move |accessor, guest, context| {
-            Box::pin(async move { exports(guest)?.call_watch(accessor, context, id, name).await })
+    pub(crate) async fn lock_watch(&self, id: u64, route: &LockWatchRoute) -> Result<(), Error> {
+        let opened = route.made.ensure(self, WATCH, async |serving| {
+            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            let name = route.name.clone();
+            self.call(call.needs_if(true, "lock.watch"), move |accessor, guest, context| {
+                Box::pin(
+                    async move { exports(guest)?.call_watch(accessor, context, id, name).await },
+                )
+            })
+            .await
         });
-        opened.await
+        opened.await.map(Option::unwrap_or_default)
     }
 
     /// Ends watch `id`, or lets go of lease `id` without waiting for the server.

@@ -12,10 +12,11 @@ use crate::{
         bindings::registry as wit,
         convert::{self, millis, registry as from},
         loader::Exports,
+        made::Made,
     },
     registry::{
         AddOutcome, Instance, InstanceState, InstancesPage, Override, RegistrationRecord,
-        RemoveOutcome, ServiceSummary, ServicesPage,
+        RegistrationStatus, RemoveOutcome, ServiceSummary, ServicesPage,
     },
 };
 
@@ -34,7 +35,8 @@ fn exports(exports: &Exports) -> wasmtime::Result<&wit::Guest> {
 }
 
 impl Backend {
-    /// Registers what `record` holds under its number; answers the owner if the name is taken.
+    /// Registers what `record` holds under its number, unless this incarnation has done so; answers
+    /// the owner if the name is taken.
     ///
     /// The record is in the table of registrations already: an event may come before the answer.
     pub(crate) async fn registry_register(
@@ -42,23 +44,35 @@ impl Backend {
         timeout: Option<Duration>,
         record: &Arc<RegistrationRecord>,
     ) -> Result<Option<InstanceState>, Error> {
-        let id = record.id;
-        let registration = wit::Registration {
-            instance: from::to_instance(record.instance()),
-            ttl_ms: millis(record.ttl),
-        };
-        let abandoned = CloseRegistration { backend: self, id, armed: true };
-        let outcome = self.call(Call::new(REGISTER, timeout), move |accessor, guest, context| {
-            Box::pin(async move {
-                exports(guest)?.call_register(accessor, context, id, registration).await
-            })
+        let made = record.made.ensure(self, REGISTER, async |serving| {
+            if record.is_over() {
+                return Ok(());
+            }
+            let registration = wit::Registration {
+                instance: from::to_instance(record.instance()),
+                ttl_ms: millis(record.ttl),
+            };
+            let id = record.id;
+            let abandoned = CloseRegistration { backend: self, id, armed: true };
+            let call = Call { on: Some(serving), ..Call::new(REGISTER, timeout) };
+            let outcome = self.call(call, move |accessor, guest, context| {
+                Box::pin(async move {
+                    exports(guest)?.call_register(accessor, context, id, registration).await
+                })
+            });
+            let outcome = outcome.await;
+            abandoned.disarm();
+            match outcome? {
+                wit::RegisterOutcome::Registered(_) => record.registered(),
+                wit::RegisterOutcome::Taken(owner) => record.taken(from::state(owner)),
+            }
+            Ok(())
         });
-        let outcome = outcome.await;
-        abandoned.disarm();
-        match outcome? {
-            wit::RegisterOutcome::Registered(_) => Ok(None),
-            wit::RegisterOutcome::Taken(owner) => Ok(Some(from::state(owner))),
-        }
+        made.await?;
+        Ok(match record.status() {
+            RegistrationStatus::Taken(owner) => Some((*owner).clone()),
+            _ => None,
+        })
     }
 
     pub(crate) async fn registry_update(&self, id: u64, instance: Instance) -> Result<(), Error> {
@@ -172,15 +186,20 @@ impl Backend {
     /// Opens upstream watch `id`; its events come over the pump.
     pub(crate) async fn registry_watch(
         &self,
+        made: &Made,
         id: u64,
         service: Option<String>,
     ) -> Result<(), Error> {
-        let opened = self.call(Call::new(WATCH, None), move |accessor, guest, context| {
-            Box::pin(
-                async move { exports(guest)?.call_watch(accessor, context, id, service).await },
-            )
+        let opened = made.ensure(self, WATCH, async |serving| {
+            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            self.call(call, move |accessor, guest, context| {
+                Box::pin(
+                    async move { exports(guest)?.call_watch(accessor, context, id, service).await },
+                )
+            })
+            .await
         });
-        opened.await
+        opened.await.map(Option::unwrap_or_default)
     }
 
     /// Ends watch `id`, or gives up registration `id` without waiting for the server.
