@@ -42,6 +42,11 @@ struct Needs {
 }
 
 impl Suite {
+    /// Whether it runs the host with its plugins; the suites of other packages test a kit alone.
+    pub(crate) fn needs_host(&self) -> bool {
+        self.package == PACKAGE
+    }
+
     /// Fetches the servers that it needs, and what those need.
     pub(crate) fn prepare(&self) -> Result<()> {
         for server in &self.servers {

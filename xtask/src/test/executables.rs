@@ -62,9 +62,12 @@ impl Executables {
         let mut command = cargo::command();
         command.current_dir(&workspace.root).args(["build", "--workspace"]);
         match only {
-            Some(suite) => command.args(["--bin", "pintle", "--test", &suite.name]),
+            Some(suite) => command.args(["--test", &suite.name]),
             None => command.arg("--all-targets"),
         };
+        if only.is_some_and(Suite::needs_host) {
+            command.args(["--bin", "pintle"]);
+        }
         command.arg("--message-format=json-render-diagnostics").stdout(Stdio::piped());
         let mut child = command.spawn().context("cannot run cargo")?;
         let output = child.stdout.take().context("cargo has no output")?;
