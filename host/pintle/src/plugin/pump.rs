@@ -41,6 +41,9 @@ pub(crate) fn start(backend: &Arc<Backend>, serving: &Arc<Serving>) {
     }
 }
 
+/// The answer to a poll: events with the numbers that they are about.
+type Batch<E> = Result<Vec<(u64, E)>, CallFailure>;
+
 /// One capability's events.
 trait Events: 'static {
     type Event: Send + 'static;
@@ -50,7 +53,7 @@ trait Events: 'static {
         serving: &Serving,
         timeout: Duration,
         events_max: u32,
-    ) -> BoxFuture<'_, Result<Vec<(u64, Self::Event)>, CallFailure>>;
+    ) -> BoxFuture<'_, Batch<Self::Event>>;
 
     fn dispatch(backend: &Backend, serving: &Serving, id: u64, event: Self::Event);
 }
@@ -100,7 +103,7 @@ impl Events for ConfigEvents {
         serving: &Serving,
         timeout: Duration,
         events_max: u32,
-    ) -> BoxFuture<'_, Result<Vec<(u64, Self::Event)>, CallFailure>> {
+    ) -> BoxFuture<'_, Batch<Self::Event>> {
         poll!(config, serving, timeout, events_max)
     }
 
@@ -122,7 +125,7 @@ impl Events for RegistryEvents {
         serving: &Serving,
         timeout: Duration,
         events_max: u32,
-    ) -> BoxFuture<'_, Result<Vec<(u64, Self::Event)>, CallFailure>> {
+    ) -> BoxFuture<'_, Batch<Self::Event>> {
         poll!(registry, serving, timeout, events_max)
     }
 
@@ -179,7 +182,7 @@ impl Events for LockEvents {
         serving: &Serving,
         timeout: Duration,
         events_max: u32,
-    ) -> BoxFuture<'_, Result<Vec<(u64, Self::Event)>, CallFailure>> {
+    ) -> BoxFuture<'_, Batch<Self::Event>> {
         poll!(lock, serving, timeout, events_max)
     }
 
