@@ -274,3 +274,75 @@ pub(crate) mod clock {
         Box::pin(futures::future::pending())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::spawn;
+    use crate::testing::run;
+    use futures::future::join_all;
+    use std::rc::Rc;
+
+    #[test]
+    fn timers_fire_in_order_and_not_early() {
+        run(async {
+            let begun = Instant::now();
+            let order = RefCell::new(Vec::new());
+            let sleeps = [30, 10, 20, 10].map(|ms| {
+                let order = &order;
+                async move {
+                    sleep(Duration::from_millis(ms)).await;
+                    assert_eq!(begun.elapsed(), Duration::from_millis(ms));
+                    order.borrow_mut().push(ms);
+                }
+            });
+            join_all(sleeps).await;
+            assert_eq!(*order.borrow(), [10, 10, 20, 30]);
+        });
+    }
+
+    #[test]
+    fn a_timer_that_is_dropped_is_forgotten() {
+        run(async {
+            assert_eq!(timeout(Duration::from_secs(1), async { 7 }).await, Ok(7));
+            assert_eq!(timeout(Duration::ZERO, sleep(Duration::from_secs(9))).await, Err(Elapsed));
+            assert_eq!(runtime::with_timers(Timers::earliest), None);
+        });
+    }
+
+    #[test]
+    fn a_late_interval_does_not_catch_up() {
+        run(async {
+            let begun = Instant::now();
+            let mut interval = interval(Duration::from_secs(1));
+            interval.tick().await;
+            sleep(Duration::from_secs(10)).await;
+            interval.tick().await;
+            interval.tick().await;
+            assert_eq!(begun.elapsed(), Duration::from_secs(12));
+        });
+    }
+
+    #[test]
+    fn a_task_in_the_background_outlives_who_spawned_it_until_it_is_stopped() {
+        run(async {
+            let ticks = Rc::new(Cell::new(0));
+            let counting = Rc::clone(&ticks);
+            let spawned = async {
+                spawn(async move {
+                    loop {
+                        sleep(Duration::from_secs(1)).await;
+                        counting.set(counting.get() + 1);
+                    }
+                })
+            };
+            let task = spawned.await.stop_on_drop();
+            sleep(Duration::from_millis(3_500)).await;
+            assert_eq!(ticks.get(), 3);
+            drop(task);
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(ticks.get(), 3);
+            assert_eq!(Rc::strong_count(&ticks), 1, "its future was dropped");
+        });
+    }
+}

@@ -82,3 +82,123 @@ fn a_late_answer_counts_from_its_sending() {
         assert_eq!(begun.elapsed(), Duration::from_millis(11_100));
     });
 }
+
+mod reported {
+    use super::*;
+    use crate::lock::Event as LockEvent;
+    use crate::outbox::{Outbox, Weight};
+    use crate::registry::{Event as RegistryEvent, Instance, InstanceHealth};
+    use crate::reporter::Reporter;
+    use std::rc::Weak;
+
+    fn reporter<E: Weight + 'static>(outbox: &Outbox<E>) -> Reporter<E> {
+        let reporter = Reporter::new(outbox.open(1).unwrap(), 1, Weak::new());
+        reporter.begin();
+        reporter
+    }
+
+    #[test]
+    fn a_lease_is_kept_until_it_is_lost() {
+        run(async {
+            let outbox = Outbox::default();
+            let reporter = LeaseReporter::new(reporter(&outbox));
+            let rounds = Cell::new(0);
+            let renew = async || {
+                rounds.set(rounds.get() + 1);
+                match rounds.get() {
+                    1 => Ok(Renewal::Renewed(granted(9_000))),
+                    2 => Err(Error::unavailable("no server")),
+                    _ => Ok(Renewal::Gone("expired".to_owned())),
+                }
+            };
+            keep_lease(reporter, LeaseClock::new(granted(9_000)), renew).await;
+            let events = outbox.take(10);
+            assert!(
+                matches!(
+                    &events[..],
+                    [
+                        (1, LockEvent::Renewed(_)),
+                        (1, LockEvent::Suspect(doubt)),
+                        (1, LockEvent::Lost(reason))
+                    ] if doubt == "no server" && reason == "expired"
+                ),
+                "{events:?}"
+            );
+        });
+    }
+
+    #[test]
+    fn a_lease_that_was_closed_is_not_renewed_any_more() {
+        run(async {
+            let outbox = Outbox::default();
+            let reporter = LeaseReporter::new(reporter(&outbox));
+            let renewed = Cell::new(0);
+            let renew = async || {
+                renewed.set(renewed.get() + 1);
+                Ok(Renewal::Renewed(granted(9_000)))
+            };
+            let closing = async {
+                sleep(Duration::from_secs(7)).await;
+                outbox.close(1);
+            };
+            let keeping = keep_lease(reporter, LeaseClock::new(granted(9_000)), renew);
+            futures::future::join(keeping, closing).await;
+            assert_eq!(renewed.get(), 2);
+        });
+    }
+
+    fn someone_else() -> InstanceState {
+        let instance = Instance {
+            service: "shop".to_owned(),
+            id: "a".to_owned(),
+            host: "10.0.0.2".to_owned(),
+            port: 80,
+            version: String::new(),
+            zone: None,
+            weight: 100,
+            enabled: true,
+            labels: Vec::new(),
+        };
+        InstanceState {
+            instance,
+            operator: None,
+            ephemeral: true,
+            owner: "another".to_owned(),
+            health: InstanceHealth::Unknown,
+            version: "1".to_owned(),
+            registered_ms: None,
+        }
+    }
+
+    #[test]
+    fn a_registration_heals_itself_and_tells_each_loss_and_recovery() {
+        run(async {
+            let outbox = Outbox::default();
+            let reporter = RegistrationReporter::new(reporter(&outbox));
+            let attempts = Cell::new(0);
+            let renew = async || Ok(Renewal::Gone("session expired".to_owned()));
+            let register = async || {
+                attempts.set(attempts.get() + 1);
+                match attempts.get() {
+                    1..4 => Err(Error::unavailable("no server")),
+                    4 => Ok(Again::Registered(granted(9_000))),
+                    _ => Ok(Again::Taken(someone_else())),
+                }
+            };
+            keep_registered(reporter, LeaseClock::new(granted(9_000)), renew, register).await;
+            let events = outbox.take(10);
+            assert!(
+                matches!(
+                    &events[..],
+                    [
+                        (1, RegistryEvent::Lost(_)),
+                        (1, RegistryEvent::Registered(_)),
+                        (1, RegistryEvent::Lost(_)),
+                        (1, RegistryEvent::Taken(_))
+                    ]
+                ),
+                "{events:?}"
+            );
+        });
+    }
+}
