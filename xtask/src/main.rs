@@ -6,6 +6,7 @@ mod cargo;
 mod chaos;
 mod dist;
 mod doctor;
+mod example;
 mod install;
 mod process;
 mod report;
@@ -40,6 +41,8 @@ enum Task {
     Build(build::Arguments),
     /// Measure against peers and print one table of ratios
     Bench(bench::Arguments),
+    /// Build what an example needs and run it
+    Example(example::Arguments),
     /// Inject faults and print one table of violations
     Chaos(chaos::Arguments),
     /// Say what this machine lacks and how to get it
@@ -68,6 +71,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Chaos(arguments) => chaos::run(&workspace, &arguments),
         Task::Doctor(arguments) => doctor::run(&workspace, &arguments),
+        Task::Example(arguments) => example::run(&workspace, &arguments),
         Task::Dist(arguments) => dist::run(&workspace, &arguments),
     }
 }
