@@ -1,13 +1,17 @@
 //! A held lock.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    sync::{Arc, Weak},
+    time::Duration,
+};
 
 use super::{
     clock::Expires,
     record::LeaseRecord,
     types::{LeaseRef, LeaseStatus, Token},
 };
-use crate::{error::Error, plugin::Backend};
+use crate::{clock::BootTime, error::Error, plugin::Backend};
 
 /// A lock that is held, until it is released, dropped, or lost.
 ///
@@ -20,6 +24,8 @@ use crate::{error::Error, plugin::Backend};
 pub struct Lease {
     backend: Arc<Backend>,
     record: Arc<LeaseRecord>,
+    /// Keeps it in the lease clock.
+    timed: Arc<dyn Expires>,
     name: Arc<str>,
     token: Option<Token>,
 }
@@ -31,9 +37,10 @@ impl Lease {
         name: String,
         token: Option<Token>,
     ) -> Self {
-        let timed: Arc<dyn Expires> = record.clone();
+        let timed: Arc<dyn Expires> =
+            Arc::new(Timed { record: Arc::clone(&record), backend: Arc::downgrade(&backend) });
         backend.shared.lease_clock.watch(&timed);
-        Self { backend, record, name: name.into(), token }
+        Self { backend, record, timed, name: name.into(), token }
     }
 
     /// Name of the lock.
@@ -69,6 +76,9 @@ impl Lease {
     /// How it stands.
     #[must_use]
     pub fn status(&self) -> LeaseStatus {
+        if self.record.remaining().is_zero() {
+            self.timed.expire();
+        }
         self.record.status()
     }
 
@@ -129,10 +139,33 @@ impl Lease {
     }
 }
 
+/// A lease in the lease clock.
+struct Timed {
+    record: Arc<LeaseRecord>,
+    backend: Weak<Backend>,
+}
+
+impl Expires for Timed {
+    fn deadline(&self) -> Option<BootTime> {
+        self.record.deadline()
+    }
+
+    /// The plugin must not go on renewing what its holder does not believe in any more.
+    fn expire(&self) {
+        if self.record.expire()
+            && let Some(backend) = self.backend.upgrade()
+        {
+            backend.lock_close(self.record.id);
+        }
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.backend.routes.leases.remove(self.record.id);
         if !self.record.release() {
+            // Released already, or lost by the clock alone: closing again does no harm.
+            self.backend.lock_close(self.record.id);
             return;
         }
         let (backend, id) = (Arc::clone(&self.backend), self.record.id);

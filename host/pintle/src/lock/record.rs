@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::watch;
 
-use super::{clock::Expires, types::LeaseStatus};
+use super::types::LeaseStatus;
 use crate::clock::BootTime;
 
 /// The state behind a [`super::Lease`], shared with the lease clock and the pump of events.
@@ -64,6 +64,17 @@ impl LeaseRecord {
         self.status.borrow().clone()
     }
 
+    /// Until when it is safe to believe that it is held; nothing when it is not.
+    pub(crate) fn deadline(&self) -> Option<BootTime> {
+        let held = is_held(&self.status.borrow());
+        held.then(|| BootTime::from_nanos(self.deadline_ns.load(Ordering::Acquire)))
+    }
+
+    /// Its time is up. Answers whether it was still held.
+    pub(crate) fn expire(&self) -> bool {
+        self.lose("it was not renewed in time".into())
+    }
+
     pub(crate) fn subscribe(&self) -> watch::Receiver<LeaseStatus> {
         self.status.subscribe()
     }
@@ -89,17 +100,6 @@ impl LeaseRecord {
             }
             applies
         })
-    }
-}
-
-impl Expires for LeaseRecord {
-    fn deadline(&self) -> Option<BootTime> {
-        let held = is_held(&self.status.borrow());
-        held.then(|| BootTime::from_nanos(self.deadline_ns.load(Ordering::Acquire)))
-    }
-
-    fn expire(&self) {
-        self.lose("it was not renewed in time".into());
     }
 }
 
