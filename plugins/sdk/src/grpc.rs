@@ -1,4 +1,4 @@
-//! gRPC over [`http2`](crate::http2), with `tonic`'s codecs and `prost`'s messages.
+//! gRPC over [`crate::http2`], with `tonic`'s codecs and `prost`'s messages.
 //!
 //! ```no_run
 //! # use pintle_plugin_sdk::{Endpoint, Error, connection::Connection, grpc, http2::Options};

@@ -53,7 +53,7 @@ async fn bytes_go_there_and_back() -> Result<()> {
     let (_sandbox, pintle) = host(port).await?;
     for kind in ["tcp", "drain"] {
         let key = format!("{kind}/127.0.0.1/{port}");
-        let entry = within("an echo", pintle.config("main")?.get(&*key)).await??.unwrap();
+        let entry = within("an echo", pintle.config("main")?.get(&key)).await??.unwrap();
         assert_eq!(entry.value, key.as_bytes());
     }
     Ok(())
@@ -70,7 +70,7 @@ async fn many_requests_share_one_http2_connection_of_the_plugin() -> Result<()> 
             let config = config.clone();
             async move {
                 let key = format!("http2/127.0.0.1/{port}/{number}");
-                let entry = within("an answer", config.get(&*key)).await??.unwrap();
+                let entry = within("an answer", config.get(&key)).await??.unwrap();
                 assert_eq!(entry.value, format!("/{number}").as_bytes());
                 anyhow::Ok(())
             }
@@ -86,7 +86,7 @@ async fn a_server_that_is_not_there_is_named() -> Result<()> {
     drop(listener);
     let (_sandbox, pintle) = host(port).await?;
     let key = format!("tcp/127.0.0.1/{port}");
-    let error = within("an error", pintle.config("main")?.get(&*key)).await?.unwrap_err();
+    let error = within("an error", pintle.config("main")?.get(&key)).await?.unwrap_err();
     let text = error.to_string();
     assert!(text.contains("connection refused") && text.contains(&port.to_string()), "{text}");
     Ok(())
