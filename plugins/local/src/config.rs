@@ -1,8 +1,9 @@
 //! `pintle:config` on the store.
 
+use crate::error::is_passing;
 use crate::local::Local;
 use crate::lock::Lease;
-use crate::store::{self, ConfigEvent, ConfigWatch, WatchStart};
+use crate::store::{self, ConfigEvent, ConfigWatch, WATCH_STEP_EVENTS, WatchStart};
 use futures::future::select;
 use pintle_plugin_sdk::config::{
     Change, Condition, Config, Delete, DeleteOutcome, Entry, Expectation, HistoryPage,
@@ -19,6 +20,9 @@ use std::time::Duration;
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
 /// A watch asks a store that is closed again after so long.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Wait after each full step of a watch.
+const STEP_PAUSE: Duration = Duration::from_millis(1);
 
 impl Config for Local {
     type Held = Lease;
@@ -170,7 +174,7 @@ impl Config for Local {
         loop {
             let events = match self.engine.read(|store| watch.next(store)) {
                 Ok(events) => events,
-                // The store is closed for a while; the watch goes on when it is open again.
+                Err(error) if !is_passing(&error) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%error, "a watch waits for the store");
                     sleep(RETRY_PAUSE).await;
@@ -188,8 +192,13 @@ impl Config for Local {
                 continue;
             }
             told = Instant::now();
+            let many = events.len() >= WATCH_STEP_EVENTS;
             for event in events {
                 deliver(&sink, &mut snapshot, event).await;
+            }
+            if many {
+                // The sink holds a few steps and the store any number: give the reader time.
+                sleep(STEP_PAUSE).await;
             }
             if snapshot.is_none() && sink.wants_snapshot() {
                 watch.restart();

@@ -11,7 +11,9 @@ use pintle_plugin_sdk::time::Instant;
 use pintle_plugin_sdk::{Error, spawn};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 /// Most jobs in one turn.
@@ -71,6 +73,8 @@ impl Engine {
             loop {
                 writer.queued.until(|| (!writer.jobs.borrow().is_empty()).then_some(())).await;
                 writer.turn();
+                // Who was answered may ask for more, to be done together with what waits.
+                yield_now().await;
             }
         })
         .detach();
@@ -110,7 +114,7 @@ impl Engine {
         if let Err(failure) = &result
             && failure.is_fault()
         {
-            self.shared.store.borrow_mut().fail(failure);
+            self.shared.store.borrow_mut().note_failure(failure);
             Counters::add(&self.shared.counters.failures, 1);
         }
         Ok(result?)
@@ -188,6 +192,19 @@ impl Shared {
         (self.effects)(effects);
         self.turned.notify();
     }
+}
+
+/// Lets the other tasks go on.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 /// One call's part of a turn.

@@ -24,9 +24,10 @@ impl From<&StoreError> for Error {
                 let error = Self::exhausted(format!("{message}; free space on the disk"));
                 with_effect(error, failure)
             }
-            StoreError::Storage { .. } | StoreError::Closed { .. } | StoreError::Damaged { .. } => {
+            StoreError::Storage { .. } | StoreError::Closed { .. } => {
                 with_effect(Self::unavailable(message), failure)
             }
+            StoreError::Damaged { .. } => Self::internal(message),
         }
     }
 }
@@ -35,6 +36,11 @@ impl From<StoreError> for Error {
     fn from(failure: StoreError) -> Self {
         Self::from(&failure)
     }
+}
+
+/// Whether the store itself will be open again: then a watch waits, and ends for all else.
+pub(crate) fn is_passing(error: &Error) -> bool {
+    matches!(error.code(), "unavailable" | "exhausted")
 }
 
 fn with_effect(error: Error, failure: &StoreError) -> Error {

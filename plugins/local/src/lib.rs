@@ -19,7 +19,7 @@ mod tracing;
 
 pub use local::Local;
 #[cfg(not(target_family = "wasm"))]
-pub use local::set_native_directory;
+pub use local::set_native_storage;
 pub use settings::Settings;
 
 pintle_plugin_sdk::export!(Local: config, registry, lock, tracing);

@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::lock::Claims;
 use crate::registry::Registrations;
 use crate::settings::Settings;
-use crate::store::{self, Clock, Directory, Effects, Store};
+use crate::store::{self, Clock, Directory, Effects, Storage, Store};
 use crate::tracing::Spans;
 use futures::future::select;
 use pintle_plugin_sdk::time::{Instant, sleep};
@@ -13,7 +13,6 @@ use pintle_plugin_sdk::{
 };
 use serde::{Deserialize, Serialize};
 use std::cell::RefCell;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,24 +21,29 @@ use std::time::{Duration, SystemTime};
 /// Where the host shows the directory that it grants.
 const DATA_DIRECTORY: &str = "/data";
 
+/// Where incarnations that run natively keep their data.
+#[cfg(not(target_family = "wasm"))]
+type NativeStorage = Box<dyn Fn() -> Box<dyn Storage>>;
+
 #[cfg(not(target_family = "wasm"))]
 thread_local! {
-    static NATIVE_DIRECTORY: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+    static NATIVE_STORAGE: RefCell<Option<NativeStorage>> = const { RefCell::new(None) };
 }
 
-/// Says where incarnations that run natively on this thread find their data.
+/// Says where incarnations that run natively on this thread keep their data.
 #[cfg(not(target_family = "wasm"))]
-pub fn set_native_directory(path: impl Into<PathBuf>) {
-    NATIVE_DIRECTORY.set(Some(path.into()));
+pub fn set_native_storage(storage: impl Fn() -> Box<dyn Storage> + 'static) {
+    NATIVE_STORAGE.set(Some(Box::new(storage)));
 }
 
-fn data_directory() -> PathBuf {
+fn storage() -> Box<dyn Storage> {
     #[cfg(not(target_family = "wasm"))]
-    if let Some(path) = NATIVE_DIRECTORY.with_borrow(Clone::clone) {
-        return path;
+    if let Some(storage) = NATIVE_STORAGE.with_borrow(|storage| storage.as_ref().map(|new| new())) {
+        return storage;
     }
-    PathBuf::from(DATA_DIRECTORY)
+    Box::new(Directory::new(DATA_DIRECTORY))
 }
+
 /// Earlier incarnations to name in a checkpoint, when several end one after the other.
 const PREDECESSORS_MAX: usize = 64;
 
@@ -87,9 +91,8 @@ impl Plugin for Local {
     }
 
     async fn start(_: &Context, start: Start<Settings>) -> Result<Rc<Self>, Error> {
-        let storage = Box::new(Directory::new(data_directory()));
         let options = start.settings.store_options();
-        let store = Store::open(storage, options, Arc::new(GuestClock), rand::random())?;
+        let store = Store::open(storage(), options, Arc::new(GuestClock), rand::random())?;
         let (epoch, revision, incarnation) = (store.epoch(), store.revision(), store.incarnation());
         let legacy = Legacy::resumed(start.resume.as_deref(), &epoch);
         legacy.with(incarnation).checkpoint();
@@ -130,7 +133,7 @@ impl Plugin for Local {
             .detail("revision", revision.to_string())
             .detail("compacted", compacted.to_string())
             .detail("incarnation", incarnation.to_string())
-            .counter("commits", counters.turns.get())
+            .counter("turns", counters.turns.get())
             .counter("changes", counters.jobs.get())
             .counter("errors.store", counters.failures.get())
             .counter("recoveries", counters.recoveries.get())

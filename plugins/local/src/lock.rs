@@ -94,7 +94,7 @@ impl Lock for Local {
                 }
             }
         };
-        self.confirm(grant)
+        self.confirm(grant).await
     }
 
     async fn release(&self, _: &Context, lease: Rc<Lease>) -> Result<bool, Error> {
@@ -183,12 +183,12 @@ impl Local {
     }
 
     /// Looks at the claim once more before it is believed, and sees to its renewal.
-    fn confirm(&self, grant: Grant) -> Result<Acquired<Lease>, Error> {
+    async fn confirm(&self, grant: Grant) -> Result<Acquired<Lease>, Error> {
         let number = grant.lease;
         let reporter = self.claims.holders.borrow().get(&number).cloned();
         let valid = self.engine.with(|store| store.is_valid(number));
         let Some(reporter) = reporter.filter(|_| valid) else {
-            self.claims.forget(number);
+            self.withdraw(number).await?;
             return Err(Error::unavailable("the lock was granted, and lost again at once"));
         };
         let ttl = Duration::from_millis(grant.validity.valid_for_ms.into());

@@ -1,8 +1,9 @@
 //! `pintle:registry` on the store.
 
 use crate::engine::Engine;
+use crate::error::is_passing;
 use crate::local::{Local, validity};
-use crate::store::{self, Adoption, Effects, RegistryEvent, RegistryWatch};
+use crate::store::{self, Adoption, Effects, RegistryEvent, RegistryWatch, WATCH_STEP_EVENTS};
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 use pintle_plugin_sdk::registry::{
@@ -22,6 +23,9 @@ use std::time::Duration;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// A quiet watch tells this often that nothing is missing.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
+
+/// Wait after each full step of a watch.
+const STEP_PAUSE: Duration = Duration::from_millis(1);
 
 /// A registration, as the SDK keeps it.
 #[derive(Debug)]
@@ -213,7 +217,7 @@ impl Registry for Local {
         loop {
             let events = match self.engine.read(|store| watch.next(store)) {
                 Ok(events) => events,
-                // The store is closed for a while; the watch goes on when it is open again.
+                Err(error) if !is_passing(&error) => return Err(error),
                 Err(error) => {
                     tracing::debug!(%error, "a watch waits for the store");
                     sleep(RETRY_PAUSE).await;
@@ -231,8 +235,13 @@ impl Registry for Local {
                 continue;
             }
             told = Instant::now();
+            let many = events.len() >= WATCH_STEP_EVENTS;
             for event in events {
                 deliver(&sink, &mut snapshot, event).await;
+            }
+            if many {
+                // The sink holds a few steps and the store any number: give the reader time.
+                sleep(STEP_PAUSE).await;
             }
             if snapshot.is_none() && sink.wants_snapshot() {
                 watch.restart();

@@ -7,8 +7,8 @@ pub type Result<T, E = StoreError> = std::result::Result<T, E>;
 
 /// Why an operation of the store failed.
 ///
-/// The first group is about one request and leaves everything as it was; [`StoreError::is_fault`]
-/// tells it from the second, after which the database has to be opened anew.
+/// The first group is about one request; [`StoreError::is_fault`] tells it from the second, which is
+/// about the store.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The request can never succeed as it stands.
@@ -102,9 +102,14 @@ impl StoreError {
         Self::Storage { doing, maybe_durable: false, source: Box::new(source.into()) }
     }
 
-    /// Whether the database can no longer be used without opening it again.
+    /// Whether it is about the store and not about one request: it ends a turn for all its requests.
     pub fn is_fault(&self) -> bool {
         matches!(self, Self::Damaged { .. } | Self::Storage { .. } | Self::Closed { .. })
+    }
+
+    /// Whether the database can no longer be used without opening it again.
+    pub fn closes_store(&self) -> bool {
+        matches!(self, Self::Storage { .. })
     }
 
     /// Whether the request may have been carried out.

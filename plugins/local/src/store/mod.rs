@@ -47,9 +47,12 @@ pub struct Store {
     identity: String,
     /// The database, or why there is none.
     database: Result<Database, String>,
+    stopped: bool,
     memory: Memory,
     feed: registry::feed::Feed,
 }
+
+const STOPPED: &str = "it was stopped";
 
 impl Store {
     /// Opens the store, or makes one of which `identity` will be the epoch.
@@ -77,24 +80,23 @@ impl Store {
             memory.take_over(stored, now_ns);
         }
         let feed = registry::feed::Feed::default();
-        Ok(Self { storage, options, clock, identity, database: Ok(database), memory, feed })
+        let (database, stopped) = (Ok(database), false);
+        Ok(Self { storage, options, clock, identity, database, stopped, memory, feed })
     }
 
     /// Does `work` and makes it durable, all of it or nothing.
     ///
     /// # Errors
     ///
-    /// What `work` answers; nothing is changed then. After a fault the store answers
+    /// What `work` answers; nothing is changed then. When the database failed the store answers
     /// [`StoreError::Closed`] until [`Self::recover`] succeeds.
     pub fn turn<R>(
         &mut self,
         work: impl FnOnce(&mut Turn<'_>) -> Result<R>,
     ) -> Result<(R, Effects)> {
         let result = self.try_turn(work);
-        if let Err(error) = &result
-            && error.is_fault()
-        {
-            self.fail(error);
+        if let Err(error) = &result {
+            self.note_failure(error);
         }
         result
     }
@@ -128,6 +130,9 @@ impl Store {
         if self.database.is_ok() {
             return Ok(Effects::default());
         }
+        if self.stopped {
+            return Err(StoreError::Closed { reason: STOPPED.into() });
+        }
         let database = self.storage.open(&self.options, &|_| {
             Err(StoreError::Unusable {
                 path: self.storage.path(),
@@ -146,9 +151,9 @@ impl Store {
         result.map(|((), effects)| effects)
     }
 
-    /// Closes the store after a failure, for [`Self::recover`] to open it again.
-    pub fn fail(&mut self, failure: &StoreError) {
-        if self.database.is_ok() {
+    /// Closes the store after a failure of the database, for [`Self::recover`] to open it again.
+    pub fn note_failure(&mut self, failure: &StoreError) {
+        if failure.closes_store() && self.database.is_ok() {
             self.database = Err(failure.to_string());
         }
     }
@@ -158,9 +163,10 @@ impl Store {
         self.database.as_ref().err().map(String::as_str)
     }
 
-    /// Closes the database in good order; the next opening need not repair it.
+    /// Closes the database in good order and for good; the next opening need not repair it.
     pub fn close(&mut self) -> Result<()> {
-        match std::mem::replace(&mut self.database, Err("it was stopped".into())) {
+        self.stopped = true;
+        match std::mem::replace(&mut self.database, Err(STOPPED.into())) {
             Ok(database) => {
                 database.close().map_err(|error| StoreError::storage("closing the store", error))
             }

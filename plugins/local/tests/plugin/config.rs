@@ -41,8 +41,8 @@ fn puts_that_come_together_become_durable_together() {
         versions.dedup();
         assert_eq!(versions.len(), 64, "each put has a version of its own");
         let after = host.health().await.unwrap();
-        let commits = counter(&after, "commits") - counter(&before, "commits");
-        assert!(commits <= 2, "64 puts took {commits} commits");
+        let turns = counter(&after, "turns") - counter(&before, "turns");
+        assert!(turns <= 2, "64 puts took {turns} turns");
     });
 }
 

@@ -1,13 +1,14 @@
 //! Starting, stopping, and what the plugin says of itself.
 
 use crate::{Node, exclusive, held, put, read, registration};
-use pintle_plugin_local::{Local, set_native_directory};
+use pintle_plugin_local::store::Directory;
+use pintle_plugin_local::{Local, set_native_storage};
 use pintle_plugin_sdk::registry::Consistency;
 use pintle_plugin_sdk::testing::{Host, StartOptions, State, run};
 
 #[test]
 fn it_describes_itself_without_any_grant() {
-    set_native_directory("/nonexistent");
+    set_native_storage(|| panic!("it looked for its data"));
     let description = Host::<Local>::describe();
     assert!(description.single_writer && description.data_directory);
     for feature in ["config.txn", "watch.every-change", "lock.permits", "tracing.query"] {
@@ -55,7 +56,8 @@ fn a_file_of_somebody_else_is_refused_with_its_name_and_a_remedy() {
     let node = Node::new();
     let file = node.path().join("pintle.redb");
     std::fs::write(&file, "my diary").unwrap();
-    set_native_directory(node.path());
+    let path = node.path().to_owned();
+    set_native_storage(move || Box::new(Directory::new(&path)));
     run(async {
         let Err(error) = Host::<Local>::start(StartOptions::default()).await else {
             panic!("it started")

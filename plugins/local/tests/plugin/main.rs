@@ -3,10 +3,12 @@
 mod config;
 mod lifecycle;
 mod lock;
+mod recovery;
 mod registry;
 mod tracing;
 
-use pintle_plugin_local::{Local, set_native_directory};
+use pintle_plugin_local::store::Directory;
+use pintle_plugin_local::{Local, set_native_storage};
 use pintle_plugin_sdk::config::{
     Consistency, Event, Expectation, PutOutcome, ReadOptions, Target, WatchRequest,
 };
@@ -51,7 +53,8 @@ impl Node {
         options: StartOptions,
         test: impl AsyncFnOnce(Host<Local>) -> T,
     ) -> T {
-        set_native_directory(self.path());
+        let path = self.path().to_owned();
+        set_native_storage(move || Box::new(Directory::new(&path)));
         run(async move { test(Host::start(options).await.unwrap()).await })
     }
 }

@@ -1,6 +1,7 @@
 //! Power cuts at every point, and disks that fail and come back.
 
-use crate::support::{Bench, Disk, ManualClock, TTL_MS, acquire, instance, open, put, register};
+use crate::disk::Disk;
+use crate::support::{Bench, ManualClock, TTL_MS, acquire, instance, open, put, register};
 use pintle_plugin_local::store::{
     Acquired, Adoption, Expectation, List, Mode, Options, Registered, Store, StoreError, Txn, TxnOp,
 };

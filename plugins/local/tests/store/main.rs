@@ -2,6 +2,7 @@
 
 mod config;
 mod crash;
+mod disk;
 mod file;
 mod layout;
 mod lock;

@@ -170,6 +170,31 @@ fn a_watch_overtaken_by_forgetting_gets_a_new_snapshot() {
 }
 
 #[test]
+fn a_snapshot_overtaken_by_forgetting_begins_again_at_once() {
+    let mut bench = Bench::with(keeping(20, 1));
+    for index in 0..600 {
+        bench.put(&format!("k/{index:03}"), "x");
+    }
+    let mut watch = ConfigWatch::new(Target::Prefix("k".into()), WatchStart::Snapshot, false);
+    assert_eq!(watch.next(&bench.store).unwrap(), [ConfigEvent::SnapshotBegin]);
+    assert_eq!(watch.next(&bench.store).unwrap().len(), 256);
+    for _ in 0..100 {
+        bench.put("k/000", "y");
+    }
+    let events = watch.next(&bench.store).unwrap();
+    assert!(matches!(events[..], [ConfigEvent::Resync(_), ConfigEvent::SnapshotBegin]));
+    let mut entries = 0;
+    loop {
+        let events = watch.next(&bench.store).unwrap();
+        entries += events.iter().filter(|event| matches!(event, ConfigEvent::Put { .. })).count();
+        if events.iter().any(|event| matches!(event, ConfigEvent::SnapshotEnd(_))) {
+            break;
+        }
+    }
+    assert_eq!(entries, 600);
+}
+
+#[test]
 fn a_deletion_of_very_many_keys_is_logged_and_forgotten_as_one() {
     let mut bench = Bench::with(keeping(2, 1));
     bench.turn(|turn| {

@@ -11,5 +11,5 @@ pub use types::{
     HistoryPage, List, Page, Put, PutOutcome, TXN_OPS_MAX, Target, Txn, TxnOp, TxnOutcome,
     TxnResult,
 };
-pub use watch::{ConfigWatch, WatchStart};
+pub use watch::{ConfigWatch, WATCH_STEP_EVENTS, WatchStart};
 pub use write::{DELETE_PREFIX_KEYS_MAX, TXN_CONDITIONS_MAX};

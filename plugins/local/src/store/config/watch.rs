@@ -6,8 +6,8 @@ use crate::store::record::{LogPart, decode};
 use crate::store::tables::{LOG, VERSIONS};
 use crate::store::{Result, Store, StoreError};
 
-/// Entries of a snapshot that are read at a time.
-const SNAPSHOT_STEP: usize = 256;
+/// Most keys that one call of a watch's `next` delivers.
+pub const WATCH_STEP_EVENTS: usize = 256;
 /// Bytes of values after which a watcher is given what was read so far.
 const STEP_BYTES_MAX: usize = 512 * 1024;
 
@@ -108,19 +108,19 @@ impl ConfigWatch {
         let (entries, more) = match &self.target {
             Target::Key(key) => match store.entry(key, Some(revision)) {
                 Ok(entry) => (entry.into_iter().collect(), false),
-                Err(error) => return self.begin_again(error),
+                Err(error) => return self.begin_again(store, error),
             },
             Target::Prefix(prefix) => {
                 let list = List {
                     prefix: prefix.clone(),
                     after,
-                    limit: SNAPSHOT_STEP,
+                    limit: WATCH_STEP_EVENTS,
                     keys_only: false,
                     at: Some(revision),
                 };
                 match store.list(&list) {
                     Ok(page) => (page.entries, page.more),
-                    Err(error) => return self.begin_again(error),
+                    Err(error) => return self.begin_again(store, error),
                 }
             }
         };
@@ -136,12 +136,12 @@ impl ConfigWatch {
         Ok(events)
     }
 
-    fn begin_again(&mut self, error: StoreError) -> Result<Vec<ConfigEvent>> {
+    fn begin_again(&mut self, store: &Store, error: StoreError) -> Result<Vec<ConfigEvent>> {
         match error {
             StoreError::Compacted { .. } => {
                 let reason = "the snapshot took so long that its version is no longer kept";
                 self.state = State::Begin(Some(reason.to_owned()));
-                Ok(vec![])
+                self.next(store)
             }
             error => Err(error),
         }
@@ -165,7 +165,7 @@ impl ConfigWatch {
                 if !self.target.covers(key) {
                     continue;
                 }
-                if events.len() >= SNAPSHOT_STEP || bytes >= STEP_BYTES_MAX {
+                if events.len() >= WATCH_STEP_EVENTS || bytes >= STEP_BYTES_MAX {
                     self.state = State::Follow(Position { revision, part, index });
                     return Ok(events);
                 }

@@ -4,11 +4,8 @@ use super::feed::{Behind, InstanceChange};
 use super::read::{self, Scope};
 use super::types::InstanceState;
 use crate::store::tables::{INSTANCES, OVERRIDES};
-use crate::store::{Result, Store};
+use crate::store::{Result, Store, WATCH_STEP_EVENTS};
 use std::sync::Arc;
-
-/// Instances of a snapshot that are read at a time, and changes that are delivered at a time.
-const STEP: usize = 256;
 
 /// What a watch delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,7 +97,7 @@ impl RegistryWatch {
                 continue;
             }
             changes.push(change);
-            if following && changes.len() >= STEP {
+            if following && changes.len() >= WATCH_STEP_EVENTS {
                 break;
             }
         }
@@ -116,9 +113,9 @@ impl RegistryWatch {
             &txn.open_table(OVERRIDES)?,
             &self.scope,
             position,
-            STEP,
+            WATCH_STEP_EVENTS,
         )?;
-        let complete = states.len() < STEP;
+        let complete = states.len() < WATCH_STEP_EVENTS;
         if let Some(last) = states.last() {
             *after = Some((last.instance.service.clone(), last.instance.id.clone()));
         }
