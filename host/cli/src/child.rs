@@ -13,6 +13,7 @@ use tokio::process::{Child, Command};
 
 use crate::{
     exit::{Exit, Failure},
+    guard::Guard,
     signals::Signals,
     terminal::Lent,
 };
@@ -23,19 +24,19 @@ pub(crate) struct Job {
     child: Child,
     group: Pid,
     signals: Signals,
+    guard: Option<Guard>,
     _terminal: Option<Lent>,
 }
 
 impl Job {
-    /// Starts a command with variables added to its environment.
+    /// Starts a command with variables added to its environment. It gets `signals` passed on.
     pub(crate) fn start(
         command: &[OsString],
         variables: Vec<(&str, String)>,
+        signals: Signals,
     ) -> anyhow::Result<Self> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| Failure::new(Exit::USAGE, "no command given"))?;
-        // Before the start, so that no signal is lost in between.
-        let signals = Signals::to_forward()?;
         let child = Command::new(program)
             .args(arguments)
             .envs(variables)
@@ -44,7 +45,13 @@ impl Job {
             .map_err(|error| not_started(program, &error))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
         let group = Pid::from_raw(pid);
-        Ok(Self { child, group, signals, _terminal: Lent::to(group) })
+        Ok(Self { child, group, signals, guard: None, _terminal: Lent::to(group) })
+    }
+
+    /// Has the command and all that it starts ended when this process dies.
+    pub(crate) fn guard(&mut self, grace: Duration) -> anyhow::Result<()> {
+        self.guard = Some(Guard::over(self.group, grace)?);
+        Ok(())
     }
 
     /// Waits until the command has ended, passing on to it the signals that this process gets.
@@ -97,30 +104,34 @@ fn exit_of(status: ExitStatus) -> Exit {
 mod tests {
     use super::*;
 
+    fn start(command: &[OsString], variables: Vec<(&str, String)>) -> anyhow::Result<Job> {
+        Job::start(command, variables, Signals::to_forward()?)
+    }
+
     fn shell(script: &str) -> Vec<OsString> {
         ["sh", "-c", script].map(OsString::from).into()
     }
 
     #[tokio::test]
     async fn a_command_hands_its_code_on() {
-        let mut job = Job::start(&shell("exit 42"), Vec::new()).unwrap();
+        let mut job = start(&shell("exit 42"), Vec::new()).unwrap();
         assert_eq!(job.ended().await.unwrap(), Exit(42));
-        let mut job = Job::start(&shell("kill -9 $$"), Vec::new()).unwrap();
+        let mut job = start(&shell("kill -9 $$"), Vec::new()).unwrap();
         assert_eq!(job.ended().await.unwrap(), Exit(137));
     }
 
     #[tokio::test]
     async fn a_command_sees_the_variables_that_it_is_given() {
         let variables = vec![("PINTLE_TOKEN", "7".to_owned())];
-        let mut job = Job::start(&shell("exit $PINTLE_TOKEN"), variables).unwrap();
+        let mut job = start(&shell("exit $PINTLE_TOKEN"), variables).unwrap();
         assert_eq!(job.ended().await.unwrap(), Exit(7));
     }
 
     #[tokio::test]
     async fn what_cannot_be_started_has_the_shells_codes() {
-        let missing = Job::start(&["/no/such/command".into()], Vec::new()).unwrap_err();
+        let missing = start(&["/no/such/command".into()], Vec::new()).unwrap_err();
         assert_eq!(crate::exit::of(&missing), Exit(127));
-        let folder = Job::start(&["/".into()], Vec::new()).unwrap_err();
+        let folder = start(&["/".into()], Vec::new()).unwrap_err();
         assert_eq!(crate::exit::of(&folder), Exit(126));
     }
 
@@ -133,7 +144,7 @@ mod tests {
              mv {0}.tmp {0}; wait; wait",
             ready.display()
         );
-        let mut job = Job::start(&shell(&script), Vec::new()).unwrap();
+        let mut job = start(&shell(&script), Vec::new()).unwrap();
         let deadline = std::time::Instant::now() + Duration::from_secs(10);
         while !ready.exists() && std::time::Instant::now() < deadline {
             tokio::task::yield_now().await;

@@ -2,6 +2,7 @@
 
 use std::process::ExitCode;
 
+use nix::sys::signal::Signal;
 use pintle_client::ClientError;
 
 /// Printed below every help.
@@ -48,6 +49,12 @@ impl Failure {
     pub(crate) fn new(exit: Exit, text: impl Into<String>) -> anyhow::Error {
         Self { exit, text: text.into() }.into()
     }
+}
+
+/// The end of a command that a signal asked for.
+pub(crate) fn ended_by(signal: Signal) -> anyhow::Error {
+    let code = u8::try_from(128 + signal as i32).unwrap_or(Exit::FAILED.0);
+    Failure::new(Exit(code), format!("ended by {signal}"))
 }
 
 /// The code for an error.

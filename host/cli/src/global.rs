@@ -27,7 +27,7 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_name = "TIME", default_value = "30s")]
     #[arg(value_parser = pintle::settings::parse_duration)]
     pub(crate) timeout: Duration,
-    /// Say more on standard error; twice for even more
+    /// Say more on standard error, up to -vvv; PINTLE_LOG takes a filter like pintle=debug
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub(crate) verbose: u8,
 }
@@ -55,9 +55,9 @@ impl Global {
     pub(crate) fn log_filter(&self, quiet: &str) -> EnvFilter {
         let level = match self.verbose {
             0 => quiet,
-            1 => "warn,pintle=info,pintle_client=info,pintle_server=info,plugin=info",
-            2 => "info,pintle=debug,pintle_client=debug,pintle_server=debug,plugin=debug",
-            _ => "debug,pintle=trace,pintle_client=trace,pintle_server=trace,plugin=trace",
+            1 => "warn,pintle=info,pintle_client=info,pintle_server=info",
+            2 => "info,pintle=debug,pintle_client=debug,pintle_server=debug",
+            _ => "debug,pintle=trace,pintle_client=trace,pintle_server=trace",
         };
         std::env::var("PINTLE_LOG")
             .ok()
@@ -67,9 +67,8 @@ impl Global {
 
     /// Logs of a command that is over soon.
     pub(crate) fn log_to_stderr(&self) {
-        let quiet = "off";
         fmt()
-            .with_env_filter(self.log_filter(quiet))
+            .with_env_filter(self.log_filter("off"))
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
             .init();

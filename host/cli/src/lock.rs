@@ -12,7 +12,7 @@ use pintle_client::{
 
 use crate::{
     child::Job,
-    exit::{Exit, Failure},
+    exit::{self, Exit, Failure},
     global::Global,
     output::{self, Table},
     session,
@@ -27,8 +27,9 @@ const WAIT_MAX: Duration = Duration::from_secs(3_600);
 pub(crate) enum Verb {
     /// Run a command while holding a lock
     ///
-    /// Waits for the lock, runs the command, releases. When the lease is lost the command and all
-    /// that it started is asked to end (SIGTERM), and ended (SIGKILL) after --grace.
+    /// Waits for the lock, runs the command, releases. When the lease is lost, or when this process
+    /// is killed, the command and all that it started is asked to end (SIGTERM), and ended (SIGKILL)
+    /// after --grace.
     Run(RunArguments),
     /// Show who holds a lock, and who waits
     Show {
@@ -86,21 +87,18 @@ async fn run_command(
     client: &Client,
     arguments: RunArguments,
 ) -> anyhow::Result<Exit> {
-    let mut signals = Signals::to_end()?;
+    let mut signals = Signals::to_forward()?;
     let lease = tokio::select! {
         lease = acquire(global, client, &arguments) => lease?,
-        signal = signals.next() => {
-            return Err(Failure::new(Exit(128 + signal as u8), format!("ended by {signal}")));
-        }
+        signal = signals.next() => return Err(exit::ended_by(signal)),
     };
-    drop(signals);
     let mut variables = vec![("PINTLE_LOCK", arguments.name.clone())];
     if let Some(token) = lease.token() {
         variables.push(("PINTLE_TOKEN", token.value.to_string()));
         variables.push(("PINTLE_TOKEN_EPOCH", token.epoch.clone()));
         tracing::info!(lock = arguments.name, token = token.value, "held");
     }
-    let outcome = match Job::start(&arguments.command, variables) {
+    let outcome = match Job::start(&arguments.command, variables, signals) {
         Ok(mut job) => attend(&mut job, &lease, &arguments).await,
         Err(error) => Err(error),
     };
@@ -112,6 +110,10 @@ async fn run_command(
 
 /// Waits for the end of the command, and brings it about when the lease is lost.
 async fn attend(job: &mut Job, lease: &HeldLease, run: &RunArguments) -> anyhow::Result<Exit> {
+    if let Err(error) = job.guard(run.grace) {
+        job.stop(run.grace).await?;
+        return Err(error);
+    }
     let reason = tokio::select! {
         exit = job.ended() => return Ok(exit?),
         reason = lease.lost() => reason,

@@ -9,6 +9,7 @@ mod child;
 mod config;
 mod exit;
 mod global;
+mod guard;
 mod lock;
 mod output;
 mod plugin;
@@ -26,7 +27,7 @@ use global::Global;
 /// Governance for clusters: configuration, registry and locks over any backend that has a plugin.
 #[derive(Debug, Parser)]
 #[command(name = "pintle", version, about, after_help = exit::HELP, max_term_width = 100)]
-#[command(propagate_version = true, arg_required_else_help = true)]
+#[command(arg_required_else_help = true)]
 struct Arguments {
     #[command(flatten)]
     global: Global,
@@ -56,10 +57,17 @@ enum Noun {
     /// Check and show the settings
     #[command(subcommand)]
     Settings(settings::Verb),
+    /// End a group of processes when standard input ends
+    #[command(hide = true)]
+    Guard(guard::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Noun::Guard(arguments) = &arguments.noun {
+        guard::run(arguments);
+        return Exit::OK.into();
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -88,6 +96,10 @@ async fn run(Arguments { global, noun }: Arguments) -> anyhow::Result<Exit> {
         Noun::Backend(verb) => backend::run(&global, verb).await,
         Noun::Plugin(verb) => plugin::run(&global, verb).await,
         Noun::Settings(verb) => settings::run(&global, verb).await,
+        Noun::Guard(arguments) => {
+            guard::run(&arguments);
+            Ok(Exit::OK)
+        }
     }
 }
 

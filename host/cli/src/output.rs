@@ -12,20 +12,12 @@ const VALUE_CHARS_MAX: usize = 60;
 
 /// Prints a whole document as JSON.
 pub(crate) fn json(document: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer_pretty(&mut out, document)?;
-    out.write_all(b"\n")?;
-    out.flush()?;
-    Ok(())
+    line(&serde_json::to_string_pretty(document)?)
 }
 
 /// Prints one event as one line of JSON.
 pub(crate) fn json_line(document: &impl Serialize) -> anyhow::Result<()> {
-    let mut out = io::stdout().lock();
-    serde_json::to_writer(&mut out, document)?;
-    out.write_all(b"\n")?;
-    out.flush()?;
-    Ok(())
+    line(&serde_json::to_string(document)?)
 }
 
 /// Prints a line.

@@ -79,8 +79,11 @@ fn print(plugin: &Plugin) -> anyhow::Result<()> {
         ("features", plugin.features.join(" ")),
         ("single writer", yes_or_no(plugin.single_writer)),
         ("keeps files", yes_or_no(plugin.data_directory)),
-        ("imports", plugin.imports.join(" ")),
     ])?;
+    output::line("imports")?;
+    for import in &plugin.imports {
+        output::line(&format!("  {import}"))?;
+    }
     output::line("settings")?;
     let none = serde_json::Map::new();
     let properties = plugin.settings_schema.get("properties").and_then(|p| p.as_object());
@@ -104,8 +107,10 @@ fn print(plugin: &Plugin) -> anyhow::Result<()> {
         }
         let notes =
             if notes.is_empty() { String::new() } else { format!(" ({})", notes.join(", ")) };
-        let description = text("description").unwrap_or_default();
-        output::line(&format!("  {name}{notes}  {description}"))?;
+        output::line(&format!("  {name}{notes}"))?;
+        for line in text("description").unwrap_or_default().lines() {
+            output::line(&format!("      {line}"))?;
+        }
     }
     if properties.is_none_or(serde_json::Map::is_empty) {
         output::line("  none")?;

@@ -20,7 +20,7 @@ use pintle_client::{
 
 use crate::{
     child::Job,
-    exit::{Exit, Failure},
+    exit::{self, Exit, Failure},
     global::Global,
     output::{self, Table},
     session,
@@ -179,8 +179,13 @@ async fn run_command(
         ..InstanceSpec::new(address.host, address.port)
     };
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
+    let mut signals = Signals::to_forward()?;
     let registry = client.registry(&global.backend);
-    let mut registered = match registry.register(name.clone(), spec, ttl_ms).await? {
+    let outcome = tokio::select! {
+        outcome = registry.register(name.clone(), spec, ttl_ms) => outcome?,
+        signal = signals.next() => return Err(exit::ended_by(signal)),
+    };
+    let mut registered = match outcome {
         RegisterOutcome::Registered(registered) => registered,
         RegisterOutcome::Taken(other) => {
             let text = format!(
@@ -195,7 +200,7 @@ async fn run_command(
     tracing::info!(service = name.service, id = name.id, "registered");
     let variables =
         vec![("PINTLE_SERVICE", name.service.clone()), ("PINTLE_INSTANCE", name.id.clone())];
-    let outcome = match Job::start(&command, variables) {
+    let outcome = match Job::start(&command, variables, signals) {
         Ok(mut job) => attend(&mut job, &mut registered).await,
         Err(error) => Err(error),
     };

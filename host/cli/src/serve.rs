@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tracing_subscriber::fmt;
 
 use crate::{
-    exit::{Exit, Failure},
+    exit::{self, Exit, Failure},
     global::Global,
     output,
     runtime_file::{Record, RuntimeFile},
@@ -53,9 +53,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let address = listener.local_addr()?;
     let pintle = tokio::select! {
         started = Pintle::builder().settings(settings).start() => started?,
-        signal = signals.next() => {
-            return Err(Failure::new(Exit(128 + signal as u8), format!("ended by {signal}")));
-        }
+        signal = signals.next() => return Err(exit::ended_by(signal)),
     };
     let api = Api::new(pintle.clone());
     let url = format!("http://{address}");
@@ -82,7 +80,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
             signal = again.next() => {
                 received += 1;
                 if received > 1 {
-                    return Err(Failure::new(Exit(128 + signal as u8), "stopped at once"));
+                    return Err(exit::ended_by(signal));
                 }
             }
         }
@@ -109,7 +107,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 fn log(global: &Global, form: LogForm) {
-    let quiet = "warn,pintle=info,pintle_server=info,pintle_cli=info,plugin=info";
+    let quiet = "warn,pintle=info,pintle_server=info";
     let subscriber = fmt().with_env_filter(global.log_filter(quiet)).with_writer(std::io::stderr);
     match form {
         LogForm::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),

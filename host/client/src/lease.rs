@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use pintle_api::lock::{Acquire, Lease, Token};
+use pintle_api::{
+    Effect,
+    lock::{Acquire, Lease, Token},
+};
 use tokio::{
     sync::watch,
     task::JoinHandle,
@@ -62,11 +65,15 @@ impl HeldLease {
     ) -> Result<AcquireOutcome<Self>, ClientError> {
         let name = LeaseName { lock: name.into(), id: format!("{:032x}", rand::random::<u128>()) };
         let mut orphan = Orphan { lock: lock.clone(), name: name.clone(), armed: true };
-        let (lease, sent, since) = match ask(&lock, &name, acquire.clone()).await? {
-            (AcquireOutcome::Held(lease), sent, since) => (lease, sent, since),
-            (AcquireOutcome::Busy(holders), ..) => {
+        let (lease, sent, since) = match ask(&lock, &name, acquire.clone()).await {
+            Ok((AcquireOutcome::Held(lease), sent, since)) => (lease, sent, since),
+            Ok((AcquireOutcome::Busy(holders), ..)) => {
                 orphan.armed = false;
                 return Ok(AcquireOutcome::Busy(holders));
+            }
+            Err(error) => {
+                orphan.armed = error.effect() == Effect::Unknown;
+                return Err(error);
             }
         };
         let until = since.after(Duration::from_millis(lease.valid_for_ms));

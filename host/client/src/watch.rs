@@ -14,7 +14,6 @@ use http_body_util::BodyExt;
 use pintle_api::{
     HEARTBEAT_MS, Problem,
     event::{self, Event},
-    problem,
 };
 
 use crate::{
@@ -180,10 +179,4 @@ impl Connection {
             }
         }
     }
-}
-
-/// Whether a stream's last event only says that this server goes away.
-#[must_use]
-pub fn is_shutdown(error: &ClientError) -> bool {
-    error.code() == problem::code::SHUTTING_DOWN
 }

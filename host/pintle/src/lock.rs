@@ -152,8 +152,9 @@ impl Lock {
         let id = self.backend.next_id();
         self.backend.routes.lock_watches.insert(id, &route);
         let open = OpenWatch { backend: Arc::clone(&self.backend), id, route };
-        self.backend.lock_watch(id, &open.route).await?;
+        // Before the first state can come.
         let states = open.route.state.subscribe();
+        self.backend.lock_watch(id, &open.route).await?;
         Ok(stream::unfold(Some((open, states)), |following| async move {
             let (open, mut states) = following?;
             states.changed().await.ok()?;

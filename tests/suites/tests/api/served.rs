@@ -1,0 +1,146 @@
+//! A host that serves its API, and plain requests to it.
+
+use std::net::SocketAddr;
+
+use anyhow::{Context, Result};
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full};
+use pintle::Pintle;
+use pintle_client::{Client, api::Problem};
+use pintle_server::Api;
+use pintle_test_suites::{Sandbox, within};
+use serde::de::DeserializeOwned;
+use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
+use tower::ServiceExt;
+
+const ONE_BACKEND: &str = "[backends.main]\nplugin = \"memory\"\n";
+
+/// A host, and its API without a network.
+pub(crate) struct Served {
+    _sandbox: Sandbox,
+    pub(crate) pintle: Pintle,
+    pub(crate) api: Api,
+}
+
+/// The API of a host on a port.
+pub(crate) struct Listening {
+    pub(crate) address: SocketAddr,
+    stop: oneshot::Sender<()>,
+    serving: JoinHandle<std::io::Result<()>>,
+}
+
+/// A whole answer.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    pub(crate) status: StatusCode,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: bytes::Bytes,
+}
+
+impl Served {
+    pub(crate) async fn new() -> Result<Self> {
+        let sandbox = Sandbox::new(&["fixtures/memory"])?;
+        let pintle = sandbox.start(ONE_BACKEND).await?;
+        let api = Api::new(pintle.clone());
+        Ok(Self { _sandbox: sandbox, pintle, api })
+    }
+
+    /// The same host with an API that knows nothing of what was.
+    pub(crate) fn restarted(self) -> Self {
+        Self { api: Api::new(self.pintle.clone()), ..self }
+    }
+
+    /// A client in this process.
+    pub(crate) fn client(&self) -> Client {
+        Client::in_process(self.api.router())
+    }
+
+    /// Listens on a free port, or on the one that is given.
+    pub(crate) async fn listen(&self, port: u16) -> Result<Listening> {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+        let address = listener.local_addr()?;
+        let (stop, stopped) = oneshot::channel();
+        let api = self.api.clone();
+        let serving = tokio::spawn(async move {
+            api.serve(listener, async {
+                let _ = stopped.await;
+            })
+            .await
+        });
+        Ok(Listening { address, stop, serving })
+    }
+
+    /// Sends a request to the router.
+    pub(crate) async fn open(
+        &self,
+        request: Request<Full<bytes::Bytes>>,
+    ) -> Response<axum::body::Body> {
+        self.api.router().oneshot(request).await.unwrap_or_else(|never| match never {})
+    }
+
+    pub(crate) async fn send(&self, request: Request<Full<bytes::Bytes>>) -> Result<Reply> {
+        let (parts, body) = within("an answer", self.open(request)).await?.into_parts();
+        let body = within("the body", body.collect()).await??.to_bytes();
+        Ok(Reply { status: parts.status, headers: parts.headers, body })
+    }
+
+    pub(crate) async fn get(&self, target: &str) -> Result<Reply> {
+        self.send(request(Method::GET, target, "")).await
+    }
+
+    pub(crate) async fn put(&self, target: &str, body: &'static str) -> Result<Reply> {
+        self.send(request(Method::PUT, target, body)).await
+    }
+
+    pub(crate) async fn post(&self, target: &str, body: &'static str) -> Result<Reply> {
+        self.send(request(Method::POST, target, body)).await
+    }
+
+    pub(crate) async fn delete(&self, target: &str) -> Result<Reply> {
+        self.send(request(Method::DELETE, target, "")).await
+    }
+}
+
+impl Listening {
+    pub(crate) fn client(&self) -> Result<Client> {
+        Ok(Client::http(&format!("http://{}", self.address))?)
+    }
+
+    /// Stops as `pintle serve` does.
+    pub(crate) async fn stop(self) -> Result<()> {
+        // The server may have ended by itself.
+        let _ = self.stop.send(());
+        Ok(within("the end of the server", self.serving).await???)
+    }
+}
+
+impl Reply {
+    pub(crate) fn json<T: DeserializeOwned>(&self) -> Result<T> {
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("{}: {}", self.status, String::from_utf8_lossy(&self.body)))
+    }
+
+    /// The problem document, checked for what each has to have.
+    pub(crate) fn problem(&self) -> Result<Problem> {
+        let problem: Problem = self.json()?;
+        assert_eq!(self.headers[http::header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(self.status.as_u16(), problem.status);
+        assert!(problem.kind.starts_with("urn:pintle:problem:"), "{problem:?}");
+        assert!(!problem.title.is_empty() && !problem.detail.is_empty(), "{problem:?}");
+        Ok(problem)
+    }
+}
+
+/// A request as curl would send it.
+pub(crate) fn request(
+    method: Method,
+    target: &str,
+    body: &'static str,
+) -> Request<Full<bytes::Bytes>> {
+    Request::builder()
+        .method(method)
+        .uri(target)
+        .header(http::header::HOST, "localhost:7468")
+        .body(Full::new(bytes::Bytes::from_static(body.as_bytes())))
+        .expect("a request")
+}

@@ -1,0 +1,43 @@
+//! `pintle backend`, `plugin` and `settings`.
+
+use anyhow::Result;
+use pintle_client::api::{backend::Backends, plugin::Plugin};
+
+use crate::shell::Shell;
+
+#[tokio::test]
+async fn without_settings_there_is_the_backend_local() -> Result<()> {
+    let shell = Shell::new()?;
+    let backends: Backends = shell.run(&["backend", "list", "-o", "json"]).await?.json()?;
+    assert_eq!(backends.backends.len(), 1);
+    assert_eq!(backends.backends[0].default_for, ["config", "registry", "lock", "tracing"]);
+    let check = shell.run(&["backend", "check"]).await?.text()?;
+    assert!(check.contains("local") && check.contains("serving"), "{check}");
+    let plugin: Plugin = shell.run(&["plugin", "inspect", "local", "-o", "json"]).await?.json()?;
+    assert!(plugin.single_writer && plugin.data_directory);
+    assert!(shell.run(&["plugin", "list"]).await?.text()?.contains("local"));
+    let unknown = shell.run(&["config", "get", "a", "-b", "etcd"]).await?;
+    assert_eq!(unknown.code, Some(3), "{unknown:?}");
+    assert!(unknown.stderr.contains("local"), "{unknown:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn wrong_settings_are_refused_with_file_line_and_what_was_meant() -> Result<()> {
+    let shell = Shell::new()?;
+    let file = shell.path("wrong.toml");
+    std::fs::write(&file, "[server]\nlisten = \"127.0.0.1:1\"\n[backend.main]\n")?;
+    let path = file.display().to_string();
+    for verb in [&["settings", "check"][..], &["config", "list"], &["serve"]] {
+        let output = shell.run(&[verb, &["--settings", &path]].concat()).await?;
+        assert_eq!(output.code, Some(2), "{output:?}");
+        assert!(output.stderr.contains("wrong.toml:3"), "{output:?}");
+        assert!(output.stderr.contains("backends"), "{output:?}");
+    }
+    std::fs::write(&file, "node = \"n1\"\n")?;
+    assert_eq!(shell.run(&["settings", "check", "--settings", &path]).await?.code, Some(0));
+    let shown = shell.run(&["settings", "show", "--settings", &path]).await?.text()?;
+    assert!(shown.contains("\"n1\"") && shown.contains("wrong.toml:1"), "{shown}");
+    assert!(shown.contains("PINTLE_DATA_DIR"), "{shown}");
+    Ok(())
+}

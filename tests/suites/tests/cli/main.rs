@@ -1,0 +1,8 @@
+//! The command line, as a shell runs it, on the embedded `local` plugin.
+
+mod backend;
+mod config;
+mod lock;
+mod registry;
+mod serve;
+mod shell;

@@ -1,0 +1,73 @@
+//! `pintle serve`, and how commands find it.
+
+use anyhow::Result;
+
+use crate::shell::Shell;
+
+#[tokio::test]
+async fn a_running_server_is_found_and_a_stopped_one_leaves_nothing() -> Result<()> {
+    let shell = Shell::new()?;
+    let file = shell.data_dir().join("run/server.json");
+    let (mut server, url) = shell.serve().await?;
+    assert!(std::fs::read_to_string(&file)?.contains(&url));
+    shell.run(&["config", "put", "a", "through the server"]).await?.text()?;
+    let named = shell.run(&["--server", &url, "config", "get", "a"]).await?;
+    assert_eq!(named.text()?, "through the server");
+    server.signal("TERM")?;
+    assert!(server.ended().await?.success());
+    assert!(!file.exists());
+    assert_eq!(shell.run(&["config", "get", "a"]).await?.text()?, "through the server");
+    let gone = shell.run(&["--server", &url, "config", "get", "a"]).await?;
+    assert_eq!(gone.code, Some(1), "{gone:?}");
+    assert!(gone.stderr.contains("pintle serve"), "{gone:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_killed_server_loses_nothing_and_its_traces_mislead_nobody() -> Result<()> {
+    let shell = Shell::new()?;
+    let (mut server, _) = shell.serve().await?;
+    for count in 0..20 {
+        shell.run(&["config", "put", &format!("k/{count}"), "v"]).await?.text()?;
+    }
+    server.signal("KILL")?;
+    server.ended().await?;
+    assert!(shell.data_dir().join("run/server.json").exists());
+    let list = shell.run(&["config", "list", "k"]).await?.text()?;
+    assert_eq!(list.lines().count(), 21, "{list}");
+    let (_again, _) = shell.serve().await?;
+    assert_eq!(shell.run(&["config", "get", "k/7"]).await?.text()?, "v");
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_address_that_cannot_be_used_is_named_with_the_remedy() -> Result<()> {
+    let shell = Shell::new()?;
+    let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
+    let address = taken.local_addr()?.to_string();
+    let output = shell.run(&["serve", "--listen", &address]).await?;
+    assert_eq!(output.code, Some(1), "{output:?}");
+    assert!(output.stderr.contains(&address) && output.stderr.contains("--listen"), "{output:?}");
+    let open = shell.run(&["serve", "--listen", "0.0.0.0:0"]).await?;
+    assert_eq!(open.code, Some(2), "{open:?}");
+    assert!(open.stderr.contains("TLS"), "{open:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_second_signal_stops_a_server_that_waits_for_holders() -> Result<()> {
+    let shell = Shell::new()?;
+    let (mut server, url) = shell.serve().await?;
+    // A holder that never hears of anything.
+    let lease = pintle_client::lock::LeaseName { lock: "l".into(), id: "deaf".into() };
+    let acquire = pintle_client::api::lock::Acquire::default();
+    pintle_client::Client::http(&url)?.lock("default").put(&lease, &acquire).await?;
+    server.signal("TERM")?;
+    // It is stopping: new leases are refused.
+    let other = pintle_client::lock::LeaseName { lock: "m".into(), id: "late".into() };
+    let client = pintle_client::Client::http(&url)?;
+    while client.lock("default").put(&other, &acquire).await.is_ok() {}
+    server.signal("TERM")?;
+    assert_eq!(server.ended().await?.code(), Some(128 + 15));
+    Ok(())
+}
