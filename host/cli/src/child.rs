@@ -24,34 +24,30 @@ pub(crate) struct Job {
     child: Child,
     group: Pid,
     signals: Signals,
-    guard: Option<Guard>,
     _terminal: Option<Lent>,
+    _guard: Option<Guard>,
 }
 
 impl Job {
-    /// Starts a command with variables added to its environment. It gets `signals` passed on.
+    /// Starts a command with variables added to its environment, in the group of `guard` or in one
+    /// of its own. It gets `signals` passed on.
     pub(crate) fn start(
         command: &[OsString],
         variables: Vec<(&str, String)>,
         signals: Signals,
+        guard: Option<Guard>,
     ) -> anyhow::Result<Self> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| Failure::new(Exit::USAGE, "no command given"))?;
         let child = Command::new(program)
             .args(arguments)
             .envs(variables)
-            .process_group(0)
+            .process_group(guard.as_ref().map_or(0, |guard| guard.group().as_raw()))
             .spawn()
             .map_err(|error| not_started(program, &error))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
-        let group = Pid::from_raw(pid);
-        Ok(Self { child, group, signals, guard: None, _terminal: Lent::to(group) })
-    }
-
-    /// Has the command and all that it starts ended when this process dies.
-    pub(crate) fn guard(&mut self, grace: Duration) -> anyhow::Result<()> {
-        self.guard = Some(Guard::over(self.group, grace)?);
-        Ok(())
+        let group = guard.as_ref().map_or(Pid::from_raw(pid), Guard::group);
+        Ok(Self { child, group, signals, _terminal: Lent::to(group), _guard: guard })
     }
 
     /// Waits until the command has ended, passing on to it the signals that this process gets.
@@ -105,7 +101,7 @@ mod tests {
     use super::*;
 
     fn start(command: &[OsString], variables: Vec<(&str, String)>) -> anyhow::Result<Job> {
-        Job::start(command, variables, Signals::to_forward()?)
+        Job::start(command, variables, Signals::to_forward()?, None)
     }
 
     fn shell(script: &str) -> Vec<OsString> {

@@ -1,32 +1,32 @@
 //! Watches over the watcher: ends a command when the process that holds its lock has died.
 //!
-//! A process that is killed cannot end what it runs. So `lock run` starts a second process that does
-//! nothing but wait for the end of a pipe, which the system closes whatever happens to the first.
+//! A process that is killed cannot end what it runs. So `lock run` starts a second process before
+//! the command. It leads the group of processes that the command belongs to, and does nothing but
+//! wait for the end of a pipe, which the system closes whatever happens to the first process.
 
 use std::{
-    io::{Read, Write},
+    io::{self, Read, Write},
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::Context;
 use clap::Args;
 use nix::{
-    sys::signal::{Signal, killpg},
-    unistd::Pid,
+    sys::signal::{SigSet, Signal, killpg},
+    unistd::{Pid, getpgrp, getpid},
 };
 
-/// How often a group is looked at that was asked to end.
-const LOOK: Duration = Duration::from_millis(50);
+/// What either process says to the other.
+const READY: &[u8] = b"+";
+const DONE: &[u8] = b".";
 
 /// What the second process is told.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The group of processes to end
-    group: i32,
-    /// Time that it has after SIGTERM
+    /// Time that the group has after SIGTERM
     grace_ms: u64,
 }
 
@@ -38,52 +38,63 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Has the group ended when this process dies.
-    pub(crate) fn over(group: Pid, grace: Duration) -> anyhow::Result<Self> {
+    /// Starts a group of processes that is ended when this process dies.
+    pub(crate) fn start(grace: Duration) -> anyhow::Result<Self> {
         // The link holds even when the file was replaced since.
         let link = Path::new("/proc/self/exe");
         let program = if link.exists() { link.into() } else { std::env::current_exe()? };
         let mut process = Command::new(program)
             .arg0("pintle")
-            .arg("guard")
-            .args([group.to_string(), grace.as_millis().to_string()])
+            .args(["guard", &grace.as_millis().to_string()])
             .stdin(Stdio::piped())
-            .stdout(Stdio::null())
+            .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // Ctrl-C is not meant for it.
             .process_group(0)
             .spawn()
             .context("cannot start the process that guards the command")?;
         let pipe = process.stdin.take();
-        Ok(Self { process, pipe })
+        let guard = process.stdout.take();
+        let guard = guard.and_then(|mut stdout| stdout.read_exact(&mut [0]).ok());
+        let this = Self { process, pipe };
+        guard.context("the process that guards the command ended at once")?;
+        Ok(this)
+    }
+
+    /// The group.
+    pub(crate) fn group(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.process.id()).unwrap_or_default())
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        // The group has ended, and its number may soon be another's.
         if let Some(mut pipe) = self.pipe.take() {
-            let _ = pipe.write_all(b".");
+            // Fails when the guard was ended with its group.
+            let _ = pipe.write_all(DONE);
         }
         let _ = self.process.wait();
     }
 }
 
 /// The second process itself.
-pub(crate) fn run(arguments: &Arguments) {
+pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
+    // What the group is asked to do concerns the command.
+    SigSet::all().thread_block()?;
+    if getpgrp() != getpid() {
+        anyhow::bail!("`pintle guard` is started by `pintle lock run` only");
+    }
+    io::stdout().write_all(READY)?;
+    io::stdout().flush()?;
     let mut word = [0];
-    let ended_well = std::io::stdin().read(&mut word).is_ok_and(|length| length > 0);
-    // Zero and below would name other groups.
-    if ended_well || arguments.group <= 1 {
-        return;
+    if io::stdin().read(&mut word).is_ok_and(|length| length > 0) {
+        return Ok(());
     }
-    let group = Pid::from_raw(arguments.group);
-    let deadline = Instant::now() + Duration::from_millis(arguments.grace_ms);
-    // Errors mean that there is nobody left.
-    let _ = killpg(group, Signal::SIGTERM);
-    let _ = killpg(group, Signal::SIGCONT);
-    while Instant::now() < deadline && killpg(group, None).is_ok() {
-        std::thread::sleep(LOOK.min(deadline.saturating_duration_since(Instant::now())));
-    }
-    let _ = killpg(group, Signal::SIGKILL);
+    let group = getpgrp();
+    killpg(group, Signal::SIGTERM)?;
+    // A command that was stopped with Ctrl-Z cannot end before it goes on.
+    killpg(group, Signal::SIGCONT)?;
+    std::thread::sleep(Duration::from_millis(arguments.grace_ms));
+    // This process is one of the group.
+    killpg(group, Signal::SIGKILL)?;
+    Ok(())
 }

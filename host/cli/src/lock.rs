@@ -14,6 +14,7 @@ use crate::{
     child::Job,
     exit::{self, Exit, Failure},
     global::Global,
+    guard::Guard,
     output::{self, Table},
     session,
     signals::Signals,
@@ -98,7 +99,9 @@ async fn run_command(
         variables.push(("PINTLE_TOKEN_EPOCH", token.epoch.clone()));
         tracing::info!(lock = arguments.name, token = token.value, "held");
     }
-    let outcome = match Job::start(&arguments.command, variables, signals) {
+    let job = Guard::start(arguments.grace)
+        .and_then(|guard| Job::start(&arguments.command, variables, signals, Some(guard)));
+    let outcome = match job {
         Ok(mut job) => attend(&mut job, &lease, &arguments).await,
         Err(error) => Err(error),
     };
@@ -110,10 +113,6 @@ async fn run_command(
 
 /// Waits for the end of the command, and brings it about when the lease is lost.
 async fn attend(job: &mut Job, lease: &HeldLease, run: &RunArguments) -> anyhow::Result<Exit> {
-    if let Err(error) = job.guard(run.grace) {
-        job.stop(run.grace).await?;
-        return Err(error);
-    }
     let reason = tokio::select! {
         exit = job.ended() => return Ok(exit?),
         reason = lease.lost() => reason,

@@ -57,7 +57,7 @@ enum Noun {
     /// Check and show the settings
     #[command(subcommand)]
     Settings(settings::Verb),
-    /// End a group of processes when standard input ends
+    /// End this group of processes when standard input ends
     #[command(hide = true)]
     Guard(guard::Arguments),
 }
@@ -65,8 +65,8 @@ enum Noun {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Noun::Guard(arguments) = &arguments.noun {
-        guard::run(arguments);
-        return Exit::OK.into();
+        // Without threads: it blocks signals.
+        return guard::run(arguments).map_or_else(|error| report(&error), |()| Exit::OK).into();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -96,10 +96,7 @@ async fn run(Arguments { global, noun }: Arguments) -> anyhow::Result<Exit> {
         Noun::Backend(verb) => backend::run(&global, verb).await,
         Noun::Plugin(verb) => plugin::run(&global, verb).await,
         Noun::Settings(verb) => settings::run(&global, verb).await,
-        Noun::Guard(arguments) => {
-            guard::run(&arguments);
-            Ok(Exit::OK)
-        }
+        Noun::Guard(arguments) => guard::run(&arguments).map(|()| Exit::OK),
     }
 }
 

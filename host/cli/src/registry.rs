@@ -200,7 +200,7 @@ async fn run_command(
     tracing::info!(service = name.service, id = name.id, "registered");
     let variables =
         vec![("PINTLE_SERVICE", name.service.clone()), ("PINTLE_INSTANCE", name.id.clone())];
-    let outcome = match Job::start(&command, variables, signals) {
+    let outcome = match Job::start(&command, variables, signals, None) {
         Ok(mut job) => attend(&mut job, &mut registered).await,
         Err(error) => Err(error),
     };
