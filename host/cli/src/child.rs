@@ -38,7 +38,7 @@ impl Job {
         guard: Option<Guard>,
     ) -> anyhow::Result<Self> {
         let (program, arguments) =
-            command.split_first().ok_or_else(|| Failure::new(Exit::USAGE, "no command given"))?;
+            command.split_first().ok_or_else(|| Failure::error(Exit::USAGE, "no command given"))?;
         let child = Command::new(program)
             .args(arguments)
             .envs(variables)
@@ -87,7 +87,7 @@ impl Job {
 
 fn not_started(program: &OsString, error: &io::Error) -> anyhow::Error {
     let exit = if error.kind() == io::ErrorKind::NotFound { Exit(127) } else { Exit(126) };
-    Failure::new(exit, format!("cannot start {}: {error}", program.display()))
+    Failure::error(exit, format!("cannot start {}: {error}", program.display()))
 }
 
 /// The code of a command as a shell gives it.

@@ -360,7 +360,7 @@ fn read_value(put: &PutArguments) -> anyhow::Result<Bytes> {
 }
 
 fn no_value(key: &str) -> anyhow::Error {
-    Failure::new(Exit::NOT_FOUND, format!("there is no value under {key:?}"))
+    Failure::error(Exit::NOT_FOUND, format!("there is no value under {key:?}"))
 }
 
 fn stale(key: &str, current: Option<&Entry>) -> anyhow::Error {
@@ -370,11 +370,11 @@ fn stale(key: &str, current: Option<&Entry>) -> anyhow::Error {
         }
         None => format!("not done: there is no value under {key:?}"),
     };
-    Failure::new(Exit::LOST, text)
+    Failure::error(Exit::LOST, text)
 }
 
 fn fenced(key: &str) -> anyhow::Error {
-    Failure::new(Exit::LOST, format!("not done: {key}: the lease is not held any more"))
+    Failure::error(Exit::LOST, format!("not done: {key}: the lease is not held any more"))
 }
 
 impl ReadArguments {

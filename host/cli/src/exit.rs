@@ -46,7 +46,8 @@ pub(crate) struct Failure {
 }
 
 impl Failure {
-    pub(crate) fn new(exit: Exit, text: impl Into<String>) -> anyhow::Error {
+    /// An error that exits with `exit`.
+    pub(crate) fn error(exit: Exit, text: impl Into<String>) -> anyhow::Error {
         Self { exit, text: text.into() }.into()
     }
 }
@@ -54,7 +55,7 @@ impl Failure {
 /// The end of a command that a signal asked for.
 pub(crate) fn ended_by(signal: Signal) -> anyhow::Error {
     let code = u8::try_from(128 + signal as i32).unwrap_or(Exit::FAILED.0);
-    Failure::new(Exit(code), format!("ended by {signal}"))
+    Failure::error(Exit(code), format!("ended by {signal}"))
 }
 
 /// The code for an error.
@@ -149,7 +150,7 @@ mod tests {
         assert_eq!(of(&problem("unavailable")), Exit::FAILED);
         assert_eq!(of(&problem("invalid")), Exit::USAGE);
         assert_eq!(of(&anyhow::anyhow!("anything else")), Exit::FAILED);
-        assert_eq!(of(&Failure::new(Exit(77), "own")), Exit(77));
+        assert_eq!(of(&Failure::error(Exit(77), "own")), Exit(77));
     }
 
     #[test]

@@ -119,7 +119,7 @@ async fn attend(job: &mut Job, lease: &HeldLease, run: &RunArguments) -> anyhow:
     };
     eprintln!("pintle: lock {} is lost: {reason}; ending the command", run.name);
     job.stop(run.grace).await?;
-    Err(Failure::new(Exit::LOST, format!("lock {} was lost while the command ran", run.name)))
+    Err(Failure::error(Exit::LOST, format!("lock {} was lost while the command ran", run.name)))
 }
 
 async fn acquire(
@@ -147,7 +147,7 @@ async fn acquire(
             AcquireOutcome::Busy(holders) => {
                 let names: Vec<String> = holders.iter().map(holder).collect();
                 let text = format!("lock {} is held by {}", arguments.name, names.join(", "));
-                return Err(Failure::new(Exit::LOST, text));
+                return Err(Failure::error(Exit::LOST, text));
             }
         }
     }

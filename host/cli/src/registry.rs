@@ -194,7 +194,7 @@ async fn run_command(
                 name.id,
                 self::address(&other)
             );
-            return Err(Failure::new(Exit::LOST, text));
+            return Err(Failure::error(Exit::LOST, text));
         }
     };
     tracing::info!(service = name.service, id = name.id, "registered");

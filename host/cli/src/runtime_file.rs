@@ -75,10 +75,8 @@ impl Drop for RuntimeFile {
         let is_ours = present
             .and_then(|text| serde_json::from_slice::<Record>(&text).ok())
             .is_some_and(|present| present == self.record);
-        if is_ours {
-            if let Err(error) = fs::remove_file(&self.path) {
-                tracing::warn!(path = %self.path.display(), %error, "not removed");
-            }
+        if is_ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "not removed");
         }
     }
 }

@@ -92,7 +92,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     pintle_server::check_address(address)
-        .map_err(|error| Failure::new(Exit::USAGE, error.to_string()))?;
+        .map_err(|error| Failure::error(Exit::USAGE, error.to_string()))?;
     TcpListener::bind(address).await.map_err(|error| {
         let text = if error.kind() == io::ErrorKind::AddrInUse {
             format!(
@@ -102,7 +102,7 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
         } else {
             format!("cannot listen on {address}: {error}")
         };
-        Failure::new(Exit::FAILED, text)
+        Failure::error(Exit::FAILED, text)
     })
 }
 
