@@ -2,6 +2,7 @@
 
 mod backend;
 mod config;
+mod crash;
 mod lock;
 mod registry;
 mod serve;
