@@ -6,10 +6,16 @@ use std::{
 
 use nix::{
     errno::Errno,
-    sys::signal::{Signal, killpg},
+    sys::{
+        signal::{Signal, killpg},
+        wait::{Id, WaitPidFlag, WaitStatus, waitid},
+    },
     unistd::Pid,
 };
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{
     exit::{Exit, Failure},
@@ -24,7 +30,8 @@ pub(crate) struct Job {
     child: Child,
     group: Pid,
     signals: Signals,
-    _terminal: Option<Lent>,
+    /// While it is lent to the command.
+    terminal: Option<Lent>,
     _guard: Option<Guard>,
 }
 
@@ -47,7 +54,7 @@ impl Job {
             .map_err(|error| not_started(program, &error))?;
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
         let group = guard.as_ref().map_or(Pid::from_raw(pid), Guard::group);
-        Ok(Self { child, group, signals, _terminal: Lent::to(group), _guard: guard })
+        Ok(Self { child, group, signals, terminal: Lent::to(group), _guard: guard })
     }
 
     /// Waits until the command has ended, passing on to it the signals that this process gets.
@@ -55,11 +62,26 @@ impl Job {
     /// # Cancellation
     /// Safe: nothing is lost.
     pub(crate) async fn ended(&mut self) -> io::Result<Exit> {
+        let mut children = signal(SignalKind::child())?;
         loop {
             tokio::select! {
                 status = self.child.wait() => return status.map(exit_of),
                 signal = self.signals.next() => self.signal(signal),
+                Some(()) = children.recv() => self.go_on_if_suspended(),
             }
+        }
+    }
+
+    /// Undoes Ctrl-Z: the shell knows this process only, and would wait for ever.
+    fn go_on_if_suspended(&self) {
+        if self.terminal.is_none() {
+            return;
+        }
+        let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
+        let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
+        if let Ok(WaitStatus::Stopped(..)) = waitid(Id::Pid(Pid::from_raw(pid)), flags) {
+            eprintln!("pintle: the command goes on: what is kept for it cannot be suspended");
+            self.signal(Signal::SIGCONT);
         }
     }
 
