@@ -1,7 +1,8 @@
 //! How commands find a running server: one file below the data directory.
 
 use std::{
-    fs, io,
+    fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -48,36 +49,74 @@ pub(crate) fn read(data_root: &Path) -> Option<Record> {
     serde_json::from_slice(&text).ok()
 }
 
-/// A file that is taken away when this is dropped.
-#[derive(Debug)]
-pub(crate) struct RuntimeFile {
-    path: PathBuf,
-    record: Record,
+/// Why there is no runtime file.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RuntimeFileError {
+    /// Another server has it.
+    #[error(
+        "a server runs on this data directory already{}: stop it, or give this one a `data_dir` of \
+         its own", .0.as_ref().map(|r| format!(", process {} at {}", r.pid, r.url)).unwrap_or_default()
+    )]
+    Taken(Option<Record>),
+    /// It cannot be written.
+    #[error("{}: {source}", path.display())]
+    Unwritable {
+        /// Which file or folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
 }
 
-impl RuntimeFile {
-    /// Writes the file at once and as a whole.
-    pub(crate) fn write(data_root: &Path, record: Record) -> io::Result<Self> {
+/// The place of the file, for one server at a time. The system gives it free however that ends.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    path: PathBuf,
+    lock: File,
+}
+
+impl Reservation {
+    /// Reserves the place.
+    pub(crate) fn of(data_root: &Path) -> Result<Self, RuntimeFileError> {
         let path = path(data_root);
         let folder = path.parent().unwrap_or(data_root);
-        fs::create_dir_all(folder)?;
-        let draft = folder.join(format!(".server.json.{}", record.pid));
-        fs::write(&draft, serde_json::to_vec_pretty(&record)?)?;
-        fs::rename(&draft, &path)?;
-        Ok(Self { path, record })
+        let lock_path = folder.join("server.lock");
+        let opened = fs::create_dir_all(folder)
+            .and_then(|()| File::options().create(true).append(true).open(&lock_path));
+        let unwritable = |source| RuntimeFileError::Unwritable { path: lock_path.clone(), source };
+        let lock = opened.map_err(unwritable)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path, lock }),
+            Err(TryLockError::WouldBlock) => Err(RuntimeFileError::Taken(read(data_root))),
+            Err(TryLockError::Error(error)) => Err(unwritable(error)),
+        }
+    }
+
+    /// Writes the file, at once and as a whole.
+    pub(crate) fn announce(self, record: &Record) -> Result<RuntimeFile, RuntimeFileError> {
+        let draft = self.path.with_extension("json.new");
+        let written = serde_json::to_vec_pretty(record)
+            .map_err(io::Error::other)
+            .and_then(|text| fs::write(&draft, text))
+            .and_then(|()| fs::rename(&draft, &self.path));
+        match written {
+            Ok(()) => Ok(RuntimeFile(self)),
+            Err(source) => Err(RuntimeFileError::Unwritable { path: draft, source }),
+        }
     }
 }
 
+/// A file that is taken away when this is dropped.
+#[derive(Debug)]
+pub(crate) struct RuntimeFile(Reservation);
+
 impl Drop for RuntimeFile {
     fn drop(&mut self) {
-        // Another server may have replaced it.
-        let present = fs::read(&self.path).ok();
-        let is_ours = present
-            .and_then(|text| serde_json::from_slice::<Record>(&text).ok())
-            .is_some_and(|present| present == self.record);
-        if is_ours && let Err(error) = fs::remove_file(&self.path) {
-            tracing::warn!(path = %self.path.display(), %error, "not removed");
+        if let Err(error) = fs::remove_file(&self.0.path) {
+            tracing::warn!(path = %self.0.path.display(), %error, "not removed");
         }
+        // Given free by closing it in any case.
+        let _ = self.0.lock.unlock();
     }
 }
 
@@ -93,20 +132,23 @@ mod tests {
     fn the_file_is_found_while_its_server_lives_and_gone_afterwards() {
         let root = tempfile::tempdir().unwrap();
         let ours = Record::of_this_process("http://127.0.0.1:1".into());
-        let file = RuntimeFile::write(root.path(), ours.clone()).unwrap();
+        let file = Reservation::of(root.path()).unwrap().announce(&ours).unwrap();
         assert_eq!(read(root.path()), Some(ours.clone()));
         assert!(ours.is_alive());
         drop(file);
         assert_eq!(read(root.path()), None);
+        assert!(Reservation::of(root.path()).is_ok());
     }
 
     #[test]
-    fn the_file_of_a_successor_is_left_alone() {
+    fn a_second_server_is_told_of_the_first() {
         let root = tempfile::tempdir().unwrap();
-        let first = RuntimeFile::write(root.path(), record(1)).unwrap();
-        let _second = RuntimeFile::write(root.path(), record(2)).unwrap();
-        drop(first);
-        assert_eq!(read(root.path()).unwrap().pid, 2);
+        let reservation = Reservation::of(root.path()).unwrap();
+        let early = Reservation::of(root.path()).unwrap_err();
+        assert!(matches!(early, RuntimeFileError::Taken(None)), "{early}");
+        let _file = reservation.announce(&record(17)).unwrap();
+        let text = Reservation::of(root.path()).unwrap_err().to_string();
+        assert!(text.contains("process 17 at http://127.0.0.1:1"), "{text}");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::{
     exit::{self, Exit, Failure},
     global::Global,
     output,
-    runtime_file::{Record, RuntimeFile},
+    runtime_file::{Record, Reservation},
     signals::Signals,
 };
 
@@ -48,7 +48,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     }
     let data_root = settings.data_root()?;
     let mut signals = Signals::to_end()?;
-    // First of all, because it is the most likely to fail and leaves nothing behind.
+    let reservation = Reservation::of(&data_root)?;
+    // Early, because it is likely to fail and leaves nothing behind.
     let listener = bind(settings.server.listen).await?;
     let address = listener.local_addr()?;
     let pintle = tokio::select! {
@@ -57,8 +58,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     };
     let api = Api::new(pintle.clone());
     let url = format!("http://{address}");
-    let file = RuntimeFile::write(&data_root, Record::of_this_process(url.clone()))
-        .with_context(|| format!("below the data directory {}", data_root.display()))?;
+    let file = reservation.announce(&Record::of_this_process(url.clone()))?;
     greet(global, &url)?;
 
     let stop = async {

@@ -41,6 +41,17 @@ async fn a_killed_server_loses_nothing_and_its_traces_mislead_nobody() -> Result
 }
 
 #[tokio::test]
+async fn a_second_server_on_the_same_data_is_told_of_the_first() -> Result<()> {
+    let shell = Shell::new()?;
+    let (_server, url) = shell.serve().await?;
+    let second = shell.run(&["serve", "--listen", "127.0.0.1:0"]).await?;
+    assert_eq!(second.code, Some(1), "{second:?}");
+    assert!(second.stderr.contains(&url) && second.stderr.contains("data_dir"), "{second:?}");
+    shell.run(&["config", "put", "a", "still found"]).await?.text()?;
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_address_that_cannot_be_used_is_named_with_the_remedy() -> Result<()> {
     let shell = Shell::new()?;
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
