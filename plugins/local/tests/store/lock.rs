@@ -237,13 +237,12 @@ proptest! {
                     believed.remove(&lease);
                     granted = bench.effects(|turn| turn.force_release(&name, lease).map(drop)).granted;
                 },
-                Op::Renew(index) => if let Some((_, lease)) = pick(index) {
-                    if bench.store.renew(lease).is_some()
+                Op::Renew(index) => if let Some((_, lease)) = pick(index)
+                    && bench.store.renew(lease).is_some()
                         && let Some((_, _, until)) = believed.get_mut(&lease)
                     {
                         *until = now_ms + u64::from(TTL_MS);
-                    }
-                },
+                    },
                 Op::Advance(ms) => {
                     bench.clock.advance_ms(ms);
                     now_ms += ms;

@@ -34,7 +34,7 @@ impl LogStats {
         let beyond = |value: u64, max: u64| value > max.saturating_add(max / 16);
         beyond(self.revisions, retention.revisions_max)
             || beyond(self.bytes, retention.bytes_max)
-            || self.is_too_old(retention, now_ms, |age, max| beyond(age, max))
+            || self.is_too_old(retention, now_ms, beyond)
     }
 
     fn exceeds(&self, retention: &Retention, now_ms: u64) -> bool {
