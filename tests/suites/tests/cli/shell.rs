@@ -104,7 +104,7 @@ impl Shell {
     pub(crate) async fn serve(&self) -> Result<(Running, String)> {
         let mut server = self.start(&["serve", "--listen", "127.0.0.1:0", "-o", "json"])?;
         let line: serde_json::Value = serde_json::from_str(&server.line().await?)?;
-        let url = line["url"].as_str().context("a url")?.to_owned();
+        let url = line.get("url").and_then(|url| url.as_str()).context("a url")?.to_owned();
         Ok((server, url))
     }
 }
