@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use http::StatusCode;
+use pintle::lock::LockRequest;
 use pintle_client::{
     Client,
     api::{
@@ -248,7 +249,9 @@ async fn a_stopping_server_tells_holders_and_waits_for_them() -> Result<()> {
     let reason = within("the loss", lease.lost()).await?;
     assert!(reason.contains("shutting down"), "{reason}");
     // The holder has not said that it knows: nobody else may have the lock yet.
-    assert_eq!(served.pintle.lock("main")?.inspect("l").await?.holders.len(), 1);
+    let other = LockRequest::new("l").wait(Duration::from_secs(1));
+    let outcome = served.pintle.lock("main")?.acquire(other).await?;
+    assert!(matches!(outcome, pintle::lock::AcquireOutcome::Busy(_)), "{outcome:?}");
     assert!(!stopping.is_finished());
     lease.release().await?;
     within("the end of the server", stopping).await???;
