@@ -29,15 +29,15 @@ async fn put(config: &Config, key: &str, value: &str) -> Result<String> {
     }
 }
 
-fn with(name: HeaderName, value: &str) -> HeaderMap {
-    HeaderMap::from_iter([(name, HeaderValue::from_str(value).expect("a header"))])
+fn with(name: HeaderName, value: &str) -> Result<HeaderMap> {
+    Ok(HeaderMap::from_iter([(name, HeaderValue::from_str(value)?)]))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_is_stored_and_read_byte_for_byte() -> Result<()> {
     let served = Served::new().await?;
     let target = &format!("{KEYS}/app/blob");
-    let mut put = request(Method::PUT, target, "");
+    let mut put = request(Method::PUT, target, "")?;
     *put.body_mut() = b"\xff\x00\n".to_vec().into();
     let stored = served.send(put).await?;
     assert_eq!(stored.status, StatusCode::OK);
@@ -60,8 +60,8 @@ async fn a_media_type_is_kept_and_that_of_a_form_is_not() -> Result<()> {
         ("text/yaml", "text/yaml"),
         ("application/x-www-form-urlencoded", "application/octet-stream"),
     ] {
-        let mut put = request(Method::PUT, &format!("{KEYS}/a"), "x: 1");
-        put.headers_mut().extend(with(header::CONTENT_TYPE, sent));
+        let mut put = request(Method::PUT, &format!("{KEYS}/a"), "x: 1")?;
+        put.headers_mut().extend(with(header::CONTENT_TYPE, sent)?);
         served.send(put).await?;
         let reply = served.get(&format!("{KEYS}/a")).await?;
         assert_eq!(reply.headers[header::CONTENT_TYPE], kept);
@@ -108,8 +108,8 @@ async fn a_write_that_expects_something_else_is_refused_with_what_is_there() -> 
     let delete = Delete { expect: Expect::Version(second), ..Delete::new("k") };
     assert!(matches!(config.delete(delete).await?, WriteOutcome::Stale(Some(_))));
 
-    let mut raw = request(Method::PUT, &format!("{KEYS}/k"), "x");
-    raw.headers_mut().extend(with(header::IF_NONE_MATCH, "*"));
+    let mut raw = request(Method::PUT, &format!("{KEYS}/k"), "x")?;
+    raw.headers_mut().extend(with(header::IF_NONE_MATCH, "*")?);
     let reply = served.send(raw).await?;
     assert_eq!(reply.status, StatusCode::PRECONDITION_FAILED);
     assert_eq!(reply.problem()?.current.map(|entry| entry.value), Some(Value::of(b"new")));
@@ -121,7 +121,7 @@ async fn a_reader_who_has_the_version_is_not_sent_it_again() -> Result<()> {
     let served = Served::new().await?;
     put(&served.client().config("main"), "k", "v").await?;
     let tag = served.get(&format!("{KEYS}/k")).await?.headers[header::ETAG].clone();
-    let mut again = request(Method::GET, &format!("{KEYS}/k"), "");
+    let mut again = request(Method::GET, &format!("{KEYS}/k"), "")?;
     again.headers_mut().insert(header::IF_NONE_MATCH, tag);
     let reply = served.send(again).await?;
     assert_eq!((reply.status, reply.body.len()), (StatusCode::NOT_MODIFIED, 0));
@@ -236,9 +236,9 @@ async fn a_watch_begins_with_what_is_there_and_goes_on_with_what_changes() -> Re
 
 /// Events of a stream as they are on the wire, until one that contains `last`.
 async fn wire(served: &Served, last_id: Option<&str>, last: &str) -> Result<String> {
-    let mut watch = request(Method::GET, "/v1/backends/main/config/watch?prefix=w", "");
+    let mut watch = request(Method::GET, "/v1/backends/main/config/watch?prefix=w", "")?;
     if let Some(id) = last_id {
-        watch.headers_mut().extend(with(HeaderName::from_static("last-event-id"), id));
+        watch.headers_mut().extend(with(HeaderName::from_static("last-event-id"), id)?);
     }
     let mut body = within("an answer", served.open(watch)).await?.into_body();
     let mut text = String::new();

@@ -96,7 +96,7 @@ async fn what_cannot_be_served_is_answered_with_a_problem() -> Result<()> {
         (Method::PUT, "/v1/backends/main/locks/l/leases/i", "{\"ttl_ms\":1}", 400, "invalid"),
         (Method::PUT, "/v1/backends/main/locks/l/leases/a%20b", "", 400, "invalid"),
     ] {
-        let reply = served.send(request(method, target, body)).await?;
+        let reply = served.send(request(method, target, body)?).await?;
         let problem = reply.problem()?;
         assert_eq!((reply.status.as_u16(), problem.code()), (status, code), "{target}: {problem}");
     }
@@ -106,7 +106,7 @@ async fn what_cannot_be_served_is_answered_with_a_problem() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_over_the_limit_is_refused() -> Result<()> {
     let served = Served::new().await?;
-    let mut put = request(Method::PUT, "/v1/backends/main/config/keys/big", "");
+    let mut put = request(Method::PUT, "/v1/backends/main/config/keys/big", "")?;
     *put.body_mut() = vec![b'x'; (8 << 20) + 1].into();
     let reply = served.send(put).await?;
     assert_eq!((reply.status.as_u16(), reply.problem()?.code()), (413, "too-large"));
@@ -116,11 +116,11 @@ async fn a_body_over_the_limit_is_refused() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_of_other_hosts_and_origins_are_refused() -> Result<()> {
     let served = Served::new().await?;
-    let mut rebound = request(Method::GET, "/v1/backends", "");
+    let mut rebound = request(Method::GET, "/v1/backends", "")?;
     rebound.headers_mut().insert(header::HOST, HeaderValue::from_static("evil.example"));
     assert_eq!(served.send(rebound).await?.problem()?.code(), "foreign-host");
 
-    let mut forged = request(Method::PUT, "/v1/backends/main/config/keys/a", "owned");
+    let mut forged = request(Method::PUT, "/v1/backends/main/config/keys/a", "owned")?;
     forged.headers_mut().insert(header::ORIGIN, HeaderValue::from_static("http://evil.example"));
     assert_eq!(served.send(forged).await?.problem()?.code(), "foreign-origin");
     assert_eq!(served.client().config("main").get("a").await?, None::<Entry>);

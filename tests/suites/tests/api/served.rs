@@ -85,19 +85,19 @@ impl Served {
     }
 
     pub(crate) async fn get(&self, target: &str) -> Result<Reply> {
-        self.send(request(Method::GET, target, "")).await
+        self.send(request(Method::GET, target, "")?).await
     }
 
     pub(crate) async fn put(&self, target: &str, body: &'static str) -> Result<Reply> {
-        self.send(request(Method::PUT, target, body)).await
+        self.send(request(Method::PUT, target, body)?).await
     }
 
     pub(crate) async fn post(&self, target: &str, body: &'static str) -> Result<Reply> {
-        self.send(request(Method::POST, target, body)).await
+        self.send(request(Method::POST, target, body)?).await
     }
 
     pub(crate) async fn delete(&self, target: &str) -> Result<Reply> {
-        self.send(request(Method::DELETE, target, "")).await
+        self.send(request(Method::DELETE, target, "")?).await
     }
 }
 
@@ -123,7 +123,8 @@ impl Reply {
     /// The problem document, checked for what each has to have.
     pub(crate) fn problem(&self) -> Result<Problem> {
         let problem: Problem = self.json()?;
-        assert_eq!(self.headers[http::header::CONTENT_TYPE], "application/problem+json");
+        let media_type = self.headers.get(http::header::CONTENT_TYPE).context("a media type")?;
+        assert_eq!(media_type, "application/problem+json");
         assert_eq!(self.status.as_u16(), problem.status);
         assert!(problem.kind.starts_with("urn:pintle:problem:"), "{problem:?}");
         assert!(!problem.title.is_empty() && !problem.detail.is_empty(), "{problem:?}");
@@ -136,11 +137,11 @@ pub(crate) fn request(
     method: Method,
     target: &str,
     body: &'static str,
-) -> Request<Full<bytes::Bytes>> {
-    Request::builder()
+) -> Result<Request<Full<bytes::Bytes>>> {
+    let request = Request::builder()
         .method(method)
         .uri(target)
         .header(http::header::HOST, "localhost:7468")
-        .body(Full::new(bytes::Bytes::from_static(body.as_bytes())))
-        .expect("a request")
+        .body(Full::new(bytes::Bytes::from_static(body.as_bytes())));
+    Ok(request?)
 }
