@@ -27,4 +27,4 @@ wasmtime::component::bindgen!({
 pub(crate) use exports::pintle::{
     config::config, lock::lock, plugin::lifecycle, registry::registry, tracing::tracing,
 };
-pub(crate) use pintle::plugin::{host, types};
+pub(crate) use self::pintle::plugin::{host, types};
