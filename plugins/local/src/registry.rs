@@ -79,7 +79,7 @@ impl Registry for Local {
         // A write of this kind ends soon, well or not; only then is it known what to take back.
         let (outcome, ended) = attempt(&self.engine, &self.registrations, request.clone()).await?;
         let (lease, granted) = match outcome {
-            store::Registered::Taken(state) => return Ok(Registered::Taken(state_to(state))),
+            store::Registered::Taken(state) => return Ok(Registered::Taken(state_to(*state))),
             store::Registered::Registered { lease, validity } => (lease, validity),
         };
         if let Some(end) = cx.ended() {
@@ -144,7 +144,7 @@ impl Registry for Local {
         let work = move |turn: &mut store::Turn<'_>| turn.add(&instance, replace, &owner);
         Ok(match self.engine.change(0, work).await? {
             store::Added::Stored => AddOutcome::Stored,
-            store::Added::Taken(state) => AddOutcome::Taken(state_to(state)),
+            store::Added::Taken(state) => AddOutcome::Taken(state_to(*state)),
         })
     }
 
@@ -255,7 +255,7 @@ async fn deliver(sink: &WatchSink, snapshot: &mut Option<Snapshot>, event: Regis
         RegistryEvent::SnapshotBegin => *snapshot = Some(sink.snapshot()),
         RegistryEvent::Present(state) => {
             if let Some(snapshot) = snapshot {
-                snapshot.put(state_to(state)).await;
+                snapshot.put(state_to(*state)).await;
             }
         }
         RegistryEvent::SnapshotEnd => {
@@ -331,7 +331,7 @@ impl Keeper {
                     return Some(ended);
                 }
                 Ok((store::Registered::Taken(state), _)) => {
-                    self.reporter.taken(state_to(state));
+                    self.reporter.taken(state_to(*state));
                     return None;
                 }
                 Err(error) => tracing::debug!(%error, "an instance could not be registered again"),

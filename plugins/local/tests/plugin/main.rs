@@ -1,4 +1,11 @@
 //! The plugin, as a host sees it.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail that way"
+)]
 
 #![allow(
     clippy::unwrap_used,

@@ -1,7 +1,7 @@
 //! Power cuts at every point, and disks that fail and come back.
 
 use crate::disk::Disk;
-use crate::support::{Bench, ManualClock, TTL_MS, acquire, instance, open, put, register};
+use crate::support::{Bench, ManualClock, TTL_MS, acquire, open, put, register};
 use pintle_plugin_local::store::{
     Acquired, Adoption, Expectation, List, Mode, Options, Registered, Store, StoreError, Txn, TxnOp,
 };
@@ -218,9 +218,10 @@ fn a_grant_that_nobody_was_told_of_is_taken_back() {
         durable_all_the_same += u32::from(!still_held);
         let told = effects.ended.iter().any(|(lease, _)| *lease == before.lease);
         assert_eq!(told, !still_held, "after {operations}");
-        bench.hold("l", Mode::Exclusive);
-        let instance = instance("s", "1");
-        bench.turn(|turn| turn.add(&instance, false, "x"));
+        // Nor does the disk remember.
+        bench.restart();
+        assert!(bench.store.lock("l").unwrap().holders.is_empty(), "after {operations}");
+        assert!(bench.store.instances("s", None, 9).unwrap().is_empty(), "after {operations}");
     }
     panic!("40 operations were not enough for a turn");
 }

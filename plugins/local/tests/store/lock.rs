@@ -237,12 +237,15 @@ proptest! {
                     believed.remove(&lease);
                     granted = bench.effects(|turn| turn.force_release(&name, lease).map(drop)).granted;
                 },
-                Op::Renew(index) => if let Some((_, lease)) = pick(index)
-                    && bench.store.renew(lease).is_some()
-                        && let Some((_, _, until)) = believed.get_mut(&lease)
-                    {
+                Op::Renew(index) => {
+                    let renewed = pick(index)
+                        .map(|(_, lease)| lease)
+                        .filter(|lease| bench.store.renew(*lease).is_some());
+                    let belief = renewed.and_then(|lease| believed.get_mut(&lease));
+                    if let Some((_, _, until)) = belief {
                         *until = now_ms + u64::from(TTL_MS);
-                    },
+                    }
+                }
                 Op::Advance(ms) => {
                     bench.clock.advance_ms(ms);
                     now_ms += ms;

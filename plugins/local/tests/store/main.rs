@@ -1,4 +1,11 @@
 //! The store, as its callers see it: against models, over crashes, on a clock that tests set.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests fail that way"
+)]
 
 #![allow(
     clippy::unwrap_used,

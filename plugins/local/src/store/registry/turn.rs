@@ -40,7 +40,7 @@ impl Turn<'_> {
         if let Some(state) = &previous {
             let live = state.lease.is_none_or(|lease| self.memory.leases.is_valid(lease, now_ns));
             if live && !self.may_adopt(state, register, adoption) {
-                return Ok(Registered::Taken(state.clone()));
+                return Ok(Registered::Taken(Box::new(state.clone())));
             }
             if let Some(lease) = state.lease {
                 self.memory.leases.remove(lease);
@@ -119,7 +119,7 @@ impl Turn<'_> {
         let mut registered_ms = self.clock.unix_ms();
         if let Some(state) = &previous {
             if state.lease.is_some() || !replace {
-                return Ok(Added::Taken(state.clone()));
+                return Ok(Added::Taken(Box::new(state.clone())));
             }
             registered_ms = state.registered_ms;
         }

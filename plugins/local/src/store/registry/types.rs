@@ -77,7 +77,7 @@ pub enum Registered {
         validity: Validity,
     },
     /// Another live owner has the name.
-    Taken(InstanceState),
+    Taken(Box<InstanceState>),
 }
 
 /// What became of adding an instance.
@@ -87,7 +87,7 @@ pub enum Added {
     /// It is stored.
     Stored,
     /// There is one already.
-    Taken(InstanceState),
+    Taken(Box<InstanceState>),
 }
 
 /// What became of removing an instance.

@@ -14,7 +14,7 @@ pub enum RegistryEvent {
     /// A snapshot begins.
     SnapshotBegin,
     /// An instance of the snapshot.
-    Present(InstanceState),
+    Present(Box<InstanceState>),
     /// The snapshot is complete.
     SnapshotEnd,
     /// An instance changed.
@@ -120,7 +120,8 @@ impl RegistryWatch {
         if let Some(last) = states.last() {
             *after = Some((last.instance.service.clone(), last.instance.id.clone()));
         }
-        let mut events: Vec<_> = states.into_iter().map(RegistryEvent::Present).collect();
+        let mut events: Vec<_> =
+            states.into_iter().map(Box::new).map(RegistryEvent::Present).collect();
         if complete {
             events.push(RegistryEvent::SnapshotEnd);
             events.extend(std::mem::take(changed).into_iter().map(RegistryEvent::Changed));
