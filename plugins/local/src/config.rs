@@ -1,5 +1,6 @@
 //! `pintle:config` on the store.
 
+use crate::engine::OPERATION_BYTES;
 use crate::error::is_passing;
 use crate::local::Local;
 use crate::lock::Lease;
@@ -82,12 +83,13 @@ impl Config for Local {
             content_type: request.content_type,
             expect: expectation_from(&request.expect)?,
             held: request.held.map(|lease| lease.number),
+            previous: request.previous,
         };
         let bytes = put.value.len();
         Ok(match self.engine.change(bytes, move |turn| turn.put(&put)).await? {
             store::PutOutcome::Stored { revision, previous } => PutOutcome::Stored(Stored {
                 version: revision.to_string(),
-                previous: previous.filter(|_| request.previous).map(entry_to),
+                previous: previous.map(entry_to),
             }),
             store::PutOutcome::Stale(current) => PutOutcome::Stale(current.map(entry_to)),
             store::PutOutcome::Fenced => PutOutcome::Fenced,
@@ -99,11 +101,10 @@ impl Config for Local {
             key: request.key,
             expect: expectation_from(&request.expect)?,
             held: request.held.map(|lease| lease.number),
+            previous: request.previous,
         };
         Ok(match self.engine.change(0, move |turn| turn.delete(&delete)).await? {
-            store::DeleteOutcome::Deleted(entry) => {
-                DeleteOutcome::Deleted(request.previous.then(|| entry_to(entry)))
-            }
+            store::DeleteOutcome::Deleted(entry) => DeleteOutcome::Deleted(entry.map(entry_to)),
             store::DeleteOutcome::Absent => DeleteOutcome::Absent,
             store::DeleteOutcome::Stale(current) => DeleteOutcome::Stale(current.map(entry_to)),
             store::DeleteOutcome::Fenced => DeleteOutcome::Fenced,
@@ -270,10 +271,11 @@ fn op_from(op: TxnOp) -> store::TxnOp {
 }
 
 fn op_bytes(op: &store::TxnOp) -> usize {
-    match op {
+    let value = match op {
         store::TxnOp::Put { value, .. } => value.len(),
         store::TxnOp::Get(_) | store::TxnOp::Delete(_) => 0,
-    }
+    };
+    OPERATION_BYTES + value
 }
 
 fn target_from(target: Target) -> Result<store::Target, Error> {

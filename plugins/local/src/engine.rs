@@ -18,10 +18,14 @@ use std::time::Duration;
 
 /// Most jobs in one turn.
 const TURN_JOBS_MAX: usize = 1_024;
-/// Bytes of values after which a turn takes no more jobs.
+/// Bytes after which a turn takes no more jobs.
 const TURN_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Most jobs that wait for their turn.
 const QUEUE_JOBS_MAX: usize = 16_384;
+/// Most bytes that wait for their turn; a single larger job waits alone.
+const QUEUE_BYTES_MAX: usize = 8 * 1024 * 1024;
+/// What an operation costs beside its bytes, so that many small ones do not make a long turn.
+pub(crate) const OPERATION_BYTES: usize = 512;
 /// After a failure the database is opened again at most this often.
 const RECOVERY_PAUSE: Duration = Duration::from_millis(500);
 
@@ -34,6 +38,7 @@ pub(crate) struct Engine {
 struct Shared {
     store: RefCell<Store>,
     jobs: RefCell<VecDeque<Box<dyn Job>>>,
+    queued_bytes: Cell<usize>,
     queued: Signal,
     turned: Signal,
     effects: Box<dyn Fn(&Effects)>,
@@ -62,6 +67,7 @@ impl Engine {
         let shared = Rc::new(Shared {
             store: RefCell::new(store),
             jobs: RefCell::default(),
+            queued_bytes: Cell::new(0),
             queued: Signal::default(),
             turned: Signal::default(),
             effects: Box::new(effects),
@@ -93,10 +99,13 @@ impl Engine {
         bytes: usize,
         work: impl FnOnce(&mut Turn<'_>) -> Result<T, StoreError> + 'static,
     ) -> Result<T, Error> {
-        if self.shared.jobs.borrow().len() >= QUEUE_JOBS_MAX {
-            let message = format!("{QUEUE_JOBS_MAX} changes wait for the disk already");
+        let bytes = bytes + OPERATION_BYTES;
+        let (jobs, queued) = (self.shared.jobs.borrow().len(), self.shared.queued_bytes.get());
+        if jobs >= QUEUE_JOBS_MAX || (jobs > 0 && queued + bytes > QUEUE_BYTES_MAX) {
+            let message = format!("{jobs} changes of {queued} bytes wait for the disk already");
             return Err(Error::exhausted(message).retry_after(Duration::from_millis(100)));
         }
+        self.shared.queued_bytes.set(queued + bytes);
         let (reply, answer) = oneshot::channel();
         let job = Pending { bytes, work: Some(work), outcome: None, reply };
         self.shared.jobs.borrow_mut().push_back(Box::new(job));
@@ -166,6 +175,7 @@ impl Shared {
         let mut bytes = 0;
         while jobs.len() < TURN_JOBS_MAX && bytes < TURN_BYTES_MAX {
             let Some(job) = queue.pop_front() else { break };
+            self.queued_bytes.set(self.queued_bytes.get().saturating_sub(job.bytes()));
             if job.is_wanted() {
                 bytes += job.bytes();
                 jobs.push(job);

@@ -12,7 +12,7 @@ pub struct Settings {
     #[schemars(range(min = 1, max = 4_194_304))]
     pub value_bytes_max: u64,
     /// Most revisions that can be read back and watched from.
-    #[schemars(range(min = 1, max = 1_000_000))]
+    #[schemars(range(min = 1, max = 100_000))]
     pub history_revisions_max: u64,
     /// Most bytes that those revisions may take together.
     #[schemars(range(min = 1_048_576))]
@@ -41,8 +41,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        let Options { value_bytes_max, retention, epoch_generation, verify_bytes_max, .. } =
-            Options::default();
+        let Options {
+            value_bytes_max,
+            retention,
+            epoch_generation,
+            cache_bytes,
+            verify_bytes_max,
+            ..
+        } = Options::default();
         Self {
             value_bytes_max,
             history_revisions_max: retention.revisions_max,
@@ -50,10 +56,10 @@ impl Default for Settings {
             history_age_s_max: None,
             history_versions_per_key: retention.versions_per_key,
             epoch: epoch_generation,
-            cache_bytes: 16 * 1024 * 1024,
+            cache_bytes: u32::try_from(cache_bytes).unwrap_or(u32::MAX),
             verify_bytes_max,
             spans_max: 50_000,
-            spans_bytes_max: 16 * 1024 * 1024,
+            spans_bytes_max: 8 * 1024 * 1024,
         }
     }
 }
@@ -72,6 +78,7 @@ impl Settings {
             epoch_generation: self.epoch,
             cache_bytes: usize::try_from(self.cache_bytes).unwrap_or(usize::MAX),
             verify_bytes_max: self.verify_bytes_max,
+            ..Options::default()
         }
     }
 }

@@ -48,11 +48,17 @@ pub struct Store {
     /// The database, or why there is none.
     database: Result<Database, String>,
     stopped: bool,
+    /// Whether the file is so large that commits have to make its next opening quick.
+    large: bool,
+    /// Commits since `large` was found out.
+    commits: u32,
     memory: Memory,
     feed: registry::feed::Feed,
 }
 
 const STOPPED: &str = "it was stopped";
+/// After so many commits the size of the file is looked at again.
+const COMMITS_PER_MEASUREMENT: u32 = 64;
 
 impl Store {
     /// Opens the store, or makes one of which `identity` will be the epoch.
@@ -72,7 +78,8 @@ impl Store {
         let database = storage
             .open(&options, &|database| initialise(database, &format!("{identity:032x}")))?;
         let mut memory = Memory::default();
-        let identity = begin_incarnation(storage.as_ref(), &database, &mut memory)?;
+        let large = storage.length()? >= options.quick_repair_bytes_min;
+        let identity = begin_incarnation(storage.as_ref(), &database, &mut memory, large)?;
         let txn = database.begin_read()?;
         memory.set_revisions(&memory::read_revisions(&txn)?);
         let now_ns = clock.monotonic_ns();
@@ -80,8 +87,18 @@ impl Store {
             memory.take_over(stored, now_ns);
         }
         let feed = registry::feed::Feed::default();
-        let (database, stopped) = (Ok(database), false);
-        Ok(Self { storage, options, clock, identity, database, stopped, memory, feed })
+        Ok(Self {
+            storage,
+            options,
+            clock,
+            identity,
+            database: Ok(database),
+            stopped: false,
+            large,
+            commits: 0,
+            memory,
+            feed,
+        })
     }
 
     /// Does `work` and makes it durable, all of it or nothing.
@@ -105,7 +122,8 @@ impl Store {
         &mut self,
         work: impl FnOnce(&mut Turn<'_>) -> Result<R>,
     ) -> Result<(R, Effects)> {
-        let txn = self.database()?.begin_write()?;
+        let mut txn = self.database()?.begin_write()?;
+        txn.set_quick_repair(self.large);
         let tables = Tables::new(&txn);
         let mut turn = Turn::new(tables, self.memory.clone(), &self.options, self.clock.as_ref());
         let answer = work(&mut turn)?;
@@ -113,10 +131,19 @@ impl Store {
         let (written, memory, mut effects) = turn.into_parts();
         if written {
             txn.commit()?;
+            self.commits += 1;
         } else {
             txn.abort()?;
         }
         self.memory = memory;
+        if self.commits >= COMMITS_PER_MEASUREMENT {
+            self.commits = 0;
+            // A size that cannot be read costs speed at most; the next turn tells of the disk.
+            self.large = self
+                .storage
+                .length()
+                .map_or(self.large, |length| length >= self.options.quick_repair_bytes_min);
+        }
         for change in &effects.instances {
             self.feed.push(change.clone());
         }
@@ -282,6 +309,7 @@ fn begin_incarnation(
     storage: &dyn Storage,
     database: &Database,
     memory: &mut Memory,
+    large: bool,
 ) -> Result<String> {
     let txn = database.begin_read()?;
     let format = match memory::read_number(&txn, meta::FORMAT) {
@@ -310,7 +338,8 @@ fn begin_incarnation(
     };
     memory.incarnation = memory::read_number(&txn, meta::INCARNATION)?.unwrap_or_default() + 1;
     drop(txn);
-    let txn = database.begin_write()?;
+    let mut txn = database.begin_write()?;
+    txn.set_quick_repair(large);
     Tables::new(&txn).set_meta(meta::INCARNATION, memory.incarnation)?;
     txn.commit()?;
     Ok(identity)

@@ -13,6 +13,9 @@ pub struct Options {
     pub cache_bytes: usize,
     /// Files up to this many bytes are verified in full when they are opened.
     pub verify_bytes_max: u64,
+    /// Files of this many bytes and more are kept so that they open quickly after a crash, which
+    /// makes each commit slower; smaller ones are repaired as a whole.
+    pub quick_repair_bytes_min: u64,
 }
 
 /// How much of the past is kept: what lies beyond any of the first three bounds is compacted.
@@ -34,8 +37,9 @@ impl Default for Options {
             value_bytes_max: 1024 * 1024,
             retention: Retention::default(),
             epoch_generation: 0,
-            cache_bytes: 16 * 1024 * 1024,
-            verify_bytes_max: 64 * 1024 * 1024,
+            cache_bytes: 8 * 1024 * 1024,
+            verify_bytes_max: 32 * 1024 * 1024,
+            quick_repair_bytes_min: 32 * 1024 * 1024,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Reading the store as it is after the last turn.
 
-use super::config::read;
+use super::config::read::{self, AnswerSize};
 use super::key::{bounds_below, check_key, check_name, check_prefix, is_below};
 use super::registry::read::{self as instances, Scope};
 use super::tables::{INSTANCES, OVERRIDES, VERSIONS};
@@ -21,12 +21,15 @@ impl Store {
     pub fn entries(&self, keys: &[String], at: Option<u64>) -> Result<Vec<Option<Entry>>> {
         let at = self.readable(at)?;
         let versions = self.snapshot()?.open_table(VERSIONS)?;
-        keys.iter()
-            .map(|key| {
-                check_key(key)?;
-                read::entry_at(&versions, key, at)
-            })
-            .collect()
+        let mut size = AnswerSize::default();
+        let mut entries = Vec::with_capacity(keys.len());
+        for key in keys {
+            check_key(key)?;
+            let entry = read::entry_at(&versions, key, at)?;
+            size.add(entry.as_ref())?;
+            entries.push(entry);
+        }
+        Ok(entries)
     }
 
     /// Part of what lies below a prefix.

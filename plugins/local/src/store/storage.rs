@@ -25,6 +25,9 @@ pub trait Storage: Debug {
 
     /// What messages call it.
     fn path(&self) -> PathBuf;
+
+    /// How many bytes it takes now.
+    fn length(&self) -> Result<u64>;
 }
 
 /// A file in a directory that nobody else writes to.
@@ -57,6 +60,11 @@ impl Storage for Directory {
 
     fn path(&self) -> PathBuf {
         self.path.clone()
+    }
+
+    fn length(&self) -> Result<u64> {
+        let failed = |error| StoreError::storage("measuring the file of the store", io(error));
+        Ok(std::fs::metadata(&self.path).map_err(failed)?.len())
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Turn<'a> {
     /// The newest revision that stands in the log.
     logged: Option<u64>,
     must_store_revision: bool,
+    /// Writes of keys so far.
+    pub(crate) keys_changed: usize,
 }
 
 /// What a turn did beyond what its operations answered; to be told once it is durable.
@@ -60,7 +62,8 @@ impl<'a> Turn<'a> {
         clock: &'a dyn Clock,
     ) -> Self {
         let effects = Effects::default();
-        Self { tables, memory, options, clock, effects, logged: None, must_store_revision: false }
+        let (logged, must_store_revision, keys_changed) = (None, false, 0);
+        Self { tables, memory, options, clock, effects, logged, must_store_revision, keys_changed }
     }
 
     /// Ends what ran out of time.

@@ -7,7 +7,7 @@ use pintle_plugin_local::store::{
 };
 
 fn delete(key: &str, expect: Expectation) -> Delete {
-    Delete { key: key.to_owned(), expect, held: None }
+    Delete { key: key.to_owned(), expect, held: None, previous: true }
 }
 
 fn txn_put(key: &str, value: &str) -> TxnOp {
@@ -76,7 +76,7 @@ fn expectations_hold_or_tell_what_is_there() {
     let outcome = bench.turn(|turn| turn.delete(&delete("a", Expectation::Revision(1))));
     assert!(matches!(outcome, DeleteOutcome::Stale(Some(_))));
     let outcome = bench.turn(|turn| turn.delete(&delete("a", Expectation::Revision(2))));
-    assert!(matches!(outcome, DeleteOutcome::Deleted(entry) if entry.revision == 2));
+    assert!(matches!(outcome, DeleteOutcome::Deleted(Some(entry)) if entry.revision == 2));
     let outcome = bench.turn(|turn| turn.delete(&delete("a", Expectation::Anything)));
     assert_eq!(outcome, DeleteOutcome::Absent);
     let outcome = bench.turn(|turn| turn.delete(&delete("a", Expectation::Exists)));
@@ -229,4 +229,42 @@ fn pages_followed_while_others_write_show_one_moment() {
     assert_eq!(seen.len(), 50);
     assert!(seen.iter().all(|entry| entry.value == b"before"));
     assert!(seen.is_sorted_by(|left, right| left.key < right.key));
+}
+
+#[test]
+fn an_answer_that_would_not_fit_is_refused_before_anything_is_written() {
+    let mut bench = Bench::new();
+    let large = "x".repeat(1024 * 1024);
+    let keys: Vec<String> = (0..9).map(|index| format!("k/{index}")).collect();
+    for key in &keys {
+        bench.put(key, &large);
+    }
+    let before = bench.store.revision();
+    let is_refused =
+        |error: StoreError| matches!(error, StoreError::TooLarge { limit: "answer_bytes_max", .. });
+    assert!(is_refused(bench.store.entries(&keys, None).unwrap_err()));
+    assert_eq!(bench.store.entries(&keys[..7], None).unwrap().len(), 7);
+    let mut ops = vec![txn_put("a", "1")];
+    ops.extend(keys.iter().cloned().map(TxnOp::Get));
+    let txn = Txn { conditions: vec![], held: vec![], ops };
+    assert!(is_refused(bench.store.turn(|turn| turn.txn(&txn)).unwrap_err()));
+    let absent = |key: &String| (key.clone(), Expectation::Absent);
+    let conditions = keys.iter().map(absent).collect();
+    let txn = Txn { conditions, held: vec![], ops: vec![] };
+    assert!(is_refused(bench.store.turn(|turn| turn.txn(&txn)).unwrap_err()));
+    assert_eq!(bench.store.revision(), before);
+    assert_eq!(bench.value("a"), None);
+}
+
+#[test]
+fn the_entry_that_was_there_is_answered_only_when_it_is_asked_for() {
+    let mut bench = Bench::new();
+    bench.put("a", "1");
+    let mut request = put("a", "2", Expectation::Anything);
+    request.previous = false;
+    let outcome = bench.turn(|turn| turn.put(&request));
+    assert!(matches!(outcome, PutOutcome::Stored { previous: None, .. }));
+    let mut request = delete("a", Expectation::Anything);
+    request.previous = false;
+    assert_eq!(bench.turn(|turn| turn.delete(&request)), DeleteOutcome::Deleted(None));
 }

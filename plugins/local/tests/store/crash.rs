@@ -245,3 +245,21 @@ fn waiters_get_their_lock_after_a_recovery_that_freed_it() {
     }
     panic!("40 operations were not enough for a turn");
 }
+
+#[test]
+fn a_large_store_needs_no_repair_after_a_crash_and_a_small_one_does() {
+    let repairs = |quick_repair_bytes_min, puts: u32| {
+        let options = Options { quick_repair_bytes_min, ..Options::default() };
+        let mut bench = Bench::with(options);
+        for index in 0..puts {
+            bench.put(&format!("k/{index}"), "x");
+        }
+        bench.crash();
+        let after_writing = bench.disk.repairs();
+        // Nothing is written this time but that the store was opened.
+        bench.crash();
+        (after_writing, bench.disk.repairs())
+    };
+    assert_eq!(repairs(u64::MAX, 100), (1, 1));
+    assert_eq!(repairs(0, 100), (0, 0));
+}

@@ -4,6 +4,7 @@ use pintle_plugin_local::store::{Options, Result, Storage, StoreError, builder};
 use redb::{BackendError, Database, StorageBackend};
 use std::io;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// A disk in memory: writes reach its plate only when they are synced, or by chance at a crash.
@@ -17,6 +18,8 @@ struct Surface {
     unsynced: Vec<Write>,
     /// Operations that change something, so far.
     operations: u64,
+    /// How many times a database had to be repaired when it was opened.
+    repairs: u64,
     /// From this operation on everything fails.
     fails_from: Option<(u64, io::ErrorKind)>,
 }
@@ -46,6 +49,10 @@ impl Write {
 impl Disk {
     pub(crate) fn operations(&self) -> u64 {
         self.0.lock().unwrap().operations
+    }
+
+    pub(crate) fn repairs(&self) -> u64 {
+        self.0.lock().unwrap().repairs
     }
 
     /// Lets everything fail after so many more operations that change something.
@@ -136,7 +143,13 @@ impl Storage for Disk {
     ) -> Result<Database> {
         let fresh = self.0.lock().unwrap().cache.is_empty();
         let failed = |error: redb::DatabaseError| StoreError::Closed { reason: error.to_string() };
-        let database = builder(options, false).create_with_backend(self.clone()).map_err(failed)?;
+        let repaired = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&repaired);
+        let database = builder(options, false)
+            .set_repair_callback(move |_| noted.store(true, Ordering::SeqCst))
+            .create_with_backend(self.clone())
+            .map_err(failed)?;
+        self.0.lock().unwrap().repairs += u64::from(repaired.load(Ordering::SeqCst));
         if fresh {
             initialise(&database)?;
         }
@@ -145,5 +158,9 @@ impl Storage for Disk {
 
     fn path(&self) -> PathBuf {
         PathBuf::from("(memory)")
+    }
+
+    fn length(&self) -> Result<u64> {
+        Ok(self.0.lock().unwrap().cache.len() as u64)
     }
 }

@@ -62,7 +62,8 @@ fn sample() -> Database {
         TxnOp::Put { key: "app/%2E".into(), value: vec![], content_type: None },
     ];
     bench.turn(|turn| turn.txn(&Txn { conditions: vec![], held: vec![], ops }));
-    let delete = Delete { key: "app/%2E".into(), expect: Expectation::Anything, held: None };
+    let delete =
+        Delete { key: "app/%2E".into(), expect: Expectation::Anything, held: None, previous: true };
     bench.turn(|turn| turn.delete(&delete));
     bench.hold("job/nightly", Mode::Exclusive);
     bench.hold("pool", Mode::Permit(3));

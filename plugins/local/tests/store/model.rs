@@ -127,7 +127,7 @@ fn run(bench: &mut Bench, model: &mut Model, op: &Op) {
         Op::Delete(key, guess) => {
             let (expect, holds) = model.expectation(*key, *guess);
             let exists = model.now().contains_key(key);
-            let delete = Delete { key: KEYS[*key].into(), expect, held: None };
+            let delete = Delete { key: KEYS[*key].into(), expect, held: None, previous: true };
             match bench.turn(|turn| turn.delete(&delete)) {
                 DeleteOutcome::Deleted(_) => {
                     assert!(holds && exists);

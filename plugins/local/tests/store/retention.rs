@@ -12,7 +12,8 @@ fn keeping(revisions_max: u64, versions_per_key: u32) -> Options {
 }
 
 fn delete(bench: &mut Bench, key: &str) {
-    let delete = Delete { key: key.to_owned(), expect: Expectation::Anything, held: None };
+    let delete =
+        Delete { key: key.to_owned(), expect: Expectation::Anything, held: None, previous: true };
     bench.turn(|turn| turn.delete(&delete));
 }
 

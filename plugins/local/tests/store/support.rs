@@ -109,6 +109,7 @@ pub(crate) fn put(key: &str, value: &str, expect: Expectation) -> Put {
         content_type: None,
         expect,
         held: None,
+        previous: true,
     }
 }
 

@@ -6,6 +6,7 @@ mod types;
 pub(crate) mod watch;
 mod write;
 
+pub use read::ANSWER_BYTES_MAX;
 pub use types::{
     Change, ConfigEvent, Delete, DeleteOutcome, DeletePrefixOutcome, Entry, Expectation,
     HistoryPage, List, Page, Put, PutOutcome, TXN_OPS_MAX, Target, Txn, TxnOp, TxnOutcome,

@@ -3,10 +3,10 @@
 //! The functions work on a table of a read transaction and of a write transaction alike.
 
 use super::types::{Change, Entry, HistoryPage, List, Page};
-use crate::store::Result;
 use crate::store::key::bounds_below;
 use crate::store::record::VersionHead;
 use crate::store::tables::{split_version_key, version_key, version_key_end};
+use crate::store::{Result, StoreError};
 use redb::ReadableTable;
 
 /// Bytes of keys and values after which a page ends, however few entries it has.
@@ -15,32 +15,8 @@ pub(crate) const PAGE_BYTES_MAX: usize = 1024 * 1024;
 /// Versions of one key to step over before seeking its end instead.
 const STEPS_MAX: u32 = 8;
 
-/// The newest version of a key at or before a revision, be it a removal.
-pub(crate) fn version_at(
-    versions: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &str,
-    at: u64,
-) -> Result<Option<Version>> {
-    let (first, end) = (version_key(key, at), version_key_end(key));
-    match versions.range(first.as_slice()..end.as_slice())?.next() {
-        None => Ok(None),
-        Some(row) => {
-            let (bytes, record) = row?;
-            let (_, revision) = split_version_key(bytes.value())?;
-            let (head, value) = VersionHead::decode_with(record.value())?;
-            Ok(Some(Version { revision, head, value: value.to_vec() }))
-        }
-    }
-}
-
-/// The entry that a key had at a revision.
-pub(crate) fn entry_at(
-    versions: &impl ReadableTable<&'static [u8], &'static [u8]>,
-    key: &str,
-    at: u64,
-) -> Result<Option<Entry>> {
-    Ok(version_at(versions, key, at)?.and_then(|version| version.into_entry(key)))
-}
+/// Bytes of values that one answer may hold that has no pages.
+pub const ANSWER_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 /// One version of a key.
 pub(crate) struct Version {
@@ -53,6 +29,74 @@ impl Version {
     /// The entry, unless this version is a removal.
     pub(crate) fn into_entry(self, key: &str) -> Option<Entry> {
         (!self.head.removed).then(|| entry(key, self.revision, self.head, self.value))
+    }
+}
+
+/// The newest version of a key at or before a revision, be it a removal.
+pub(crate) fn version_at(
+    versions: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &str,
+    at: u64,
+) -> Result<Option<Version>> {
+    read_at(versions, key, at, |revision, head, value| Version {
+        revision,
+        head,
+        value: value.to_vec(),
+    })
+}
+
+/// As [`version_at`], without the value.
+pub(crate) fn head_at(
+    versions: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &str,
+    at: u64,
+) -> Result<Option<(u64, VersionHead)>> {
+    read_at(versions, key, at, |revision, head, _| (revision, head))
+}
+
+/// The entry that a key had at a revision.
+pub(crate) fn entry_at(
+    versions: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &str,
+    at: u64,
+) -> Result<Option<Entry>> {
+    Ok(version_at(versions, key, at)?.and_then(|version| version.into_entry(key)))
+}
+
+fn read_at<T>(
+    versions: &impl ReadableTable<&'static [u8], &'static [u8]>,
+    key: &str,
+    at: u64,
+    take: impl FnOnce(u64, VersionHead, &[u8]) -> T,
+) -> Result<Option<T>> {
+    let (first, end) = (version_key(key, at), version_key_end(key));
+    match versions.range(first.as_slice()..end.as_slice())?.next() {
+        None => Ok(None),
+        Some(row) => {
+            let (bytes, record) = row?;
+            let (_, revision) = split_version_key(bytes.value())?;
+            let (head, value) = VersionHead::decode_with(record.value())?;
+            Ok(Some(take(revision, head, value)))
+        }
+    }
+}
+
+/// Counts the bytes of an answer that has no pages, and refuses what would not fit a guest.
+#[derive(Default)]
+pub(crate) struct AnswerSize(usize);
+
+impl AnswerSize {
+    pub(crate) fn add(&mut self, entry: Option<&Entry>) -> Result<()> {
+        self.0 += entry.map_or(0, |entry| entry.key.len() + entry.value.len());
+        if self.0 <= ANSWER_BYTES_MAX {
+            return Ok(());
+        }
+        Err(StoreError::TooLarge {
+            limit: "answer_bytes_max",
+            what: "the number of bytes to answer at once",
+            actual: self.0 as u64,
+            max: ANSWER_BYTES_MAX as u64,
+        })
     }
 }
 

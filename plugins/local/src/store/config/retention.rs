@@ -8,10 +8,9 @@ use crate::store::turn::Turn;
 use redb::ReadableTable;
 use std::collections::BTreeSet;
 
-/// Most revisions that one turn forgets, so that no caller waits long for another's past.
-const REVISIONS_PER_TURN_MAX: u64 = 512;
-/// Most keys that one turn looks after; a single larger revision is taken alone.
-const KEYS_PER_TURN_MAX: usize = 4_096;
+/// So many keys' changes a turn may forget, besides two for each that it makes: no caller waits long
+/// for another's past, and the past is forgotten faster than it grows.
+const FORGOTTEN_PER_TURN: usize = 1_024;
 
 /// What the log holds, in sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -81,25 +80,23 @@ impl Turn<'_> {
         let mut newest = None;
         {
             let log = self.tables.log_mut()?;
-            let mut revisions = 0;
+            let enough_changes = FORGOTTEN_PER_TURN + 2 * self.keys_changed;
+            let mut changes = 0;
             for row in log.iter()? {
                 let (id, record) = row?;
                 let (revision, part) = id.value();
                 let record: LogPart = decode("config.log", record.value())?;
                 if part == 0 {
                     stats.oldest_ms = Some(record.modified_ms);
-                    let enough = revisions >= REVISIONS_PER_TURN_MAX
-                        || keys.len() >= KEYS_PER_TURN_MAX
-                        || !stats.exceeds(&retention, now_ms);
-                    if enough {
+                    if changes >= enough_changes || !stats.exceeds(&retention, now_ms) {
                         break;
                     }
-                    revisions += 1;
                     stats.revisions = stats.revisions.saturating_sub(1);
                     stats.bytes = stats.bytes.saturating_sub(record.bytes);
                 }
                 forgotten.push((revision, part));
                 newest = Some(revision);
+                changes += record.keys.len();
                 keys.extend(record.keys);
             }
             for id in &forgotten {

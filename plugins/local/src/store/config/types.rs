@@ -54,6 +54,8 @@ pub struct Put {
     pub expect: Expectation,
     /// The lease that has to be held.
     pub held: Option<u64>,
+    /// Whether to answer the entry that was replaced.
+    pub previous: bool,
 }
 
 /// What became of a put.
@@ -63,7 +65,7 @@ pub enum PutOutcome {
     Stored {
         /// The write's revision.
         revision: u64,
-        /// The entry that was replaced.
+        /// The entry that was replaced, if it was asked for.
         previous: Option<Entry>,
     },
     /// The expectation did not hold; what is there.
@@ -81,13 +83,15 @@ pub struct Delete {
     pub expect: Expectation,
     /// The lease that has to be held.
     pub held: Option<u64>,
+    /// Whether to answer the entry that was deleted.
+    pub previous: bool,
 }
 
 /// What became of a delete.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DeleteOutcome {
-    /// Deleted; what was there.
-    Deleted(Entry),
+    /// Deleted; what was there, if it was asked for.
+    Deleted(Option<Entry>),
     /// There was nothing.
     Absent,
     /// The expectation did not hold; what is there.

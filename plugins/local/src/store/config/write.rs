@@ -1,6 +1,6 @@
 //! Changing keys, inside a turn.
 
-use super::read::{self, Version};
+use super::read::{self, AnswerSize};
 use super::types::{
     Delete, DeleteOutcome, DeletePrefixOutcome, Entry, Expectation, List, Put, PutOutcome,
     TXN_OPS_MAX, Txn, TxnOp, TxnOutcome, TxnResult,
@@ -30,17 +30,17 @@ impl Turn<'_> {
         if put.held.is_some_and(|lease| !self.is_held(lease)) {
             return Ok(PutOutcome::Fenced);
         }
-        let (current, ordinal) = self.current(&put.key)?;
-        if !put.expect.holds(current.as_ref().map(|entry| entry.revision)) {
-            return Ok(PutOutcome::Stale(current));
+        let current = self.current(&put.key)?;
+        if !put.expect.holds(current.revision) {
+            return Ok(PutOutcome::Stale(self.entry(&put.key)?));
         }
+        let previous = if put.previous { self.entry(&put.key)? } else { None };
         let mut change = self.begin_change();
-        let created = current.as_ref().map_or(change.revision, |entry| entry.created);
         let value = Some((put.value.as_slice(), put.content_type.clone()));
-        self.write(&mut change, &put.key, created, ordinal, value)?;
+        self.write(&mut change, &put.key, current, value)?;
         let revision = change.revision;
         self.end_change(change)?;
-        Ok(PutOutcome::Stored { revision, previous: current })
+        Ok(PutOutcome::Stored { revision, previous })
     }
 
     /// Removes a key.
@@ -49,20 +49,18 @@ impl Turn<'_> {
         if delete.held.is_some_and(|lease| !self.is_held(lease)) {
             return Ok(DeleteOutcome::Fenced);
         }
-        let (current, ordinal) = self.current(&delete.key)?;
-        let holds = delete.expect.holds(current.as_ref().map(|entry| entry.revision));
-        match current {
-            None if matches!(delete.expect, Expectation::Anything | Expectation::Absent) => {
-                Ok(DeleteOutcome::Absent)
-            }
-            Some(entry) if holds => {
-                let mut change = self.begin_change();
-                self.write(&mut change, &delete.key, entry.created, ordinal, None)?;
-                self.end_change(change)?;
-                Ok(DeleteOutcome::Deleted(entry))
-            }
-            current => Ok(DeleteOutcome::Stale(current)),
+        let current = self.current(&delete.key)?;
+        if !delete.expect.holds(current.revision) {
+            return Ok(DeleteOutcome::Stale(self.entry(&delete.key)?));
         }
+        if current.revision.is_none() {
+            return Ok(DeleteOutcome::Absent);
+        }
+        let previous = if delete.previous { self.entry(&delete.key)? } else { None };
+        let mut change = self.begin_change();
+        self.write(&mut change, &delete.key, current, None)?;
+        self.end_change(change)?;
+        Ok(DeleteOutcome::Deleted(previous))
     }
 
     /// Removes everything below a prefix, at once.
@@ -103,9 +101,8 @@ impl Turn<'_> {
         if !keys.is_empty() {
             let mut change = self.begin_change();
             for key in &keys {
-                let (current, ordinal) = self.current(key)?;
-                let created = current.map_or(0, |entry| entry.created);
-                self.write(&mut change, key, created, ordinal, None)?;
+                let current = self.current(key)?;
+                self.write(&mut change, key, current, None)?;
             }
             self.end_change(change)?;
         }
@@ -118,42 +115,61 @@ impl Turn<'_> {
         if txn.held.iter().any(|lease| !self.is_held(*lease)) {
             return Ok(TxnOutcome::Fenced);
         }
-        let mut stale = Vec::new();
-        for (index, (key, expect)) in txn.conditions.iter().enumerate() {
-            let (current, _) = self.current(key)?;
-            if !expect.holds(current.as_ref().map(|entry| entry.revision)) {
-                stale.push((index, current));
-            }
-        }
+        // All is read and may be refused before anything is written.
+        let mut size = AnswerSize::default();
+        let stale = self.mismatches(&txn.conditions, &mut size)?;
         if !stale.is_empty() {
             return Ok(TxnOutcome::Stale(stale));
         }
-        let mut change = None;
         let mut results = Vec::with_capacity(txn.ops.len());
         for op in &txn.ops {
-            let (current, ordinal) = self.current(op.key())?;
-            results.push(match op {
-                TxnOp::Get(_) => TxnResult::Got(current),
-                TxnOp::Delete(_) if current.is_none() => TxnResult::Deleted(false),
-                TxnOp::Delete(key) => {
-                    let change = change.get_or_insert_with(|| self.begin_change());
-                    let created = current.map_or(0, |entry| entry.created);
-                    self.write(change, key, created, ordinal, None)?;
-                    TxnResult::Deleted(true)
-                }
+            let got = if let TxnOp::Get(key) = op { self.entry(key)? } else { None };
+            size.add(got.as_ref())?;
+            results.push(TxnResult::Got(got));
+        }
+        let mut change = None;
+        for (op, result) in txn.ops.iter().zip(&mut results) {
+            match op {
+                TxnOp::Get(_) => {}
                 TxnOp::Put { key, value, content_type } => {
+                    let current = self.current(key)?;
                     let change = change.get_or_insert_with(|| self.begin_change());
-                    let created = current.map_or(change.revision, |entry| entry.created);
                     let value = Some((value.as_slice(), content_type.clone()));
-                    self.write(change, key, created, ordinal, value)?;
-                    TxnResult::Stored(change.revision)
+                    self.write(change, key, current, value)?;
+                    *result = TxnResult::Stored(change.revision);
                 }
-            });
+                TxnOp::Delete(key) => {
+                    let current = self.current(key)?;
+                    let exists = current.revision.is_some();
+                    if exists {
+                        let change = change.get_or_insert_with(|| self.begin_change());
+                        self.write(change, key, current, None)?;
+                    }
+                    *result = TxnResult::Deleted(exists);
+                }
+            }
         }
         if let Some(change) = change {
             self.end_change(change)?;
         }
         Ok(TxnOutcome::Committed(results))
+    }
+
+    /// Positions of the conditions that do not hold, and what is there.
+    fn mismatches(
+        &mut self,
+        conditions: &[(String, Expectation)],
+        size: &mut AnswerSize,
+    ) -> Result<Vec<(usize, Option<Entry>)>> {
+        let mut stale = Vec::new();
+        for (index, (key, expect)) in conditions.iter().enumerate() {
+            if !expect.holds(self.current(key)?.revision) {
+                let current = self.entry(key)?;
+                size.add(current.as_ref())?;
+                stale.push((index, current));
+            }
+        }
+        Ok(stale)
     }
 
     fn check_txn(&self, txn: &Txn) -> Result<()> {
@@ -215,11 +231,18 @@ impl Turn<'_> {
         Ok(())
     }
 
-    /// What a key has now, and the ordinal of its newest version, 0 if it has none.
-    fn current(&mut self, key: &str) -> Result<(Option<Entry>, u64)> {
-        let newest = read::version_at(self.tables.versions()?, key, u64::MAX)?;
-        let ordinal = newest.as_ref().map_or(0, |version: &Version| version.head.ordinal);
-        Ok((newest.and_then(|version| version.into_entry(key)), ordinal))
+    /// What is known of a key now, without its value.
+    fn current(&mut self, key: &str) -> Result<Current> {
+        let newest = read::head_at(self.tables.versions()?, key, u64::MAX)?;
+        Ok(newest.map_or(Current::default(), |(revision, head)| Current {
+            revision: (!head.removed).then_some(revision),
+            created: head.created,
+            ordinal: head.ordinal,
+        }))
+    }
+
+    fn entry(&mut self, key: &str) -> Result<Option<Entry>> {
+        read::entry_at(self.tables.versions()?, key, u64::MAX)
     }
 
     fn begin_change(&mut self) -> ConfigChange {
@@ -236,16 +259,16 @@ impl Turn<'_> {
         &mut self,
         change: &mut ConfigChange,
         key: &str,
-        created: u64,
-        ordinal_before: u64,
+        current: Current,
         value: Option<(&[u8], Option<String>)>,
     ) -> Result<()> {
         let removed = value.is_none();
+        let created = if current.revision.is_some() { current.created } else { change.revision };
         let (value, content_type) = value.unwrap_or_default();
         let head = VersionHead {
             removed,
             created,
-            ordinal: ordinal_before + 1,
+            ordinal: current.ordinal + 1,
             modified_ms: change.modified_ms,
             content_type,
         };
@@ -253,6 +276,7 @@ impl Turn<'_> {
         let record = head.encode_with(value);
         change.bytes += (row.len() + record.len()) as u64;
         change.keys.push(key.to_owned());
+        self.keys_changed += 1;
         self.tables.versions_mut()?.insert(row.as_slice(), record.as_slice())?;
         Ok(())
     }
@@ -271,6 +295,16 @@ impl Turn<'_> {
         self.logged(revision);
         Ok(())
     }
+}
+
+/// A key before it is changed.
+#[derive(Clone, Copy, Default)]
+struct Current {
+    /// None for a key that does not exist.
+    revision: Option<u64>,
+    created: u64,
+    /// Of its newest version, be it a removal; 0 if there is none.
+    ordinal: u64,
 }
 
 /// The writes of one revision.
