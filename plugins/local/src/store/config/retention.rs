@@ -8,9 +8,11 @@ use crate::store::turn::Turn;
 use redb::ReadableTable;
 use std::collections::BTreeSet;
 
-/// So many keys' changes a turn may forget, besides two for each that it makes: no caller waits long
-/// for another's past, and the past is forgotten faster than it grows.
+/// So many keys' changes a turn may forget, besides two for each that it makes, so that the past is
+/// forgotten faster than it grows.
 const FORGOTTEN_PER_TURN: usize = 1_024;
+/// More than these it never forgets: no caller waits long for another's past.
+const FORGOTTEN_PER_TURN_MAX: usize = 8_192;
 
 /// What the log holds, in sum.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,15 +82,19 @@ impl Turn<'_> {
         let mut newest = None;
         {
             let log = self.tables.log_mut()?;
-            let enough_changes = FORGOTTEN_PER_TURN + 2 * self.keys_changed;
+            let enough = (FORGOTTEN_PER_TURN + 2 * self.keys_changed).min(FORGOTTEN_PER_TURN_MAX);
             let mut changes = 0;
             for row in log.iter()? {
                 let (id, record) = row?;
                 let (revision, part) = id.value();
                 let record: LogPart = decode("config.log", record.value())?;
+                if changes >= enough {
+                    break;
+                }
+                // A revision of which some parts are gone is not kept; its others follow.
                 if part == 0 {
                     stats.oldest_ms = Some(record.modified_ms);
-                    if changes >= enough_changes || !stats.exceeds(&retention, now_ms) {
+                    if !stats.exceeds(&retention, now_ms) {
                         break;
                     }
                     stats.revisions = stats.revisions.saturating_sub(1);

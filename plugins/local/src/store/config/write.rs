@@ -16,7 +16,7 @@ use std::collections::HashSet;
 /// Most conditions of a transaction.
 pub const TXN_CONDITIONS_MAX: usize = 1_024;
 /// Most keys that one deletion of a prefix takes.
-pub const DELETE_PREFIX_KEYS_MAX: u64 = 100_000;
+pub const DELETE_PREFIX_KEYS_MAX: u64 = 50_000;
 /// Most bytes of a content type.
 const CONTENT_TYPE_BYTES_MAX: usize = 255;
 /// Keys that the deletion of a prefix looks up at a time.
