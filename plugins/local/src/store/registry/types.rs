@@ -67,7 +67,6 @@ pub struct Register {
 
 /// What became of a registration.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "an outcome is made once and taken apart at once")]
 pub enum Registered {
     /// It is registered.
     Registered {
@@ -82,7 +81,6 @@ pub enum Registered {
 
 /// What became of adding an instance.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "an outcome is made once and taken apart at once")]
 pub enum Added {
     /// It is stored.
     Stored,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 /// What a watch delivers.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[allow(clippy::large_enum_variant, reason = "nearly all events are of the large kind")]
 pub enum RegistryEvent {
     /// A snapshot begins.
     SnapshotBegin,
