@@ -24,7 +24,7 @@ wasmtime::component::bindgen!({
     exports: { default: async | store },
 });
 
+pub(crate) use self::pintle::plugin::{host, types};
 pub(crate) use exports::pintle::{
     config::config, lock::lock, plugin::lifecycle, registry::registry, tracing::tracing,
 };
-pub(crate) use self::pintle::plugin::{host, types};
