@@ -1,7 +1,7 @@
 //! `cargo xtask example`: builds what an example needs and runs it.
 
 use std::os::unix::process::CommandExt;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Result, bail};
 use clap::Args;
@@ -32,8 +32,15 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         GuestToolchain::ensure(workspace, arguments.target.force_target_fallback)
     })?;
     timed("build the plugins", || build::plugins(workspace, &toolchain))?;
-    let mut command = cargo::command();
-    command.current_dir(&workspace.root).args(["run", "--package", name, "--"]);
+    // With `--workspace`, as everything is built: by itself it would have features of its own, and
+    // wasmtime would be compiled again.
+    let mut build = cargo::command();
+    build.current_dir(&workspace.root).args(["build", "--workspace", "--bin", name]);
+    let built = timed("build the example", || Ok(build.status()?))?;
+    if !built.success() {
+        bail!("the example `{name}` does not build");
+    }
     // Takes this process's place, so that Ctrl-C and the exit code are the example's own.
-    Err(command.args(&arguments.rest).exec().into())
+    let program = workspace.root.join("target/debug").join(name);
+    Err(Command::new(program).args(&arguments.rest).exec().into())
 }
