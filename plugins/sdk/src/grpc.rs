@@ -36,11 +36,21 @@ pub use {prost, tonic};
 /// One connection on which gRPC is spoken. Clones share it.
 pub type Channel = http2::Client<tonic::body::Body>;
 
+/// Largest message that is taken from a server; a larger one is refused before it is read.
+///
+/// A server counts its limits in what a client sends, so that an answer of many values can be larger
+/// than any of them, and larger than a sandbox. Ask for less when [`is_too_large`].
+pub const MESSAGE_BYTES_MAX: usize = 16 << 20;
+
 /// Calls a method with one request and one answer.
 ///
 /// # Errors
 ///
 /// The server's status, or one that stands for a broken connection; see [`error`].
+///
+/// # Limits
+///
+/// An answer has at most [`MESSAGE_BYTES_MAX`] bytes.
 ///
 /// # Cancellation
 ///
@@ -54,8 +64,7 @@ where
     Q: Message + Send + Sync + 'static,
     A: Message + Default + Send + Sync + 'static,
 {
-    let mut client = Grpc::new(channel.clone());
-    ready(&mut client).await?;
+    let mut client = client(channel).await?;
     let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, A>::default());
     let request: Request<Q> = request.into_request();
     Ok(client.unary(request, path, codec).await?.into_inner())
@@ -69,21 +78,27 @@ where
 pub async fn streaming<Q, A, S>(
     channel: &Channel,
     path: &'static str,
-    requests: S,
+    requests: impl IntoStreamingRequest<Stream = S, Message = Q>,
 ) -> Result<Streaming<A>, Status>
 where
     Q: Message + Send + Sync + 'static,
     A: Message + Default + Send + Sync + 'static,
     S: Stream<Item = Q> + Send + 'static,
 {
-    let mut client = Grpc::new(channel.clone());
-    ready(&mut client).await?;
+    let mut client = client(channel).await?;
     let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, A>::default());
     Ok(client.streaming(requests.into_streaming_request(), path, codec).await?.into_inner())
 }
 
-async fn ready(client: &mut Grpc<Channel>) -> Result<(), Status> {
-    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))
+async fn client(channel: &Channel) -> Result<Grpc<Channel>, Status> {
+    let mut client = Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
+    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+    Ok(client)
+}
+
+/// Whether an answer was refused here because it has more than [`MESSAGE_BYTES_MAX`] bytes.
+pub fn is_too_large(status: &Status) -> bool {
+    status.code() == Code::OutOfRange && status.message().contains("decoded message length too large")
 }
 
 /// A status in the words of Pintle. The effect is `none` where the server refused, and `unknown`

@@ -28,6 +28,8 @@ pub struct Options {
     pub ping_after: Duration,
     /// How long its answer may take; then the connection is closed.
     pub ping_timeout: Duration,
+    /// Whether to PING while no request is under way. Some servers take that for abuse and hang up.
+    pub ping_while_idle: bool,
     /// Bytes that one stream may have in flight towards us.
     pub stream_window: u32,
     /// Bytes that all streams may have in flight towards us; more than one stream's, so that a
@@ -40,6 +42,7 @@ impl Default for Options {
         Self {
             ping_after: Duration::from_secs(5),
             ping_timeout: Duration::from_secs(5),
+            ping_while_idle: true,
             stream_window: 1 << 20,
             connection_window: 8 << 20,
         }
@@ -88,7 +91,7 @@ where
             .timer(Timer::default())
             .keep_alive_interval(options.ping_after)
             .keep_alive_timeout(options.ping_timeout)
-            .keep_alive_while_idle(true)
+            .keep_alive_while_idle(options.ping_while_idle)
             .initial_stream_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window);
         let (sender, driver) = builder.handshake(connection).await.map_err(|error| {

@@ -119,8 +119,10 @@ pub mod grpc;
 pub mod http;
 #[cfg(feature = "http2")]
 pub mod http2;
+pub mod key;
 pub mod link;
 pub mod lock;
+pub mod queue;
 pub mod random;
 pub mod record;
 pub mod registry;

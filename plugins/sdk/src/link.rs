@@ -147,6 +147,21 @@ impl<C: Clone + 'static> Link<C> {
         }
     }
 
+    /// Waits until a connection is lost, the present one or the next, and answers why.
+    pub async fn lost(&self) -> String {
+        let mut state = self.state();
+        while !matches!(state, State::Connected(_)) {
+            state = self.changed(&state).await;
+        }
+        loop {
+            match self.changed(&state).await {
+                State::Connecting(Some(error)) => return error.message().to_owned(),
+                State::Connecting(None) => return "the connection is gone".to_owned(),
+                connected => state = connected,
+            }
+        }
+    }
+
     /// Waits until the link's state is other than `known`.
     pub async fn changed(&self, known: &State) -> State {
         self.shared.changed.wait(|| Some(self.state()).filter(|state| state != known)).await
@@ -340,8 +355,9 @@ mod tests {
             let connected = link.state();
             assert!(matches!(connected, State::Connected(_)));
             break_it.send(()).unwrap();
-            let State::Connecting(Some(why)) = link.changed(&connected).await else { panic!() };
-            assert_eq!(why.message(), "reset by peer");
+            assert_eq!(link.lost().await, "reset by peer");
+            let State::Connecting(Some(why)) = link.state() else { panic!() };
+            assert!(!why.message().is_empty());
         });
     }
 }

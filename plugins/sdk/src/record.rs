@@ -1,5 +1,5 @@
-//! How instances are stored in a backend that keeps bytes: one JSON object per instance, and apart
-//! from it one per operator override.
+//! How instances and claims on locks are stored in a backend that keeps bytes: one JSON object per
+//! instance, apart from it one per operator override, and one per claim.
 //!
 //! The form is stable, because hosts of different versions share a backend. Version 1:
 //!
@@ -14,11 +14,18 @@
 //! {"v":1,"enabled":false,"weight":10,"note":"drained for maintenance"}
 //! ```
 //!
+//! and for a claim, whose `mode` is `exclusive`, `shared` or `permit` (with `permits`)
+//!
+//! ```json
+//! {"v":1,"mode":"permit","permits":3,"owner":"node/main","since_ms":0}
+//! ```
+//!
 //! Absent: `zone`, `enabled` and `weight` of an override when there is none; `version`, `labels`
-//! and `note` when empty; `registered_ms` when unknown. Readers skip properties that they do not
-//! know, and refuse a `v` that they do not know.
+//! and `note` when empty; `registered_ms` and `since_ms` when unknown. Readers skip properties that
+//! they do not know, and refuse a `v` that they do not know.
 
 use crate::Error;
+use crate::lock::Mode;
 use crate::registry::{Instance, OperatorOverride};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -135,6 +142,71 @@ pub fn decode_override(bytes: &[u8]) -> Result<OperatorOverride, Error> {
     Ok(OperatorOverride { enabled, weight, note })
 }
 
+/// A claim on a lock, held or waiting, as its owner stores it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimRecord {
+    /// What is claimed.
+    pub mode: Mode,
+    /// Who claims it, shown to others.
+    pub owner: String,
+    /// Since when, in milliseconds of the Unix epoch.
+    pub since_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct ClaimForm {
+    v: u32,
+    mode: ModeForm,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    permits: Option<u32>,
+    owner: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    since_ms: Option<u64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum ModeForm {
+    Exclusive,
+    Shared,
+    Permit,
+}
+
+impl ClaimRecord {
+    /// The stored form.
+    ///
+    /// # Errors
+    ///
+    /// None that a value of these types can cause.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        let (mode, permits) = match self.mode {
+            Mode::Exclusive => (ModeForm::Exclusive, None),
+            Mode::Shared => (ModeForm::Shared, None),
+            Mode::Permit(permits) => (ModeForm::Permit, Some(permits)),
+        };
+        let (owner, since_ms) = (self.owner.clone(), self.since_ms);
+        encode(&ClaimForm { v: VERSION, mode, permits, owner, since_ms })
+    }
+
+    /// Reads the stored form.
+    ///
+    /// # Errors
+    ///
+    /// As [`InstanceRecord::decode`].
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let ClaimForm { mode, permits, owner, since_ms, .. } = decode(bytes, "claim on a lock")?;
+        let mode = match (mode, permits) {
+            (ModeForm::Exclusive, _) => Mode::Exclusive,
+            (ModeForm::Shared, _) => Mode::Shared,
+            (ModeForm::Permit, Some(permits)) => Mode::Permit(permits),
+            (ModeForm::Permit, None) => {
+                return Err(Error::conflict("this is no claim on a lock: `permits` is missing"));
+            }
+        };
+        Ok(Self { mode, owner, since_ms })
+    }
+}
+
 #[derive(Deserialize)]
 struct Versioned {
     v: u32,
@@ -145,10 +217,10 @@ fn encode(form: &impl Serialize) -> Result<Vec<u8>, Error> {
 }
 
 fn decode<'a, T: Deserialize<'a>>(bytes: &'a [u8], what: &str) -> Result<T, Error> {
-    let wrong = |error: serde_json::Error| Error::conflict(format!("not an {what}: {error}"));
+    let wrong = |error: serde_json::Error| Error::conflict(format!("this is no {what}: {error}"));
     let version = serde_json::from_slice::<Versioned>(bytes).map_err(wrong)?.v;
     if version != VERSION {
-        let message = format!("an {what} of version {version}; this plugin reads {VERSION}");
+        let message = format!("{what} of version {version}; this plugin reads {VERSION}");
         return Err(Error::conflict(message));
     }
     serde_json::from_slice(bytes).map_err(wrong)
@@ -193,6 +265,21 @@ mod tests {
             r#"{"v":1,"enabled":false,"note":"drained"}"#
         );
         assert_eq!(decode_override(&stored).unwrap(), operator);
+    }
+
+    #[test]
+    fn the_form_of_a_claim_never_changes() {
+        for (mode, form) in [
+            (Mode::Exclusive, r#"{"v":1,"mode":"exclusive","owner":"o","since_ms":7}"#),
+            (Mode::Shared, r#"{"v":1,"mode":"shared","owner":"o","since_ms":7}"#),
+            (Mode::Permit(3), r#"{"v":1,"mode":"permit","permits":3,"owner":"o","since_ms":7}"#),
+        ] {
+            let claim = ClaimRecord { mode, owner: "o".to_owned(), since_ms: Some(7) };
+            assert_eq!(String::from_utf8(claim.encode().unwrap()).unwrap(), form);
+            assert_eq!(ClaimRecord::decode(form.as_bytes()).unwrap(), claim);
+        }
+        let without_count = br#"{"v":1,"mode":"permit","owner":"o"}"#;
+        assert_eq!(ClaimRecord::decode(without_count).unwrap_err().code(), "conflict");
     }
 
     #[test]

@@ -79,7 +79,9 @@ pub enum Status {
 /// Renews until it is lost, and answers why it was lost.
 ///
 /// A failed renewal is told at once and repeated with growing pauses; one that is still pending at
-/// the deadline is dropped.
+/// the deadline is dropped. `doubt` resolves with a reason when the connection is gone over which
+/// renewals go (see [`Link::lost`](crate::link::Link::lost)): that too is told at once, and a renewal
+/// is tried without waiting for its time.
 ///
 /// # Cancellation
 ///
@@ -87,12 +89,16 @@ pub enum Status {
 pub async fn keep_alive(
     mut clock: LeaseClock,
     mut renew: impl AsyncFnMut() -> Result<Renewal, Error>,
+    mut doubt: impl AsyncFnMut() -> String,
     mut tell: impl FnMut(Status),
 ) -> String {
     let mut pauses = pauses_of(&clock);
     let mut attempt_at = clock.renew_at();
     loop {
-        sleep_until(attempt_at.min(clock.deadline())).await;
+        let due = sleep_until(attempt_at.min(clock.deadline()));
+        if let Either::Right((reason, _)) = select(due, pin!(doubt())).await {
+            tell(Status::Suspect(reason));
+        }
         if clock.is_lost() {
             return "it was not renewed in time".to_owned();
         }
@@ -126,12 +132,13 @@ pub async fn keep_lease(
     reporter: LeaseReporter,
     clock: LeaseClock,
     renew: impl AsyncFnMut() -> Result<Renewal, Error>,
+    doubt: impl AsyncFnMut() -> String,
 ) {
     let tell = |status| match status {
         Status::Renewed(validity) => reporter.renewed(validity),
         Status::Suspect(reason) => reporter.suspect(&reason),
     };
-    let kept = pin!(keep_alive(clock, renew, tell));
+    let kept = pin!(keep_alive(clock, renew, doubt, tell));
     if let Either::Left((reason, _)) = select(kept, pin!(reporter.over())).await {
         reporter.lost(&reason);
     }
@@ -155,6 +162,7 @@ pub async fn keep_registered(
     reporter: RegistrationReporter,
     mut clock: LeaseClock,
     mut renew: impl AsyncFnMut() -> Result<Renewal, Error>,
+    mut doubt: impl AsyncFnMut() -> String,
     mut register: impl AsyncFnMut() -> Result<Again, Error>,
 ) {
     let over = reporter.clone();
@@ -164,7 +172,7 @@ pub async fn keep_registered(
                 Status::Renewed(validity) => reporter.registered(validity),
                 Status::Suspect(reason) => reporter.suspect(&reason),
             };
-            let reason = keep_alive(clock, &mut renew, tell).await;
+            let reason = keep_alive(clock, &mut renew, &mut doubt, tell).await;
             reporter.lost(&reason);
             match register_again(&mut register).await {
                 Again::Registered(validity) => {

@@ -7,6 +7,11 @@ fn granted(ttl_ms: u64) -> Validity {
     Validity { sent_at: Instant::now(), valid_for: Duration::from_millis(ttl_ms) }
 }
 
+/// A connection that never breaks.
+async fn never() -> String {
+    std::future::pending().await
+}
+
 #[test]
 fn the_deadline_counts_from_sending_less_a_margin() {
     run(async {
@@ -32,7 +37,7 @@ fn it_is_renewed_at_a_third_and_lost_when_the_server_says_so() {
                 Ok(Renewal::Gone("expired".to_owned()))
             }
         };
-        let reason = keep_alive(LeaseClock::new(granted(9_000)), renew, |_| {}).await;
+        let reason = keep_alive(LeaseClock::new(granted(9_000)), renew, never, |_| {}).await;
         assert_eq!(reason, "expired");
         assert_eq!(*attempts.borrow(), [3, 6, 9]);
     });
@@ -48,9 +53,42 @@ fn failing_renewals_are_told_and_end_at_the_deadline() {
             assert_eq!(status, Status::Suspect("no server".to_owned()));
             told.set(told.get() + 1);
         };
-        keep_alive(LeaseClock::new(granted(9_000)), renew, tell).await;
+        keep_alive(LeaseClock::new(granted(9_000)), renew, never, tell).await;
         assert_eq!(begun.elapsed(), Duration::from_millis(8_100));
         assert!(told.get() >= 4, "tried {} times", told.get());
+    });
+}
+
+#[test]
+fn a_broken_connection_is_told_at_once_and_the_lease_renewed_early() {
+    run(async {
+        let begun = Instant::now();
+        let breaks = Cell::new(true);
+        let doubt = async || {
+            if !breaks.replace(false) {
+                return never().await;
+            }
+            sleep(Duration::from_secs(1)).await;
+            "reset by peer".to_owned()
+        };
+        let attempts = RefCell::new(Vec::new());
+        let renew = async || {
+            attempts.borrow_mut().push(begun.elapsed().as_secs());
+            if attempts.borrow().len() < 2 {
+                Ok(Renewal::Renewed(granted(9_000)))
+            } else {
+                Ok(Renewal::Gone("expired".to_owned()))
+            }
+        };
+        let told = RefCell::new(Vec::new());
+        let tell = |status| told.borrow_mut().push((begun.elapsed().as_secs(), status));
+        keep_alive(LeaseClock::new(granted(9_000)), renew, doubt, tell).await;
+        assert_eq!(*attempts.borrow(), [1, 4]);
+        let told = told.borrow();
+        let [(1, Status::Suspect(reason)), (1, Status::Renewed(_))] = &told[..] else {
+            panic!("{told:?}")
+        };
+        assert_eq!(reason, "reset by peer");
     });
 }
 
@@ -59,7 +97,7 @@ fn a_renewal_without_an_answer_ends_at_the_deadline() {
     run(async {
         let begun = Instant::now();
         let renew = async || std::future::pending().await;
-        keep_alive(LeaseClock::new(granted(9_000)), renew, |_| {}).await;
+        keep_alive(LeaseClock::new(granted(9_000)), renew, never, |_| {}).await;
         assert_eq!(begun.elapsed(), Duration::from_millis(8_100));
     });
 }
@@ -77,7 +115,7 @@ fn a_late_answer_counts_from_its_sending() {
             }
             std::future::pending().await
         };
-        keep_alive(LeaseClock::new(granted(9_000)), renew, |_| {}).await;
+        keep_alive(LeaseClock::new(granted(9_000)), renew, never, |_| {}).await;
         // Sent at 3 s, answered at 7 s: lost at 3 s + 8.1 s, not at 7 s + 8.1 s.
         assert_eq!(begun.elapsed(), Duration::from_millis(11_100));
     });
@@ -111,7 +149,7 @@ mod reported {
                     _ => Ok(Renewal::Gone("expired".to_owned())),
                 }
             };
-            keep_lease(reporter, LeaseClock::new(granted(9_000)), renew).await;
+            keep_lease(reporter, LeaseClock::new(granted(9_000)), renew, never).await;
             let events = outbox.take(10);
             assert!(
                 matches!(
@@ -141,7 +179,7 @@ mod reported {
                 sleep(Duration::from_secs(7)).await;
                 outbox.close(1);
             };
-            let keeping = keep_lease(reporter, LeaseClock::new(granted(9_000)), renew);
+            let keeping = keep_lease(reporter, LeaseClock::new(granted(9_000)), renew, never);
             futures::future::join(keeping, closing).await;
             assert_eq!(renewed.get(), 2);
         });
@@ -185,7 +223,7 @@ mod reported {
                     _ => Ok(Again::Taken(someone_else())),
                 }
             };
-            keep_registered(reporter, LeaseClock::new(granted(9_000)), renew, register).await;
+            keep_registered(reporter, LeaseClock::new(granted(9_000)), renew, never, register).await;
             let events = outbox.take(10);
             assert!(
                 matches!(
