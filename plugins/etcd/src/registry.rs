@@ -1,0 +1,260 @@
+//! `pintle:registry`: a key for each instance, kept by a lease; what operators say stands apart.
+
+mod keeper;
+mod states;
+mod watch;
+
+pub use keeper::Registration;
+pub(crate) use keeper::Registrations;
+
+use crate::client::{DELETE_RANGE, Lane, PUT, TXN};
+use crate::etcd::Etcd;
+use crate::lock::unix_ms;
+use crate::reader::Read;
+use crate::wire::layout::Range;
+use crate::wire::messages::{
+    Compare, CompareResult, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request,
+    RequestOp, Response, TxnRequest, TxnResponse,
+};
+use pintle_plugin_sdk::record::{InstanceRecord, encode_override};
+use pintle_plugin_sdk::registry::{
+    AddOutcome, Consistency, Instance, InstancesPage, OperatorOverride, RegisterRequest,
+    Registered, RegistrationReporter, Registry, RemoveOutcome, ServiceSummary, ServicesPage,
+    WatchSink,
+};
+use pintle_plugin_sdk::{Context, Error};
+use states::{Operators, Stored};
+use std::rc::Rc;
+
+/// How often a persistent instance is written when others write it too.
+const ADD_ATTEMPTS_MAX: usize = 8;
+
+impl Registry for Etcd {
+    type Registration = Registration;
+
+    async fn register(
+        self: Rc<Self>,
+        cx: &Context,
+        request: RegisterRequest,
+        reporter: RegistrationReporter,
+    ) -> Result<Registered<Registration>, Error> {
+        self.register_instance(cx, request, reporter).await
+    }
+
+    async fn update(
+        &self,
+        cx: &Context,
+        registration: Rc<Registration>,
+        instance: Instance,
+    ) -> Result<(), Error> {
+        self.update_instance(cx, &registration, instance).await
+    }
+
+    async fn deregister(&self, cx: &Context, registration: Rc<Registration>) -> Result<(), Error> {
+        self.deregister_instance(cx, &registration).await
+    }
+
+    async fn add(
+        &self,
+        cx: &Context,
+        instance: Instance,
+        replace: bool,
+    ) -> Result<AddOutcome, Error> {
+        let key = self.layout.instance(&instance.service, &instance.id);
+        let value = self.record(instance, unix_ms()).encode()?;
+        let put = || PutRequest { key: key.clone(), value: value.clone(), ..Default::default() };
+        let mut condition = Compare::created(key.clone(), CompareResult::Equal, 0);
+        for _ in 0..ADD_ATTEMPTS_MAX {
+            let request = TxnRequest {
+                compare: vec![condition],
+                success: vec![Request::Put(put()).into()],
+                failure: self.look(&key),
+            };
+            let answer = self.client.call(cx, Lane::Data, TXN, request).await?;
+            if answer.succeeded {
+                return Ok(AddOutcome::Stored);
+            }
+            condition = match self.found(answer)? {
+                None => Compare::created(key.clone(), CompareResult::Equal, 0),
+                Some(found) if replace && !found.is_ephemeral() => {
+                    Compare::modified(key.clone(), CompareResult::Equal, found.mod_revision)
+                }
+                Some(found) => {
+                    return Ok(AddOutcome::Taken(found.state(self.operator_of(cx, &key).await?)));
+                }
+            };
+        }
+        Err(Error::conflict("others write this instance all the time; nothing was stored"))
+    }
+
+    async fn remove(
+        &self,
+        cx: &Context,
+        service: String,
+        id: String,
+    ) -> Result<RemoveOutcome, Error> {
+        let key = self.layout.instance(&service, &id);
+        let delete = DeleteRangeRequest { key: key.clone(), ..Default::default() };
+        let request = TxnRequest {
+            compare: vec![
+                Compare::created(key.clone(), CompareResult::Greater, 0),
+                Compare::attached(key.clone(), 0),
+            ],
+            success: vec![Request::DeleteRange(delete).into()],
+            failure: self.look(&key),
+        };
+        let answer = self.client.call(cx, Lane::Data, TXN, request).await?;
+        if answer.succeeded {
+            return Ok(RemoveOutcome::Removed);
+        }
+        let is_there = found_key(answer).is_some();
+        Ok(if is_there { RemoveOutcome::Ephemeral } else { RemoveOutcome::Absent })
+    }
+
+    async fn set_override(
+        &self,
+        cx: &Context,
+        service: String,
+        id: String,
+        operator: Option<OperatorOverride>,
+    ) -> Result<(), Error> {
+        let key = self.layout.operator(&service, &id);
+        match operator {
+            Some(operator) => {
+                let value = encode_override(&operator)?;
+                let put = PutRequest { key, value, ..Default::default() };
+                self.client.call(cx, Lane::Data, PUT, put).await?;
+            }
+            None => {
+                let delete = DeleteRangeRequest { key, ..Default::default() };
+                self.client.call(cx, Lane::Data, DELETE_RANGE, delete).await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn services(
+        &self,
+        cx: &Context,
+        page: Option<String>,
+        limit: u32,
+    ) -> Result<ServicesPage, Error> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut rest = Some(self.layout.instances(None));
+        if let Some(page) = &page {
+            // Behind all instances of the last service of the page before.
+            let start = self.layout.instances(Some(page)).end;
+            rest = rest.map(|range| Range { start, ..range });
+        }
+        let mut services: Vec<ServiceSummary> = Vec::new();
+        while let Some(range) = rest.take() {
+            let read = Read {
+                range: range.clone(),
+                revision: 0,
+                consistency: Consistency::Linearizable,
+                keys_only: true,
+            };
+            let part = self.reader.part(cx, read, 1_000).await?;
+            for kv in &part.kvs {
+                let Some((name, _)) = self.layout.instance_named(&kv.key) else { continue };
+                let full = services.len() == limit;
+                match services.last_mut() {
+                    Some(last) if last.name == name => last.instances += 1,
+                    Some(last) if full => {
+                        let next = Some(last.name.clone());
+                        return Ok(ServicesPage { services, next });
+                    }
+                    _ => services.push(ServiceSummary { name, instances: 1 }),
+                }
+            }
+            if part.more {
+                rest = part.kvs.last().and_then(|last| range.after(&last.key));
+            }
+        }
+        Ok(ServicesPage { services, next: None })
+    }
+
+    async fn instances(
+        &self,
+        cx: &Context,
+        service: String,
+        page: Option<String>,
+        limit: u32,
+        consistency: Consistency,
+    ) -> Result<InstancesPage, Error> {
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut rest = Some(self.layout.instances(Some(&service)));
+        if let Some(page) = &page {
+            let last = self.layout.instance(&service, page);
+            rest = rest.and_then(|range| range.after(&last));
+        }
+        let Some(range) = rest else {
+            return Ok(InstancesPage { instances: Vec::new(), next: None });
+        };
+        let read = Read { range, revision: 0, consistency, keys_only: false };
+        let part = self.reader.part(cx, read, limit).await?;
+        let last = part.kvs.last().and_then(|last| self.layout.instance_named(&last.key));
+        let stored: Vec<_> =
+            part.kvs.into_iter().filter_map(|kv| Stored::new(&self.layout, kv)).collect();
+        let mut operators = Operators::default();
+        if !stored.is_empty() {
+            // Of the same moment as the instances.
+            let range = self.layout.operators(Some(&service));
+            let kvs = self.reader.all(cx, range, part.revision).await?;
+            operators = Operators::new(&self.layout, kvs);
+        }
+        Ok(InstancesPage {
+            instances: stored.into_iter().map(|stored| operators.merged(stored)).collect(),
+            next: last.filter(|_| part.more).map(|(_, id)| id),
+        })
+    }
+
+    async fn watch(self: Rc<Self>, service: Option<String>, sink: WatchSink) -> Result<(), Error> {
+        self.follow_registry(service, sink).await
+    }
+}
+
+impl Etcd {
+    /// The record of an instance that this backend keeps.
+    fn record(&self, instance: Instance, registered_ms: u64) -> InstanceRecord {
+        InstanceRecord { instance, owner: self.owner.clone(), registered_ms: Some(registered_ms) }
+    }
+
+    /// Operations that read what stands in the way.
+    fn look(&self, key: &[u8]) -> Vec<RequestOp> {
+        let range = RangeRequest { key: key.to_vec(), ..RangeRequest::default() };
+        vec![Request::Range(range).into()]
+    }
+
+    /// What [`look`](Self::look) found.
+    ///
+    /// # Errors
+    ///
+    /// `conflict` when something is there that is no instance.
+    fn found(&self, answer: TxnResponse) -> Result<Option<Stored>, Error> {
+        let Some(kv) = found_key(answer) else { return Ok(None) };
+        let key = String::from_utf8_lossy(&kv.key).into_owned();
+        let unreadable =
+            || Error::conflict(format!("`{key}` holds something that is no instance: delete it"));
+        Stored::new(&self.layout, kv).map(Some).ok_or_else(unreadable)
+    }
+
+    /// What an operator says of the instance with this key.
+    async fn operator_of(
+        &self,
+        cx: &Context,
+        instance: &[u8],
+    ) -> Result<Option<OperatorOverride>, Error> {
+        let Some((service, id)) = self.layout.instance_named(instance) else { return Ok(None) };
+        let range = Range::of_key(self.layout.operator(&service, &id));
+        let kvs = self.reader.all(cx, range, 0).await?;
+        Ok(Operators::new(&self.layout, kvs).of(&service, &id))
+    }
+}
+
+fn found_key(answer: TxnResponse) -> Option<KeyValue> {
+    answer.responses.into_iter().find_map(|op| match op.response {
+        Some(Response::Range(range)) => range.kvs.into_iter().next(),
+        _ => None,
+    })
+}

@@ -1,0 +1,321 @@
+//! Instances that this incarnation keeps registered.
+
+use super::states::Stored;
+use crate::client::{Answer, Lane, TXN};
+use crate::etcd::Etcd;
+use crate::lease::Granted;
+use crate::lock::unix_ms;
+use crate::wire::messages::{
+    Compare, CompareResult, DeleteRangeRequest, PutRequest, Request, TxnRequest,
+};
+use futures::channel::mpsc;
+use futures::future::{Either, pending, select};
+use futures::lock::Mutex;
+use futures::stream::StreamExt;
+use pintle_plugin_sdk::registry::{
+    Instance, InstanceState, RegisterRequest, Registered, RegistrationReporter,
+};
+use pintle_plugin_sdk::session::{Again, LeaseClock, Renewal, keep_registered};
+use pintle_plugin_sdk::{Context, Effect, Error, StopOnDrop, Validity, spawn};
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::pin::pin;
+use std::rc::Rc;
+use std::time::Duration;
+
+/// How long one attempt to register again may take.
+const ATTEMPT_LIMIT: Duration = Duration::from_secs(10);
+/// How often a registration is written whose answer was lost, or whose name changes hands meanwhile.
+const ATTEMPTS_MAX: usize = 6;
+/// When an update that comes too early may be tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Leases of registrations that live: what they keep is not an orphan of ours.
+#[derive(Default)]
+pub(crate) struct Registrations {
+    leases: RefCell<HashSet<i64>>,
+}
+
+/// A registration, as the SDK keeps it.
+pub struct Registration {
+    kept: Rc<Kept>,
+}
+
+struct Kept {
+    service: String,
+    id: String,
+    key: Vec<u8>,
+    ttl: Duration,
+    registered_ms: u64,
+    instance: RefCell<Instance>,
+    /// The lease that keeps it now.
+    lease: Cell<i64>,
+    /// It has been asked to go, and must not be registered again.
+    given_up: Cell<bool>,
+    /// Held while it is being registered.
+    registering: Mutex<()>,
+    /// Why its key is gone, from the watch to the keeper.
+    gone: RefCell<mpsc::Sender<String>>,
+    watch: RefCell<Option<StopOnDrop>>,
+}
+
+/// How an attempt to register went.
+enum Attempt {
+    Registered { lease: i64, create_revision: i64, validity: Validity },
+    Taken(InstanceState),
+}
+
+impl Etcd {
+    pub(super) async fn register_instance(
+        self: Rc<Self>,
+        cx: &Context,
+        request: RegisterRequest,
+        reporter: RegistrationReporter,
+    ) -> Result<Registered<Registration>, Error> {
+        let RegisterRequest { instance, ttl_ms } = request;
+        let (gone, gone_reasons) = mpsc::channel(1);
+        let kept = Rc::new(Kept {
+            service: instance.service.clone(),
+            id: instance.id.clone(),
+            key: self.layout.instance(&instance.service, &instance.id),
+            ttl: Duration::from_millis(ttl_ms.into()),
+            registered_ms: unix_ms(),
+            instance: RefCell::new(instance),
+            lease: Cell::new(0),
+            given_up: Cell::new(false),
+            registering: Mutex::new(()),
+            gone: RefCell::new(gone),
+            watch: RefCell::default(),
+        });
+        match self.attempt(cx, &kept).await? {
+            Attempt::Taken(state) => Ok(Registered::Taken(state)),
+            Attempt::Registered { lease, create_revision, validity } => {
+                self.stands(&kept, lease, create_revision);
+                let keeping = Rc::clone(&kept);
+                spawn(self.keep_instance(keeping, validity, gone_reasons, reporter)).detach();
+                Ok(Registered::Registered { registration: Registration { kept }, validity })
+            }
+        }
+    }
+
+    /// Keeps an instance registered until nobody wants it any more.
+    async fn keep_instance(
+        self: Rc<Self>,
+        kept: Rc<Kept>,
+        validity: Validity,
+        gone: mpsc::Receiver<String>,
+        reporter: RegistrationReporter,
+    ) {
+        let gone = RefCell::new(gone);
+        let reason_gone = RefCell::new(None);
+        let renew = async || {
+            if kept.given_up.get() {
+                return pending().await;
+            }
+            if let Some(reason) = reason_gone.take() {
+                return Ok(Renewal::Gone(reason));
+            }
+            self.leases.renew(kept.lease.get()).await
+        };
+        let doubt = async || {
+            let mut gone = gone.borrow_mut();
+            match select(pin!(self.leases.doubt()), gone.next()).await {
+                Either::Left((reason, _)) => reason,
+                Either::Right((reason, _)) => {
+                    let reason = reason.unwrap_or_default();
+                    reason_gone.replace(Some(reason.clone()));
+                    reason
+                }
+            }
+        };
+        let register = async || {
+            let registering = kept.registering.lock().await;
+            if kept.given_up.get() {
+                return pending().await;
+            }
+            let cx = Context::background("registering again", ATTEMPT_LIMIT);
+            let outcome = self.attempt(&cx, &kept).await?;
+            let again = match outcome {
+                Attempt::Taken(state) => Again::Taken(state),
+                Attempt::Registered { lease, create_revision, validity } => {
+                    self.stands(&kept, lease, create_revision);
+                    Again::Registered(validity)
+                }
+            };
+            drop(registering);
+            Ok(again)
+        };
+        let clock = LeaseClock::new(validity);
+        keep_registered(reporter, clock, renew, doubt, register).await;
+        self.registrations.leases.borrow_mut().remove(&kept.lease.get());
+        kept.watch.take();
+    }
+
+    /// It is registered with this lease: watches its key.
+    fn stands(self: &Rc<Self>, kept: &Rc<Kept>, lease: i64, create_revision: i64) {
+        let before = kept.lease.replace(lease);
+        self.registrations.leases.borrow_mut().remove(&before);
+        let (this, key, told) = (Rc::clone(self), kept.key.clone(), Rc::downgrade(kept));
+        let watch = spawn(async move {
+            let reason = this.until_key_is_gone(key, create_revision).await;
+            if let Some(kept) = told.upgrade() {
+                // Full: the keeper has been told already.
+                let _ = kept.gone.borrow_mut().try_send(reason);
+            }
+        });
+        kept.watch.replace(Some(watch.stop_on_drop()));
+    }
+
+    /// Registers once. An error leaves nothing behind, as far as its effect says.
+    async fn attempt(&self, cx: &Context, kept: &Kept) -> Result<Attempt, Error> {
+        let granted = self.leases.grant(cx, kept.ttl).await?;
+        // Before the key is there: whoever finds it must know that it is kept.
+        self.registrations.leases.borrow_mut().insert(granted.id);
+        let outcome = self.write_instance(cx, kept, &granted).await;
+        if !matches!(outcome, Ok(Attempt::Registered { .. })) {
+            self.registrations.leases.borrow_mut().remove(&granted.id);
+        }
+        match outcome {
+            Ok(Attempt::Taken(state)) => {
+                self.leases.revoke_later(granted.id, kept.ttl);
+                Ok(Attempt::Taken(state))
+            }
+            Err(error) => Err(self.leases.give_back(granted.id, kept.ttl, error).await),
+            outcome => outcome,
+        }
+    }
+
+    async fn write_instance(
+        &self,
+        cx: &Context,
+        kept: &Kept,
+        granted: &Granted,
+    ) -> Result<Attempt, Error> {
+        let free = || Compare::created(kept.key.clone(), CompareResult::Equal, 0);
+        let mut condition = free();
+        // A lease of ours whose key is being taken over.
+        let mut replaced = None;
+        for _ in 0..ATTEMPTS_MAX {
+            let request = self.instance_request(kept, granted.id, condition.clone())?;
+            let answer = match self.client.call_in_time(cx, Lane::Lease, TXN, request).await {
+                // It is written again under the same condition: what is found then tells.
+                Err(error) if error.effect() == Effect::Unknown && cx.ended().is_none() => {
+                    tracing::debug!(%error, "looking whether an instance was registered");
+                    continue;
+                }
+                answer => answer?,
+            };
+            let (succeeded, revision) = (answer.succeeded, answer.revision());
+            let found = if succeeded { None } else { self.found(answer)? };
+            let registered = |create_revision| Attempt::Registered {
+                lease: granted.id,
+                create_revision,
+                validity: granted.validity,
+            };
+            match found {
+                None if succeeded => {
+                    if let Some(Stored { lease, .. }) = replaced {
+                        self.leases.revoke_later(lease, kept.ttl);
+                    }
+                    let created = replaced.map_or(revision, |before| before.create_revision);
+                    return Ok(registered(created));
+                }
+                None => condition = free(),
+                Some(found) if found.lease == granted.id => {
+                    return Ok(registered(found.create_revision));
+                }
+                Some(found) if self.is_ours_to_replace(kept, &found) => {
+                    let at = found.mod_revision;
+                    condition = Compare::modified(kept.key.clone(), CompareResult::Equal, at);
+                    replaced = Some(found);
+                }
+                Some(found) => {
+                    let operator = self.operator_of(cx, &kept.key).await?;
+                    return Ok(Attempt::Taken(found.state(operator)));
+                }
+            }
+        }
+        let message =
+            format!("instance `{}` of `{}` changes hands all the time", kept.id, kept.service);
+        Err(Error::unavailable(message))
+    }
+
+    /// Whether an instance is an orphan of ours: of a predecessor, of this registration before it
+    /// was lost, or of one whose answer was lost and that was given up. Never another owner's.
+    fn is_ours_to_replace(&self, kept: &Kept, found: &Stored) -> bool {
+        let (ids, lease) = (self.leases.ids(), found.lease);
+        let lives = self.registrations.leases.borrow().contains(&lease);
+        let orphan = ids.is_inherited(lease) || (ids.is_own(lease) && !lives);
+        found.is_ephemeral() && (lease == kept.lease.get() || orphan)
+    }
+
+    fn instance_request(
+        &self,
+        kept: &Kept,
+        lease: i64,
+        condition: Compare,
+    ) -> Result<TxnRequest, Error> {
+        let record = self.record(kept.instance.borrow().clone(), kept.registered_ms);
+        let (key, value) = (kept.key.clone(), record.encode()?);
+        let put = PutRequest { key, value, lease, prev_kv: false };
+        Ok(TxnRequest {
+            compare: vec![condition],
+            success: vec![Request::Put(put).into()],
+            failure: self.look(&kept.key),
+        })
+    }
+
+    pub(super) async fn update_instance(
+        &self,
+        cx: &Context,
+        registration: &Registration,
+        instance: Instance,
+    ) -> Result<(), Error> {
+        let kept = &registration.kept;
+        let lease = kept.lease.get();
+        let before = kept.instance.replace(instance);
+        let ours = Compare::attached(kept.key.clone(), lease);
+        let request = self.instance_request(kept, lease, ours)?;
+        let outcome = self.client.call(cx, Lane::Data, TXN, request).await;
+        match outcome {
+            Ok(answer) if answer.succeeded => Ok(()),
+            Ok(_) => {
+                let message = "the instance is not registered at the moment; it will be again soon, as it \
+                     is said now";
+                Err(Error::unavailable(message).retry_after(RETRY_AFTER))
+            }
+            Err(error) => {
+                if error.effect() == Effect::None {
+                    kept.instance.replace(before);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) async fn deregister_instance(
+        &self,
+        cx: &Context,
+        registration: &Registration,
+    ) -> Result<(), Error> {
+        let kept = &registration.kept;
+        kept.given_up.set(true);
+        // An attempt under way ends first, so that it cannot come after the deletion.
+        let registering = kept.registering.lock().await;
+        let lease = kept.lease.get();
+        let (key, delete) = (kept.key.clone(), kept.key.clone());
+        let delete = DeleteRangeRequest { key: delete, ..Default::default() };
+        let request = TxnRequest {
+            compare: vec![Compare::attached(key, lease)],
+            success: vec![Request::DeleteRange(delete).into()],
+            failure: Vec::new(),
+        };
+        self.client.call(cx, Lane::Lease, TXN, request).await?;
+        if let Err(error) = self.leases.revoke(cx, lease).await {
+            tracing::debug!(%error, "the lease of an instance that went is revoked later");
+            self.leases.revoke_later(lease, kept.ttl);
+        }
+        drop(registering);
+        Ok(())
+    }
+}
