@@ -62,7 +62,7 @@ struct Kept {
 /// How an attempt to register went.
 enum Attempt {
     Registered { lease: i64, create_revision: i64, validity: Validity },
-    Taken(InstanceState),
+    Taken(Box<InstanceState>),
 }
 
 impl Etcd {
@@ -88,7 +88,7 @@ impl Etcd {
             watch: RefCell::default(),
         });
         match self.attempt(cx, &kept).await? {
-            Attempt::Taken(state) => Ok(Registered::Taken(state)),
+            Attempt::Taken(state) => Ok(Registered::Taken(*state)),
             Attempt::Registered { lease, create_revision, validity } => {
                 self.stands(&kept, lease, create_revision);
                 let keeping = Rc::clone(&kept);
@@ -103,10 +103,9 @@ impl Etcd {
         self: Rc<Self>,
         kept: Rc<Kept>,
         validity: Validity,
-        gone: mpsc::Receiver<String>,
+        mut gone: mpsc::Receiver<String>,
         reporter: RegistrationReporter,
     ) {
-        let gone = RefCell::new(gone);
         let reason_gone = RefCell::new(None);
         let renew = async || {
             if kept.given_up.get() {
@@ -117,15 +116,12 @@ impl Etcd {
             }
             self.leases.renew(kept.lease.get()).await
         };
-        let doubt = async || {
-            let mut gone = gone.borrow_mut();
-            match select(pin!(self.leases.doubt()), gone.next()).await {
-                Either::Left((reason, _)) => reason,
-                Either::Right((reason, _)) => {
-                    let reason = reason.unwrap_or_default();
-                    reason_gone.replace(Some(reason.clone()));
-                    reason
-                }
+        let doubt = async || match select(pin!(self.leases.doubt()), gone.next()).await {
+            Either::Left((reason, _)) => reason,
+            Either::Right((reason, _)) => {
+                let reason = reason.unwrap_or_default();
+                reason_gone.replace(Some(reason.clone()));
+                reason
             }
         };
         let register = async || {
@@ -136,7 +132,7 @@ impl Etcd {
             let cx = Context::background("registering again", ATTEMPT_LIMIT);
             let outcome = self.attempt(&cx, &kept).await?;
             let again = match outcome {
-                Attempt::Taken(state) => Again::Taken(state),
+                Attempt::Taken(state) => Again::Taken(*state),
                 Attempt::Registered { lease, create_revision, validity } => {
                     self.stands(&kept, lease, create_revision);
                     Again::Registered(validity)
@@ -231,7 +227,7 @@ impl Etcd {
                 }
                 Some(found) => {
                     let operator = self.operator_of(cx, &kept.key).await?;
-                    return Ok(Attempt::Taken(found.state(operator)));
+                    return Ok(Attempt::Taken(Box::new(found.state(operator))));
                 }
             }
         }
