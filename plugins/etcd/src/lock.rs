@@ -143,7 +143,7 @@ impl Lock for Etcd {
         loop {
             match self.show(&name, &sink).await {
                 Ok(End::Refused(error)) => return Err(error),
-                Ok(End::Compacted(_)) => pauses.reset(),
+                Ok(End::Compacted(_) | End::WentBack(_)) => pauses.reset(),
                 Err(error) if is_passing(&error) => {
                     tracing::debug!(%error, "a watched lock is read again");
                 }

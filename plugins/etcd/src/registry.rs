@@ -24,6 +24,8 @@ use pintle_plugin_sdk::registry::{
 };
 use pintle_plugin_sdk::{Context, Error};
 use states::{Operators, Stored};
+use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::rc::Rc;
 
 /// How often a persistent instance is written when others write it too.
@@ -140,13 +142,9 @@ impl Registry for Etcd {
         limit: u32,
     ) -> Result<ServicesPage, Error> {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+        // All of them for each page: etcd sorts `web-admin/…` before `web/…`, names do not.
+        let mut counts: BTreeMap<String, u32> = BTreeMap::new();
         let mut rest = Some(self.layout.instances(None));
-        if let Some(page) = &page {
-            // Behind all instances of the last service of the page before.
-            let start = self.layout.instances(Some(page)).end;
-            rest = rest.map(|range| Range { start, ..range });
-        }
-        let mut services: Vec<ServiceSummary> = Vec::new();
         while let Some(range) = rest.take() {
             let read = Read {
                 range: range.clone(),
@@ -154,24 +152,26 @@ impl Registry for Etcd {
                 consistency: Consistency::Linearizable,
                 keys_only: true,
             };
-            let part = self.reader.part(cx, read, 1_000).await?;
-            for kv in &part.kvs {
-                let Some((name, _)) = self.layout.instance_named(&kv.key) else { continue };
-                let full = services.len() == limit;
-                match services.last_mut() {
-                    Some(last) if last.name == name => last.instances += 1,
-                    Some(last) if full => {
-                        let next = Some(last.name.clone());
-                        return Ok(ServicesPage { services, next });
-                    }
-                    _ => services.push(ServiceSummary { name, instances: 1 }),
-                }
-            }
+            let part = self.reader.part(cx, read, usize::MAX).await?;
             if part.more {
                 rest = part.kvs.last().and_then(|last| range.after(&last.key));
             }
+            for kv in part.kvs {
+                if let Some((name, _)) = self.layout.instance_named(&kv.key) {
+                    *counts.entry(name).or_default() += 1;
+                }
+            }
         }
-        Ok(ServicesPage { services, next: None })
+        let after = page.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut found = counts.range((after, Bound::Unbounded));
+        let summary = |(name, instances): (&String, &u32)| ServiceSummary {
+            name: name.clone(),
+            instances: *instances,
+        };
+        let services: Vec<_> = found.by_ref().take(limit).map(summary).collect();
+        let next = services.last().filter(|_| found.next().is_some());
+        let next = next.map(|service| service.name.clone());
+        Ok(ServicesPage { services, next })
     }
 
     async fn instances(

@@ -3,6 +3,7 @@
 use super::{Cursor, List, entry, reserved, revision};
 use crate::error::is_passing;
 use crate::etcd::Etcd;
+use crate::reader::Read;
 use crate::watches::{End, Notice, Subscription, Target as Watched};
 use crate::wire::layout::{Named, Range};
 use crate::wire::messages::{Event, KeyValue};
@@ -31,7 +32,7 @@ impl Etcd {
             Target::Prefix(prefix) => self.layout.config_around(prefix).ok_or_else(reserved)?,
         };
         let mut next = match request.from_version.as_deref() {
-            Some(after) => Some(revision(after)? + 1),
+            Some(after) => self.next_after(revision(after)?, &range, &sink).await?,
             None => None,
         };
         loop {
@@ -45,12 +46,37 @@ impl Etcd {
             let wanted = pin!(sink.snapshot_wanted());
             match select(pin!(changes.ended()), wanted).await {
                 Either::Left((End::Refused(error), _)) => return Err(error),
-                Either::Left((End::Compacted(oldest), _)) => {
-                    sink.resync(&format!("changes before revision {oldest} are compacted"));
-                }
+                Either::Left((end, _)) => sink.resync(&end.reason()),
                 // The reader fell behind, and was told so.
                 Either::Right(_) => {}
             }
+        }
+    }
+
+    /// The revision behind this one; none, and the reader knows why, when the store is not there yet:
+    /// a watch from a version that lies ahead would keep silent.
+    async fn next_after(
+        &self,
+        after: i64,
+        range: &Range,
+        sink: &WatchSink,
+    ) -> Result<Option<i64>, Error> {
+        let mut pauses = Backoff::default();
+        loop {
+            let cx = Context::background("config.watch", PAGE_LIMIT);
+            match self.reader.part(&cx, latest(range.clone()), 1).await {
+                Ok(part) if after <= part.revision => return Ok(Some(after + 1)),
+                Ok(part) => {
+                    let now = part.revision;
+                    sink.resync(&format!("version {after} lies ahead of this backend's {now}"));
+                    return Ok(None);
+                }
+                Err(error) if is_passing(&error) => {
+                    tracing::debug!(%error, "the present revision is asked for again");
+                }
+                Err(error) => return Err(error),
+            }
+            pauses.wait().await;
         }
     }
 
@@ -116,14 +142,8 @@ impl Etcd {
 
     async fn read_one(&self, key: &str) -> Result<Shown, Error> {
         let cx = Context::background("config.watch", PAGE_LIMIT);
-        let prefix = self.config_key(key)?;
-        let read = crate::reader::Read {
-            range: Range::of_key(prefix),
-            revision: 0,
-            consistency: Consistency::Linearizable,
-            keys_only: false,
-        };
-        let part = self.reader.part(&cx, read, 1).await?;
+        let range = Range::of_key(self.config_key(key)?);
+        let part = self.reader.part(&cx, latest(range), 1).await?;
         let named = |kv: KeyValue| entry(key.to_owned(), kv);
         Ok(Shown {
             entries: part.kvs.into_iter().map(named).collect(),
@@ -151,6 +171,10 @@ impl Etcd {
         };
         Ok(Shown { entries: page.entries, more: page.next.is_some(), cursor })
     }
+}
+
+fn latest(range: Range) -> Read {
+    Read { range, revision: 0, consistency: Consistency::Linearizable, keys_only: false }
 }
 
 /// A part of a snapshot.

@@ -319,8 +319,8 @@ impl Etcd {
             }
         });
         match select(told, pin!(subscription.ended())).await {
-            Either::Left(_) | Either::Right((End::Compacted(_), _)) => Ok(()),
             Either::Right((End::Refused(error), _)) => Err(error),
+            Either::Left(_) | Either::Right(_) => Ok(()),
         }
     }
 

@@ -61,9 +61,7 @@ impl Etcd {
             });
             match select(ended, pin!(sink.snapshot_wanted())).await {
                 Either::Left((End::Refused(error), _)) => return Err(error),
-                Either::Left((End::Compacted(oldest), _)) => {
-                    sink.resync(&format!("changes before revision {oldest} are compacted"));
-                }
+                Either::Left((end, _)) => sink.resync(&end.reason()),
                 // The reader fell behind, and was told so.
                 Either::Right(_) => {}
             }

@@ -32,14 +32,34 @@ pub(crate) enum Notice {
 pub(crate) enum End {
     /// Changes before this revision are gone, and some of them were not delivered.
     Compacted(i64),
+    /// The store is at this revision, before what was delivered: it was restored from a copy.
+    WentBack(i64),
     /// It refuses the watch for good.
     Refused(Error),
 }
+
+impl End {
+    /// What a reader is told, who gets a new snapshot now.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::Compacted(oldest) => format!("changes before revision {oldest} are compacted"),
+            Self::WentBack(revision) => {
+                format!("the store went back to revision {revision}: was a copy restored?")
+            }
+            Self::Refused(error) => error.message().to_owned(),
+        }
+    }
+}
+
+/// A member that lags behind catches up sooner than in so many notices of progress.
+const LAGGING_MAX: u32 = 3;
 
 /// The server's side of a watch.
 pub(super) struct Watched {
     target: Target,
     next_revision: Cell<i64>,
+    /// Notices of progress, one after the other, that lie before what was delivered.
+    lagging: Cell<u32>,
     /// The last changes of an answer that goes on: more of the same revision may follow.
     held: RefCell<Vec<Event>>,
     notify: Box<dyn Fn(Notice)>,
@@ -64,6 +84,7 @@ pub(super) fn pair(
     let watched = Watched {
         target,
         next_revision,
+        lagging: Cell::new(0),
         held: RefCell::default(),
         notify: Box::new(notify),
         end: RefCell::new(Some(end)),
@@ -115,9 +136,17 @@ impl Watched {
 
     /// The server has told everything up to this revision. `reliable`: it has really sent it too.
     pub(super) fn progress(&self, revision: i64, reliable: bool) {
-        if !self.held.borrow().is_empty() || revision + 1 < self.next_revision() {
+        if !self.held.borrow().is_empty() {
             return;
         }
+        if revision + 1 < self.next_revision() {
+            self.lagging.set(self.lagging.get() + 1);
+            if self.lagging.get() >= LAGGING_MAX {
+                self.ended(End::WentBack(revision));
+            }
+            return;
+        }
+        self.lagging.set(0);
         if reliable {
             self.next_revision.set(revision + 1);
         }
@@ -147,7 +176,7 @@ mod tests {
         Event { kv: Some(kv), ..Event::default() }
     }
 
-    fn watched(start_revision: i64) -> (Rc<Watched>, Rc<RefCell<Vec<String>>>) {
+    fn watched(start_revision: i64) -> (Rc<Watched>, Subscription, Rc<RefCell<Vec<String>>>) {
         let told = Rc::new(RefCell::new(Vec::new()));
         let telling = Rc::clone(&told);
         let notify = move |notice| {
@@ -160,12 +189,13 @@ mod tests {
         };
         let range = Range::of_key(b"a".to_vec());
         let target = Target { range, start_revision, prev_kv: false };
-        (pair(1, target, notify, Weak::new()).0, told)
+        let (watched, subscription) = pair(1, target, notify, Weak::new());
+        (watched, subscription, told)
     }
 
     #[test]
     fn a_revision_that_is_split_over_answers_is_delivered_whole() {
-        let (watched, told) = watched(5);
+        let (watched, _subscription, told) = watched(5);
         watched.receive(vec![event(5), event(6), event(6)], true);
         watched.receive(vec![event(6), event(7)], true);
         assert_eq!(watched.next_revision(), 7);
@@ -175,7 +205,7 @@ mod tests {
 
     #[test]
     fn what_was_interrupted_within_a_revision_comes_again_once() {
-        let (watched, told) = watched(5);
+        let (watched, _subscription, told) = watched(5);
         watched.receive(vec![event(5), event(6)], true);
         watched.interrupted();
         assert_eq!(watched.next_revision(), 6);
@@ -185,7 +215,7 @@ mod tests {
 
     #[test]
     fn only_progress_that_can_be_relied_on_moves_the_bookmark() {
-        let (watched, told) = watched(5);
+        let (watched, _subscription, told) = watched(5);
         watched.progress(9, false);
         assert_eq!(watched.next_revision(), 5);
         watched.progress(9, true);
@@ -196,8 +226,22 @@ mod tests {
     }
 
     #[test]
+    fn a_store_that_stays_behind_what_was_delivered_has_gone_back() {
+        let (watched, mut subscription, _) = watched(5);
+        let mut ended = || subscription.ended.try_recv().unwrap();
+        watched.progress(2, true);
+        watched.progress(2, true);
+        watched.progress(4, true);
+        watched.progress(2, true);
+        watched.progress(2, true);
+        assert!(ended().is_none(), "a member that lags catches up");
+        watched.progress(3, true);
+        assert!(matches!(ended(), Some(End::WentBack(3))));
+    }
+
+    #[test]
     fn nothing_is_proved_in_the_middle_of_an_answer() {
-        let (watched, told) = watched(5);
+        let (watched, _subscription, told) = watched(5);
         watched.receive(vec![event(5)], true);
         watched.progress(9, true);
         assert!(told.borrow().is_empty());
