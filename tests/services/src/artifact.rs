@@ -53,8 +53,8 @@ impl Artifact {
     /// Programs that must be installed to fetch or to run it, with the Debian package of each.
     pub fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Etcd34 | Self::Etcd35 => &[],
-            Self::Etcd36 => &[("go", "golang-go")],
+            // The Go that builds one of them is fetched too, where it is missing.
+            Self::Etcd34 | Self::Etcd35 | Self::Etcd36 => &[],
             Self::ZooKeeper39 => &[("java", "default-jre-headless"), ("mvn", "maven")],
         }
     }

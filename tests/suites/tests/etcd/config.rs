@@ -258,7 +258,8 @@ async fn a_prefix_is_deleted_at_one_revision() -> Result<()> {
     let after = client.get(stage.key("d"), None).await?.header().context("header")?.revision();
     if config.has_feature("config.delete-prefix-atomic") {
         // Other tests write to the same server meanwhile: all removals share one revision.
-        let options = etcd_client::WatchOptions::new().with_prefix().with_start_revision(before + 1);
+        let options =
+            etcd_client::WatchOptions::new().with_prefix().with_start_revision(before + 1);
         let mut events = client.watch(stage.key("d/"), Some(options)).await?;
         let mut revisions = BTreeSet::new();
         let mut count = 0;

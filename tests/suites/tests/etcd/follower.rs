@@ -11,7 +11,7 @@ use pintle::config::{Target, Watch, WatchEvent};
 use pintle_test_history::{
     Change, Opening, Promise, Report, Seen, Target as CheckedTarget, Watcher, Written, check_watch,
 };
-use pintle_test_suites::{DEADLINE, eventually};
+use pintle_test_suites::DEADLINE;
 use tokio::{sync::watch, task::JoinHandle};
 
 use crate::stage::Node;
@@ -59,11 +59,7 @@ impl Follower {
     }
 
     /// Waits until what was delivered is as `holds` wants it.
-    pub(crate) async fn until(
-        &self,
-        what: &str,
-        holds: impl Fn(&Followed) -> bool,
-    ) -> Result<()> {
+    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Followed) -> bool) -> Result<()> {
         let mut changed = self.changed.clone();
         let waiting = async {
             while !holds(&lock(&self.shared)) {
@@ -155,15 +151,6 @@ impl Record {
         self.written.push(key, Change::removal(None));
         self.state.remove(key);
     }
-}
-
-/// Waits until a mirror of the target is live and no older than its question.
-pub(crate) async fn live(node: &Node, target: Target, key: &str) -> Result<()> {
-    let mirror = node.config.mirror(target).await?;
-    eventually("a live mirror", async || {
-        Ok(mirror.cached(key, DEADLINE).filter(|cached| cached.live).map(drop))
-    })
-    .await
 }
 
 /// The text of an event's value.

@@ -28,8 +28,7 @@ async fn what_etcdctl_wrote_is_read_changed_and_watched() -> Result<()> {
     let mut watch = config.watch(Target::Prefix("app".into())).await?;
     assert_eq!(snapshot(&mut watch).await?.len(), 2);
 
-    let changed =
-        Put::new("app/db/url", "postgres://two").expect(Expect::Version(entry.version));
+    let changed = Put::new("app/db/url", "postgres://two").expect(Expect::Version(entry.version));
     assert!(matches!(config.put(changed).await?, PutOutcome::Stored { .. }));
     let printed = stage.etcd.ctl(&["get", &stage.key("app/db/url"), "--print-value-only"]).await?;
     assert_eq!(printed, "postgres://two");
@@ -107,7 +106,9 @@ async fn what_pintle_stores_for_itself_is_no_configuration() -> Result<()> {
     let keys: Vec<_> = page.entries.iter().map(|entry| &*entry.key).collect();
     assert_eq!(keys, ["k"]);
     put(&node.config, "k", "2").await?;
-    assert!(matches!(next_event(&mut watch).await?, WatchEvent::Put { entry, .. } if &*entry.key == "k"));
+    assert!(
+        matches!(next_event(&mut watch).await?, WatchEvent::Put { entry, .. } if &*entry.key == "k")
+    );
 
     // And deleting all configuration leaves it.
     node.config.delete_prefix("", None).await?;

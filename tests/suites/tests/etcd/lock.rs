@@ -308,7 +308,8 @@ async fn leaders_follow_each_other() -> Result<()> {
     let stage = Stage::new().await?;
     let (a, b) = (stage.node("a").await?, stage.node("b").await?);
     let (one, two) = (a.pintle.leader("main")?, b.pintle.leader("main")?);
-    let CampaignOutcome::Elected(first) = one.campaign("x", "a", LONG, Duration::ZERO).await? else {
+    let CampaignOutcome::Elected(first) = one.campaign("x", "a", LONG, Duration::ZERO).await?
+    else {
         bail!("not elected")
     };
     let CampaignOutcome::Following(leader) = two.campaign("x", "b", LONG, Duration::ZERO).await?
@@ -316,9 +317,8 @@ async fn leaders_follow_each_other() -> Result<()> {
         bail!("two leaders")
     };
     assert_eq!(leader.context("a leader")?.owner, "a");
-    let campaign = tokio::spawn(async move {
-        two.campaign("x", "b", LONG, Duration::from_secs(60)).await
-    });
+    let campaign =
+        tokio::spawn(async move { two.campaign("x", "b", LONG, Duration::from_secs(60)).await });
     let token = first.token().context("a token")?.value;
     assert!(first.resign().await?);
     let CampaignOutcome::Elected(second) = within("the election", campaign).await??? else {

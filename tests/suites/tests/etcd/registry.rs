@@ -119,7 +119,8 @@ async fn an_instance_whose_host_died_is_gone_and_its_name_is_free() -> Result<()
     let b = stage.node("b").await?;
     let registration = dying.register(web("1"), TTL).await?;
     let mut watch = b.registry.watch(Some("web".into())).await?;
-    event_with(&mut watch, |event| matches!(event, InstanceEvent::Put { .. }).then_some(())).await?;
+    event_with(&mut watch, |event| matches!(event, InstanceEvent::Put { .. }).then_some(()))
+        .await?;
     proxy.refuse().await?;
     proxy.cut_all(Cut::Reset).await?;
     let previous = event_with(&mut watch, |event| match event {
@@ -171,7 +172,8 @@ async fn after_its_lease_was_revoked_an_instance_is_registered_again() -> Result
     let registration = node.register(web("1"), LONG).await?;
     let first = stage.leased_key().await?;
     let mut watch = stage.node("b").await?.registry.watch(Some("web".into())).await?;
-    event_with(&mut watch, |event| matches!(event, InstanceEvent::Put { .. }).then_some(())).await?;
+    event_with(&mut watch, |event| matches!(event, InstanceEvent::Put { .. }).then_some(()))
+        .await?;
     let losing = async {
         let mut seen = Vec::new();
         loop {
@@ -185,10 +187,8 @@ async fn after_its_lease_was_revoked_an_instance_is_registered_again() -> Result
         stage.etcd.ctl(&["lease", "revoke", &format!("{:x}", first.lease())]).await?;
         anyhow::Ok(())
     };
-    let (seen, revoked) = within("the loss and the recovery", async {
-        tokio::join!(losing, revoking)
-    })
-    .await?;
+    let (seen, revoked) =
+        within("the loss and the recovery", async { tokio::join!(losing, revoking) }).await?;
     revoked?;
     assert!(seen.iter().any(|status| matches!(status, RegistrationStatus::Lost(_))), "{seen:?}");
     let again = stage.leased_key().await?;
@@ -296,7 +296,8 @@ async fn an_update_changes_the_record_and_not_the_lease() -> Result<()> {
     let registration = a.register(web("1"), LONG).await?;
     let before = stage.leased_key().await?;
     let mut watch = b.registry.watch(None).await?;
-    event_with(&mut watch, |event| matches!(event, InstanceEvent::SnapshotEnd).then_some(())).await?;
+    event_with(&mut watch, |event| matches!(event, InstanceEvent::SnapshotEnd).then_some(()))
+        .await?;
     registration.update(Instance { weight: 7, enabled: false, ..web("1") }).await?;
     let (state, previous) = event_with(&mut watch, |event| match event {
         InstanceEvent::Put { state, previous } => Some((state, previous)),
@@ -339,8 +340,7 @@ async fn an_instance_that_no_session_keeps_stays_until_it_is_removed() -> Result
     assert_eq!(b.registry.remove("web", "1").await?, RemoveOutcome::Removed);
     assert_eq!(b.registry.remove("web", "1").await?, RemoveOutcome::Absent);
     assert_eq!(ids(&b).await?, ["2"]);
-    live.deregister().await
-        .map_err(Into::into)
+    live.deregister().await.map_err(Into::into)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -49,10 +49,15 @@ async fn a_watch_shows_what_is_there_and_then_every_change_with_what_was_before(
     put(&config, "w/b", "1").await?;
     let mut watch = config.watch(prefix("w")).await?;
     let found = snapshot(&mut watch).await?;
-    assert_eq!(found, BTreeMap::from([("w/a", "1"), ("w/b", "1")].map(|(k, v)| (k.into(), v.into()))));
+    assert_eq!(
+        found,
+        BTreeMap::from([("w/a", "1"), ("w/b", "1")].map(|(k, v)| (k.into(), v.into())))
+    );
 
     let version = put(&config, "w/a", "2").await?;
-    let WatchEvent::Put { entry, previous } = next_event(&mut watch).await? else { bail!("no put") };
+    let WatchEvent::Put { entry, previous } = next_event(&mut watch).await? else {
+        bail!("no put")
+    };
     assert_eq!((text(&entry.value), &entry.version), ("2".into(), &version));
     assert_eq!(text(&previous.context("what was before")?.value), "1");
     config.delete(Delete::new("w/a")).await?;
@@ -97,7 +102,8 @@ async fn changes_of_many_writers_come_each_once_and_in_order() -> Result<()> {
     let node = stage.node("a").await?;
     let mut followers = Vec::new();
     for number in 0..8 {
-        let target = if number % 2 == 0 { prefix("m") } else { Target::Key(format!("m/{number}/0")) };
+        let target =
+            if number % 2 == 0 { prefix("m") } else { Target::Key(format!("m/{number}/0")) };
         followers.push(Follower::open(&node, &format!("watcher {number}"), target).await?);
     }
     let client = stage.client().await?;
@@ -128,7 +134,9 @@ async fn changes_of_many_writers_come_each_once_and_in_order() -> Result<()> {
     for (number, follower) in followers.iter().enumerate().filter(|(number, _)| number % 2 == 1) {
         let key = format!("m/{number}/0");
         let last = all.state.get(&key).cloned();
-        follower.until("the last value", |followed| followed.state.get(&key).cloned() == last).await?;
+        follower
+            .until("the last value", |followed| followed.state.get(&key).cloned() == last)
+            .await?;
     }
     check_all(&followers, &all.written, 0);
     Ok(())
@@ -211,7 +219,9 @@ async fn a_watch_that_is_dropped_is_closed_and_a_new_one_begins_anew() -> Result
     let first = snapshot(&mut again).await?;
     if first.get("d/k").map(String::as_str) != Some("2") {
         // The shared watch was still open and a moment behind.
-        assert!(matches!(next_event(&mut again).await?, WatchEvent::Put { entry, .. } if entry.value == "2"));
+        assert!(
+            matches!(next_event(&mut again).await?, WatchEvent::Put { entry, .. } if entry.value == "2")
+        );
     }
     let mut lingering = again.take(1);
     put(&node.config, "d/k", "3").await?;

@@ -99,7 +99,8 @@ async fn a_backlog_larger_than_any_message_arrives_whole() -> Result<()> {
     let mut client = stage.client().await?;
     let mut record = Record::default();
     for number in 0..60 {
-        let (key, value) = (format!("b/{}", number % 3), format!("{number}-{}", "x".repeat(100 << 10)));
+        let (key, value) =
+            (format!("b/{}", number % 3), format!("{number}-{}", "x".repeat(100 << 10)));
         client.put(stage.key(&key), value.as_str(), None).await?;
         record.put(&key, &value);
     }
