@@ -24,6 +24,7 @@ use pintle_test_suites::{DEADLINE, eventually, within};
 use crate::{
     config::put,
     follower::{Follower, Record, check_all, text},
+    lock::status_is as lease_is,
     registry::{LONG, status_is, web},
     stage::{Node, NodeSettings, Stage, proxy_to},
     watch::prefix,
@@ -162,12 +163,7 @@ async fn a_killed_leader_costs_no_write_no_event_no_lease_and_no_instance() -> R
     assert!(follower.now().resyncs.is_empty(), "{:?}", follower.now().resyncs);
     let report = load.end().await?;
     assert!(report.checked > 200 && report.is_clean(), "{report}");
-    within("the end of the doubt", async {
-        while lease.status() != LeaseStatus::Held {
-            lease.changed().await;
-        }
-    })
-    .await?;
+    lease_is(&lease, |status| *status == LeaseStatus::Held).await?;
     status_is(&registration, |status| *status == RegistrationStatus::Registered).await?;
     assert_eq!(nodes[1].instances("web").await?.len(), 1);
     assert!(lease.release().await?);
@@ -205,12 +201,7 @@ async fn a_member_that_stops_without_a_word_is_left_for_another() -> Result<()> 
     follower.until("its event", |now| now.state["w/k"].starts_with('3')).await?;
     assert!(follower.now().resyncs.is_empty());
     assert!(used(&proxies).iter().any(|member| *member != first), "still on the stopped member");
-    within("the end of the doubt", async {
-        while lease.status() != LeaseStatus::Held {
-            lease.changed().await;
-        }
-    })
-    .await?;
+    lease_is(&lease, |status| *status == LeaseStatus::Held).await?;
     cluster.cluster.members()[first].resume()?;
     assert!(lease.release().await?);
     Ok(())

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use futures::{StreamExt, future::try_join_all};
 use pintle::{
     leader::CampaignOutcome,
-    lock::{AcquireOutcome, Lease, LockRequest, LockState, Mode},
+    lock::{AcquireOutcome, Lease, LeaseStatus, LockRequest, LockState, Mode},
 };
 use pintle_test_history::{
     LockHistory, LockMode, Resource, Token as CheckedToken, check_locks, check_writes,
@@ -28,6 +28,14 @@ pub(crate) fn waiting(name: &str) -> LockRequest {
     LockRequest::new(name).ttl(LONG).wait(Duration::from_secs(60))
 }
 
+/// Waits until the lease stands as wanted.
+pub(crate) async fn status_is(lease: &Lease, wanted: impl Fn(&LeaseStatus) -> bool) -> Result<()> {
+    eventually("a status of the lease", async || Ok(wanted(&lease.status()).then_some(())))
+        .await
+        .with_context(|| format!("{:?}", lease.status()))
+}
+
+/// Waits until the lock is as wanted.
 pub(crate) async fn state_with(
     node: &Node,
     name: &str,
@@ -257,6 +265,7 @@ async fn locks_are_listed_below_a_prefix_in_pages() -> Result<()> {
             None => break,
         }
     }
+    names.sort_unstable();
     assert_eq!(names, ["jobs/a", "jobs/a/b", "jobs/s", "jobs/ü"]);
     assert_eq!(node.lock.list("", None, 0).await?.names.len(), 6);
     Ok(())

@@ -14,7 +14,7 @@ use pintle_test_services::EtcdOptions;
 use pintle_test_suites::{eventually, within};
 
 use crate::{
-    lock::{state_with, waiting},
+    lock::{state_with, status_is, waiting},
     registry::{LONG, TTL},
     stage::Stage,
 };
@@ -119,12 +119,10 @@ async fn a_holder_is_in_doubt_while_cut_off_and_holds_on_when_it_was_short() -> 
     let before = stage.leased_key().await?;
     proxy.refuse().await?;
     proxy.cut_all(Cut::Reset).await?;
-    let status = within("the doubt", lease.changed()).await?;
-    assert!(matches!(status, LeaseStatus::Suspect(_)), "{status:?}");
+    status_is(&lease, |status| matches!(status, LeaseStatus::Suspect(_))).await?;
     assert!(lease.is_held());
     proxy.heal().await?;
-    let status = within("the end of the doubt", lease.changed()).await?;
-    assert_eq!(status, LeaseStatus::Held);
+    status_is(&lease, |status| *status == LeaseStatus::Held).await?;
     let after = stage.leased_key().await?;
     assert_eq!((after.key(), after.lease()), (before.key(), before.lease()));
     assert!(lease.release().await?);
@@ -367,12 +365,7 @@ async fn a_lease_outlives_a_restart_of_the_server_and_tokens_go_on_rising() -> R
     let server = stage.server()?;
     server.kill()?;
     server.restart().await?;
-    within("the end of the doubt", async {
-        while lease.status() != LeaseStatus::Held {
-            lease.changed().await;
-        }
-    })
-    .await?;
+    status_is(&lease, |status| *status == LeaseStatus::Held).await?;
     // It answers again, and the lock is still ours.
     eventually("an answer", async || Ok(node.config.get("k").await.ok())).await?;
     assert!(lease.release().await?);

@@ -32,7 +32,7 @@ impl NativeClaim {
     async fn make(stage: &Stage, prefix: &str, value: &[u8]) -> Result<Self> {
         let mut client = stage.client().await?;
         let lease = client.lease_grant(600, None).await?.id();
-        let key = format!("{prefix}{lease:016x}");
+        let key = format!("{prefix}{lease:x}");
         let absent = Compare::create_revision(key.as_str(), CompareOp::Equal, 0);
         let put = TxnOp::put(key.as_str(), value, Some(PutOptions::new().with_lease(lease)));
         let done = client.txn(Txn::new().when([absent]).and_then([put])).await?;

@@ -12,6 +12,7 @@ mod interop;
 mod lock;
 mod lock_faults;
 mod lock_recipe;
+mod program;
 mod promises;
 mod recovery;
 mod registry;

@@ -245,7 +245,7 @@ async fn configuration_converges_after_a_partition() -> Result<()> {
     const KEYS: usize = 200;
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;
-    let node = stage.node_through("a", &proxy).await?;
+    let node = stage.brisk_node_through("a", &proxy).await?;
     let mut client = stage.client().await?;
     let keys: Vec<String> = (0..KEYS).map(|number| format!("c/{number}")).collect();
     let mut record = write(&mut client, &stage.root, &keys, 1).await?;

@@ -8,7 +8,7 @@ use pintle::registry::{
     AddOutcome, Instance, InstanceEvent, InstanceState, InstanceWatch, Override, RegisterOutcome,
     Registration, RegistrationStatus, RemoveOutcome,
 };
-use pintle_test_proxy::{Cut, Fault};
+use pintle_test_proxy::{Action, Cut, Direction, Fault, Rule};
 use pintle_test_services::EtcdOptions;
 use pintle_test_suites::{eventually, within};
 
@@ -46,17 +46,16 @@ async fn event_with<T>(
     .await?
 }
 
+/// Waits until the registration stands as wanted.
 pub(crate) async fn status_is(
     registration: &Registration,
     wanted: impl Fn(&RegistrationStatus) -> bool,
 ) -> Result<()> {
-    let reached = async {
-        while !wanted(&registration.status()) {
-            registration.changed().await;
-        }
-    };
-    let last = || format!("the status is {:?}", registration.status());
-    within("a status", reached).await.with_context(last)
+    eventually("a status of the registration", async || {
+        Ok(wanted(&registration.status()).then_some(()))
+    })
+    .await
+    .with_context(|| format!("{:?}", registration.status()))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -168,35 +167,27 @@ async fn a_registration_lives_on_while_it_is_renewed() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_its_lease_was_revoked_an_instance_is_registered_again() -> Result<()> {
     let stage = Stage::new().await?;
-    let node = stage.node("a").await?;
-    let registration = node.register(web("1"), LONG).await?;
+    let proxy = stage.proxy().await?;
+    let node = stage.node_through("a", &proxy).await?;
+    let registration = node.register(web("revoked"), LONG).await?;
     let first = stage.leased_key().await?;
     let mut watch = stage.node("b").await?.registry.watch(Some("web".into())).await?;
-    event_with(&mut watch, |event| matches!(event, InstanceEvent::Put { .. }).then_some(()))
-        .await?;
-    let losing = async {
-        let mut seen = Vec::new();
-        loop {
-            seen.push(registration.changed().await);
-            if seen.len() > 1 && seen.last() == Some(&RegistrationStatus::Registered) {
-                return seen;
-            }
-        }
-    };
-    let revoking = async {
-        stage.etcd.ctl(&["lease", "revoke", &format!("{:x}", first.lease())]).await?;
-        anyhow::Ok(())
-    };
-    let (seen, revoked) =
-        within("the loss and the recovery", async { tokio::join!(losing, revoking) }).await?;
-    revoked?;
-    assert!(seen.iter().any(|status| matches!(status, RegistrationStatus::Lost(_))), "{seen:?}");
+    let is_put = |event| matches!(event, InstanceEvent::Put { .. }).then_some(());
+    event_with(&mut watch, is_put).await?;
+    // The new registration is held up, so that the loss can be seen.
+    let record = Rule::request(|message| message.contains(br#""id":"revoked""#));
+    let held_up = proxy.arm(record, Action::Fault(Fault::BlackholeTowards(Direction::ToServer)));
+    stage.etcd.ctl(&["lease", "revoke", &format!("{:x}", first.lease())]).await?;
+    status_is(&registration, |status| matches!(status, RegistrationStatus::Lost(_))).await?;
+    held_up.fired().await?;
+    proxy.heal().await?;
+    status_is(&registration, |status| *status == RegistrationStatus::Registered).await?;
     let again = stage.leased_key().await?;
     assert_eq!(again.key(), first.key());
     assert_ne!(again.lease(), first.lease());
-    event_with(&mut watch, |event| matches!(event, InstanceEvent::Removed { .. }).then_some(()))
-        .await?;
-    event_with(&mut watch, |event| matches!(event, InstanceEvent::Put { .. }).then_some(())).await
+    let is_removal = |event| matches!(event, InstanceEvent::Removed { .. }).then_some(());
+    event_with(&mut watch, is_removal).await?;
+    event_with(&mut watch, is_put).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -384,8 +375,8 @@ async fn a_registration_whose_reply_was_lost_is_neither_orphan_nor_double() -> R
     for round in 0..5 {
         let id = format!("lost-reply-{round}");
         let needle = id.clone().into_bytes();
-        let rule = pintle_test_proxy::Rule::reply_to(move |message| message.contains(&needle));
-        let armed = proxy.arm(rule, pintle_test_proxy::Action::CutBefore(Cut::Reset));
+        let rule = Rule::reply_to(move |message| message.contains(&needle));
+        let armed = proxy.arm(rule, Action::CutBefore(Cut::Reset));
         let outcome = within("the registration", node.registry.register(web(&id), LONG)).await?;
         armed.fired().await?;
         match outcome {
@@ -413,9 +404,9 @@ async fn a_registration_that_is_given_up_while_it_is_asked_for_leaves_nothing() 
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;
     let node = stage.node_through("a", &proxy).await?;
-    let rule = pintle_test_proxy::Rule::reply_to(|message| message.contains(b"given-up"));
-    let towards = Fault::BlackholeTowards(pintle_test_proxy::Direction::ToClient);
-    let armed = proxy.arm(rule, pintle_test_proxy::Action::Fault(towards));
+    let rule = Rule::reply_to(|message| message.contains(b"given-up"));
+    let towards = Fault::BlackholeTowards(Direction::ToClient);
+    let armed = proxy.arm(rule, Action::Fault(towards));
     let registering = node.registry.register(web("given-up"), LONG);
     tokio::select! {
         outcome = registering => bail!("it was answered: {outcome:?}"),

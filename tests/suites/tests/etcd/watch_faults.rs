@@ -114,7 +114,7 @@ async fn a_backlog_larger_than_any_message_arrives_whole() -> Result<()> {
 async fn a_connection_that_fell_silent_is_noticed_and_replaced() -> Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;
-    let node = stage.node_through("a", &proxy).await?;
+    let node = stage.brisk_node_through("a", &proxy).await?;
     put(&node.config, "s/k", "1").await?;
     let follower = Follower::open(&node, "watcher", prefix("s")).await?;
     // The server's side of every connection ends and the client is not told.
@@ -131,7 +131,7 @@ async fn a_connection_that_fell_silent_is_noticed_and_replaced() -> Result<()> {
 async fn a_blackhole_shows_as_staleness_and_heals() -> Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;
-    let node = stage.node_through("a", &proxy).await?;
+    let node = stage.brisk_node_through("a", &proxy).await?;
     put(&node.config, "h/k", "1").await?;
     let mirror = node.config.mirror(prefix("h")).await?;
     let follower = Follower::open(&node, "watcher", prefix("h")).await?;
