@@ -11,7 +11,8 @@ use pintle::{
         PutOutcome, ReadOptions, Txn, TxnOp, TxnOutcome, TxnResult, Version,
     },
 };
-use pintle_test_suites::within;
+use pintle_test_services::EtcdOptions;
+use pintle_test_suites::{eventually, within};
 
 use crate::stage::Stage;
 
@@ -307,6 +308,21 @@ async fn a_request_that_is_too_large_is_named_and_harms_nothing() -> Result<()> 
     assert_eq!((error.code(), error.effect()), ("too-large", Effect::None), "{error}");
     assert!(stage.keys_below("big").await?.is_empty());
     put(&config, "big", "small").await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_database_refuses_writes_by_name_and_is_still_read() -> Result<()> {
+    let arguments = vec!["--quota-backend-bytes".to_owned(), (4 << 20).to_string()];
+    let stage = Stage::alone(EtcdOptions { arguments, ..EtcdOptions::default() }).await?;
+    let config = stage.node("a").await?.config;
+    put(&config, "small", "1").await?;
+    let full = eventually("the end of the space", async || {
+        Ok(config.put(Put::new("large", vec![b'x'; 512 << 10])).await.err())
+    });
+    let full = full.await?;
+    assert_eq!((full.code(), full.effect()), ("exhausted", Effect::None), "{full}");
+    assert_eq!(config.get("small").await?.context("small")?.value, "1");
     Ok(())
 }
 
