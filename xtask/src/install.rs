@@ -12,22 +12,27 @@ use crate::{cargo, process};
 /// The version that is installed when `PATH` has none or an older one.
 pub(crate) const CARGO_DENY: &str = "0.20.2";
 
-/// A program and the Debian package that brings it.
+/// A program and the Debian packages that bring it, with a space between.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Program {
     pub(crate) name: &'static str,
     pub(crate) package: &'static str,
 }
 
-/// What compiles gRPC definitions for the native clients that tests compare with.
-pub(crate) const PROTOC: Program = Program { name: "protoc", package: "protobuf-compiler" };
+/// What compiles gRPC definitions for the native clients that tests compare with. Debian keeps the
+/// definitions of Google's own types, which those refer to, in a package apart.
+pub(crate) const PROTOC: Program =
+    Program { name: "protoc", package: "protobuf-compiler libprotobuf-dev" };
+
+/// One of the definitions of Google's own types.
+const PROTOC_TYPES: &str = "google/protobuf/descriptor.proto";
 
 /// Crates whose build scripts call `protoc`.
 const PROTOC_USERS: [&str; 2] = ["etcd-client", "prost-build"];
 
 impl Program {
     pub(crate) fn is_installed(self) -> bool {
-        process::is_installed(self.name)
+        process::is_installed(self.name) && (self != PROTOC || protoc_finds_its_types())
     }
 
     /// How to install it by hand.
@@ -52,7 +57,8 @@ pub(crate) fn programs(wanted: &[Program]) -> Result<()> {
         return Ok(());
     }
     let names: Vec<&str> = missing.iter().map(|program| program.name).collect();
-    let packages: Vec<&str> = missing.iter().map(|program| program.package).collect();
+    let packages: Vec<&str> =
+        missing.iter().flat_map(|program| program.package.split(' ')).collect();
     let command = format!("apt-get install -y --no-install-recommends {}", packages.join(" "));
     if !process::is_installed("apt-get") || !is_root()? {
         bail!("missing: {}; install them, on Debian with `{command}` as root", names.join(", "));
@@ -103,6 +109,18 @@ pub(crate) fn find_cargo_deny() -> Option<PathBuf> {
 
 fn cargo_deny_entry() -> String {
     format!("tools/cargo-deny-{CARGO_DENY}")
+}
+
+/// Whether `protoc` can be used for more than definitions that stand alone: it looks for Google's
+/// beside itself, and in the folder of headers next to its own.
+fn protoc_finds_its_types() -> bool {
+    let Some(program) = process::find(PROTOC.name).and_then(|path| path.canonicalize().ok()) else {
+        return false;
+    };
+    let mut folders = program.ancestors().skip(1);
+    let beside = folders.next().map(|folder| folder.join(PROTOC_TYPES));
+    let headers = folders.next().map(|folder| folder.join("include").join(PROTOC_TYPES));
+    beside.into_iter().chain(headers).any(|file| file.is_file())
 }
 
 fn install(packages: &[&str]) -> Result<()> {

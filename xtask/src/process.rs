@@ -1,5 +1,6 @@
 //! Running other programs, with errors that say what was run.
 
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output};
 use std::time::{Duration, Instant};
 
@@ -40,9 +41,13 @@ pub(crate) fn run_for(command: &mut Command, limit: Duration) -> Result<()> {
 
 /// Whether a program of this name can be found in `PATH`.
 pub(crate) fn is_installed(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
-    })
+    find(program).is_some()
+}
+
+/// Where in `PATH` a program of this name is.
+pub(crate) fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|folder| folder.join(program)).find(|path| path.is_file())
 }
 
 /// The command line, for messages.

@@ -7,6 +7,7 @@
 //! [package.metadata.suites.NAME]       # NAME: the test target
 //! servers = ["etcd-3.5"]               # names of `pintle_test_services::Artifact`
 //! ignored = true                       # runs the tests that are marked `#[ignore]`
+//! threads = 6                          # tests at once, where they wait more than they work
 //! ```
 
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ pub(crate) struct Suite {
     pub(crate) servers: Vec<Artifact>,
     /// Whether its tests are those marked `#[ignore]`.
     pub(crate) ignored: bool,
+    /// Tests at once; without it one for each processor.
+    pub(crate) threads: Option<u32>,
 }
 
 #[derive(Deserialize, Default)]
@@ -39,6 +42,7 @@ struct Needs {
     servers: Vec<String>,
     #[serde(default)]
     ignored: bool,
+    threads: Option<u32>,
 }
 
 impl Suite {
@@ -83,13 +87,14 @@ fn of_package(package: &Package) -> Result<Vec<Suite>> {
         if needs.is_none() && package.name != PACKAGE {
             continue;
         }
-        let Needs { servers, ignored } = needs.unwrap_or_default();
+        let Needs { servers, ignored, threads } = needs.unwrap_or_default();
         let servers = servers.iter().map(|name| Artifact::from_name(name));
         suites.push(Suite {
             name: target.to_owned(),
             package: package.name.clone(),
             servers: servers.collect::<Result<_, _>>().with_context(|| format!("in {place}"))?,
             ignored,
+            threads,
         });
     }
     if let Some(name) = declared.keys().next() {
@@ -121,10 +126,11 @@ mod tests {
 
     #[test]
     fn each_test_target_of_the_suites_package_is_a_suite() {
-        let metadata = json!({"suites": {"etcd": {"servers": ["etcd-3.5"]}}});
+        let metadata = json!({"suites": {"etcd": {"servers": ["etcd-3.5"], "threads": 6}}});
         let suites = of_package(&package(PACKAGE, &["host", "etcd"], metadata)).unwrap();
-        assert_eq!(suites[0].name, "host");
+        assert_eq!((suites[0].name.as_str(), suites[0].threads), ("host", None));
         assert_eq!(suites[1].servers, [Artifact::Etcd35]);
+        assert_eq!(suites[1].threads, Some(6));
     }
 
     #[test]

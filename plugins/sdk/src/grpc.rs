@@ -98,7 +98,8 @@ async fn client(channel: &Channel) -> Result<Grpc<Channel>, Status> {
 
 /// Whether an answer was refused here because it has more than [`MESSAGE_BYTES_MAX`] bytes.
 pub fn is_too_large(status: &Status) -> bool {
-    status.code() == Code::OutOfRange && status.message().contains("decoded message length too large")
+    status.code() == Code::OutOfRange
+        && status.message().contains("decoded message length too large")
 }
 
 /// A status in the words of Pintle. The effect is `none` where the server refused, and `unknown`

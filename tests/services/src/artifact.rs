@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::debian::{self, Apt};
-use crate::{Error, Result, cache, maven};
+use crate::{Error, Result, cache, go, maven};
 
 /// A server's files in the cache. The names are those of `[package.metadata.suites]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -13,6 +13,8 @@ pub enum Artifact {
     Etcd34,
     /// `etcd-3.5`: from Debian sid, or from trixie once sid has moved on.
     Etcd35,
+    /// `etcd-3.6`: built from its Go modules, for no Debian suite has it.
+    Etcd36,
     /// `zookeeper-3.9`: jars from Maven's central repository.
     ZooKeeper39,
 }
@@ -25,13 +27,14 @@ struct Pin {
 
 impl Artifact {
     /// All artifacts.
-    pub const ALL: [Self; 3] = [Self::Etcd34, Self::Etcd35, Self::ZooKeeper39];
+    pub const ALL: [Self; 4] = [Self::Etcd34, Self::Etcd35, Self::Etcd36, Self::ZooKeeper39];
 
     /// The artifact's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Etcd34 => "etcd-3.4",
             Self::Etcd35 => "etcd-3.5",
+            Self::Etcd36 => "etcd-3.6",
             Self::ZooKeeper39 => "zookeeper-3.9",
         }
     }
@@ -50,7 +53,8 @@ impl Artifact {
     /// Programs that must be installed to fetch or to run it, with the Debian package of each.
     pub fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
-            Self::Etcd34 | Self::Etcd35 => &[],
+            // The Go that builds one of them is fetched too, where it is missing.
+            Self::Etcd34 | Self::Etcd35 | Self::Etcd36 => &[],
             Self::ZooKeeper39 => &[("java", "default-jre-headless"), ("mvn", "maven")],
         }
     }
@@ -61,7 +65,8 @@ impl Artifact {
     }
 
     /// The folder with the artifact's files: `bin/` for etcd, `lib/` for ZooKeeper. Fetches them
-    /// unless they are in the cache, which blocks for seconds.
+    /// unless they are in the cache, which blocks for seconds, or for a minute or two where they
+    /// are built.
     ///
     /// # Errors
     /// When a package source cannot be reached, or does not offer the pinned version.
@@ -71,6 +76,10 @@ impl Artifact {
             match self {
                 Self::Etcd34 => fetch_etcd(folder, ETCD_3_4),
                 Self::Etcd35 => fetch_etcd(folder, ETCD_3_5),
+                Self::Etcd36 => {
+                    cache::progress("building it, which takes a minute or two");
+                    go::ETCD_3_6.build(folder)
+                }
                 Self::ZooKeeper39 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER),
             }
         })
@@ -94,6 +103,7 @@ impl Artifact {
         let pins = match self {
             Self::Etcd34 => describe(ETCD_3_4),
             Self::Etcd35 => describe(ETCD_3_5),
+            Self::Etcd36 => go::ETCD_3_6.pins(),
             Self::ZooKeeper39 => maven::ZOOKEEPER.iter().map(ToString::to_string).collect(),
         };
         let digest = cache::digest_of_text(&pins);

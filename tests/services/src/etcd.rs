@@ -23,6 +23,8 @@ pub enum EtcdVersion {
     /// The newest line that Debian has.
     #[default]
     V3_5,
+    /// Built from its Go modules.
+    V3_6,
 }
 
 /// How an etcd is started.
@@ -226,6 +228,16 @@ impl Etcd {
         answer.is_ok_and(|text| text.lines().any(|line| line == "etcd_server_is_leader 1"))
     }
 
+    /// The sum of its counter or gauge `name` over all series that carry these labels; 0 where
+    /// there is none yet.
+    ///
+    /// # Errors
+    /// [`Error::Request`] when it does not answer.
+    pub async fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<f64> {
+        let text = http::request(self.ports.metrics.address(), "/metrics").await?;
+        Ok(sum_of_series(&text, name, labels))
+    }
+
     fn prepare(name: &str, options: EtcdOptions, bin: PathBuf) -> Result<Self> {
         let folder = TempDir::with_prefix("pintle-etcd-")
             .map_err(Error::file("create a folder in", std::env::temp_dir()))?;
@@ -300,8 +312,21 @@ impl EtcdVersion {
         match self {
             Self::V3_4 => Artifact::Etcd34,
             Self::V3_5 => Artifact::Etcd35,
+            Self::V3_6 => Artifact::Etcd36,
         }
     }
+}
+
+/// Adds up the lines `name{label="value",…} 1.5` of Prometheus's text format.
+fn sum_of_series(text: &str, name: &str, labels: &[(&str, &str)]) -> f64 {
+    let of_line = |line: &str| -> Option<f64> {
+        let (series, value) = line.rsplit_once(' ')?;
+        let (found, rest) = series.split_once('{').unwrap_or((series, ""));
+        let carries =
+            |(label, wanted): &(&str, &str)| rest.contains(&format!(r#"{label}="{wanted}""#));
+        (found == name && labels.iter().all(carries)).then(|| value.parse().ok())?
+    };
+    text.lines().filter_map(of_line).sum()
 }
 
 /// The folder with the programs.
@@ -320,4 +345,20 @@ pub(crate) async fn run(mut command: Command) -> Result<String> {
         problem: error.to_string(),
     })??;
     Ok(output.trim_end_matches('\n').to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_is_the_sum_of_the_series_that_carry_the_labels() {
+        let text = "# TYPE calls counter\ncalls{code=\"OK\",method=\"Put\"} 3\n\
+                    calls{code=\"Internal\",method=\"Put\"} 1\ncalls{code=\"OK\",method=\"Range\"} 5\n\
+                    calls_total{method=\"Put\"} 100\nis_leader 1\n";
+        assert_eq!(sum_of_series(text, "calls", &[("method", "Put")]), 4.0);
+        assert_eq!(sum_of_series(text, "calls", &[("method", "Put"), ("code", "OK")]), 3.0);
+        assert_eq!(sum_of_series(text, "is_leader", &[]), 1.0);
+        assert_eq!(sum_of_series(text, "calls", &[("method", "Txn")]), 0.0);
+    }
 }

@@ -10,6 +10,7 @@ pub mod artifact;
 pub mod cache;
 pub mod debian;
 mod error;
+mod go;
 mod maven;
 
 #[cfg(feature = "servers")]

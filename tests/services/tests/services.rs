@@ -14,7 +14,7 @@ const WHY: &str = "needs servers";
 #[tokio::test]
 #[ignore = "needs servers: cargo xtask test services"]
 async fn etcd_keeps_its_data_over_a_kill() {
-    for version in [EtcdVersion::V3_4, EtcdVersion::V3_5] {
+    for version in [EtcdVersion::V3_4, EtcdVersion::V3_5, EtcdVersion::V3_6] {
         let options = EtcdOptions { version, ..EtcdOptions::default() };
         let mut etcd = Etcd::start(options).await.expect(WHY);
         assert_eq!(etcd.ctl(&["put", "a", "one"]).await.unwrap(), "OK");

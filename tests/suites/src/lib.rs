@@ -13,6 +13,9 @@ use tempfile::TempDir;
 /// How long anything may take that a test waits for.
 pub const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Between two questions of [`eventually`].
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// The folder of built plugins (`plugins`) or fixtures (`fixtures`).
 #[must_use]
 pub fn built(kind: &str) -> PathBuf {
@@ -106,4 +109,24 @@ fn shared_cache() -> PathBuf {
 pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> Result<T> {
     let waited = tokio::time::timeout(DEADLINE, future).await;
     waited.with_context(|| format!("{what}: not within {} s", DEADLINE.as_secs()))
+}
+
+/// Asks until there is an answer, no longer than [`DEADLINE`].
+///
+/// # Errors
+///
+/// Fails when the time is up, `what` says what was waited for, and with the first error of `probe`.
+pub async fn eventually<T>(
+    what: &str,
+    mut probe: impl AsyncFnMut() -> Result<Option<T>>,
+) -> Result<T> {
+    within(what, async {
+        loop {
+            if let Some(found) = probe().await? {
+                return Ok(found);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    })
+    .await?
 }

@@ -127,6 +127,10 @@ impl Executables {
         if suite.ignored {
             arguments.push("--ignored");
         }
+        let threads = suite.threads.map(|count| format!("--test-threads={count}"));
+        if !rest.iter().any(|argument| argument.starts_with("--test-threads")) {
+            arguments.extend(threads.as_deref());
+        }
         let counts = executable.run(package.folder(), &arguments, Show::All)?;
         Ok(Finding { counts, detail: String::new() })
     }

@@ -223,7 +223,8 @@ mod reported {
                     _ => Ok(Again::Taken(someone_else())),
                 }
             };
-            keep_registered(reporter, LeaseClock::new(granted(9_000)), renew, never, register).await;
+            keep_registered(reporter, LeaseClock::new(granted(9_000)), renew, never, register)
+                .await;
             let events = outbox.take(10);
             assert!(
                 matches!(

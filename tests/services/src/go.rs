@@ -1,0 +1,157 @@
+//! Programs built from Go modules, pinned with everything that they depend on.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::debian::{self, Apt};
+use crate::{Error, Result, cache};
+
+/// A module that names programs as its tools, with the checksums of all that it needs.
+#[derive(Debug)]
+pub(crate) struct GoModule {
+    /// Its `go.mod`.
+    module: &'static str,
+    /// Its `go.sum`: the tool refuses anything else.
+    checksums: &'static str,
+    /// The programs, and the package of each.
+    programs: &'static [(&'static str, &'static str)],
+}
+
+/// etcd of the line that Debian does not have.
+pub(crate) const ETCD_3_6: GoModule = GoModule {
+    module: include_str!("go/etcd.mod"),
+    checksums: include_str!("go/etcd.sum"),
+    programs: &[("etcd", "go.etcd.io/etcd/server/v3"), ("etcdctl", "go.etcd.io/etcd/etcdctl/v3")],
+};
+
+/// A Go of Debian's: its packages are `golang-LINE-go` and `golang-LINE-src`.
+struct DebianGo {
+    suite: &'static str,
+    line: &'static str,
+    version: &'static str,
+}
+
+/// Where Go comes from on a machine that has none, or an old one. The first that is still offered
+/// is taken: unstable suites drop old versions.
+const DEBIAN: &[DebianGo] = &[
+    DebianGo { suite: "sid", line: "1.26", version: "1.26.10-1" },
+    DebianGo { suite: "trixie", line: "1.24", version: "1.24.4-1" },
+];
+
+/// From 1.21 on Go fetches the version that a module asks for.
+const MINOR_MIN: u32 = 21;
+const REMEDY: &str = "install Go 1.21 or newer (https://go.dev/dl)";
+
+impl GoModule {
+    /// What is pinned, as a text that changes with it.
+    pub(crate) fn pins(&self) -> String {
+        format!("{}{}", self.module, self.checksums)
+    }
+
+    /// Builds the programs into `folder/bin`, which takes a minute or two.
+    ///
+    /// # Errors
+    /// When there is no Go and none can be fetched; [`Error::Command`] when a module cannot be
+    /// fetched or has another checksum.
+    pub(crate) fn build(&self, folder: &Path) -> Result<()> {
+        let go = if is_new_enough(Path::new("go")) { "go".into() } else { debian_go()? };
+        let work = folder.join("work");
+        fs::create_dir_all(&work).map_err(Error::file("create", &work))?;
+        for (name, text) in [("go.mod", self.module), ("go.sum", self.checksums)] {
+            let path = work.join(name);
+            fs::write(&path, text).map_err(Error::file("write", &path))?;
+        }
+        for (name, package) in self.programs {
+            let mut build = Command::new(&go);
+            // Static, so that it runs wherever the cache is copied to; without paths of this
+            // machine in it.
+            build
+                .args(["build", "-mod=readonly", "-trimpath", "-buildvcs=false"])
+                .args(["-ldflags=-s -w", "-o"])
+                .arg(folder.join("bin").join(name))
+                .arg(package)
+                .env("CGO_ENABLED", "0")
+                .env("GOTOOLCHAIN", "auto")
+                // A workspace or flags of the machine's owner must not change what is built.
+                .env("GOWORK", "off")
+                .env("GOFLAGS", "")
+                .env_remove("GOROOT")
+                .current_dir(&work);
+            cache::run(&mut build, REMEDY)?;
+        }
+        fs::remove_dir_all(&work).map_err(Error::file("remove", &work))
+    }
+}
+
+fn is_new_enough(go: &Path) -> bool {
+    let version = cache::run(Command::new(go).args(["env", "GOVERSION"]), REMEDY);
+    version.is_ok_and(|text| minor(&text).is_some_and(|minor| minor >= MINOR_MIN))
+}
+
+/// The second number of `go1.26.8`.
+fn minor(version: &str) -> Option<u32> {
+    let rest = version.trim().strip_prefix("go1.")?;
+    rest.split(|character: char| !character.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The program of a Go from Debian's packages, unpacked into the cache.
+fn debian_go() -> Result<PathBuf> {
+    let mut refused = None;
+    for go in DEBIAN {
+        let entry = format!("tools/go-{}", go.version);
+        match cache::provide(&entry, |folder| go.unpack(folder)) {
+            Ok(folder) => return Ok(folder.join(format!("usr/lib/go-{}/bin/go", go.line))),
+            Err(error @ Error::NotOffered { .. }) => {
+                cache::progress(&error.to_string());
+                refused = Some(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    Err(refused.unwrap_or_else(|| Error::Program {
+        program: "go".into(),
+        source: std::io::ErrorKind::NotFound.into(),
+        remedy: REMEDY,
+    }))
+}
+
+impl DebianGo {
+    fn unpack(&self, folder: &Path) -> Result<()> {
+        cache::progress(&format!("fetching Go {}", self.version));
+        let work = folder.join("work");
+        let apt = Apt::new(&work, self.suite)?;
+        for (part, place) in [("go", "lib"), ("src", "share")] {
+            let package = format!("golang-{}-{part}", self.line);
+            let file = apt.download(&package, self.version, &work)?;
+            debian::unpack(&file, &format!("./usr/{place}/go-{}", self.line), folder)?;
+        }
+        fs::remove_dir_all(&work).map_err(Error::file("remove", &work))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_of_go_are_read() {
+        for (text, wanted) in [
+            ("go1.26.8\n", Some(26)),
+            ("go1.21rc2", Some(21)),
+            ("go1.19", Some(19)),
+            ("devel +abc", None),
+            ("", None),
+        ] {
+            assert_eq!(minor(text), wanted, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_pinned_module_names_each_program_as_a_tool() {
+        for (_, package) in ETCD_3_6.programs {
+            assert!(ETCD_3_6.module.contains(&format!("\t{package}\n")), "{package}");
+        }
+        assert!(ETCD_3_6.pins().contains("go.etcd.io/etcd/server/v3 v3.6."));
+    }
+}

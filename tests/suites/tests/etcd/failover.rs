@@ -1,0 +1,268 @@
+//! Three members: a leader that is killed, a member that stops, a quorum that is lost.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use etcd_client::Client;
+use pintle::{
+    Config, HealthState,
+    config::{Put, PutOutcome},
+    lock::{LeaseStatus, LockRequest},
+    registry::RegistrationStatus,
+};
+use pintle_test_history::{Answer, Call, Entry, Expect, History, Report, check_linearizable};
+use pintle_test_proxy::Proxy;
+use pintle_test_services::{EtcdCluster, EtcdOptions};
+use pintle_test_suites::{DEADLINE, eventually, within};
+
+use crate::{
+    config::put,
+    follower::{Follower, Record, check_all, text},
+    lock::status_is as lease_is,
+    registry::{LONG, status_is, web},
+    stage::{Node, NodeSettings, Stage, proxy_to},
+    watch::prefix,
+};
+
+/// A cluster, and a stage whose hosts use all its members.
+struct Cluster {
+    cluster: EtcdCluster,
+    stage: Stage,
+}
+
+impl Cluster {
+    async fn start() -> Result<Self> {
+        let cluster = EtcdCluster::start(EtcdOptions::default()).await?;
+        // The stage's own server is not used: it gives root and folder.
+        Ok(Self { cluster, stage: Stage::new().await? })
+    }
+
+    fn settings(&self, name: &str) -> NodeSettings {
+        self.stage.settings(name).endpoints(self.cluster.endpoints())
+    }
+
+    async fn node(&self, name: &str) -> Result<Node> {
+        self.stage.start(self.settings(name)).await
+    }
+
+    /// A native client of the member at this endpoint.
+    async fn native(&self, endpoint: &str) -> Result<Client> {
+        Ok(within("a native client", Client::connect([endpoint], None)).await??)
+    }
+}
+
+/// Clients that read and write one register, and record what they saw.
+struct Load {
+    history: History,
+    stop: Arc<AtomicBool>,
+    tasks: Vec<tokio::task::JoinHandle<u64>>,
+}
+
+impl Load {
+    fn start(nodes: &[Node], clients: u32) -> Self {
+        let (history, stop) = (History::new(), Arc::new(AtomicBool::new(false)));
+        let tasks = (0..clients)
+            .map(|client| {
+                let config = nodes[client as usize % nodes.len()].config.clone();
+                let (history, stop) = (history.clone(), Arc::clone(&stop));
+                tokio::spawn(async move {
+                    let mut done = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        operate(&config, &history, client, done).await;
+                        done += 1;
+                    }
+                    done
+                })
+            })
+            .collect();
+        Self { history, stop, tasks }
+    }
+
+    /// Waits until this many more operations have ended.
+    async fn more(&self, count: usize) -> Result<()> {
+        let before = self.history.operations().len();
+        eventually("operations", async || {
+            Ok((self.history.operations().len() >= before + count).then_some(()))
+        })
+        .await
+    }
+
+    async fn end(self) -> Result<Report> {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            within("the end of a client", task).await??;
+        }
+        Ok(check_linearizable(&self.history.operations()))
+    }
+}
+
+/// One operation on one of two keys; what is unknown is recorded as unknown.
+pub(crate) async fn operate(config: &Config, history: &History, client: u32, turn: u64) {
+    let key = format!("reg/{}", turn % 2);
+    let value = format!("{client}.{turn}");
+    if turn % 3 == 0 {
+        let pending = history.begin(client, &key, Call::Get);
+        match config.get(&key).await {
+            Ok(entry) => pending.ok(Answer::Got(entry.map(recorded))),
+            Err(_) => pending.failed(),
+        }
+        return;
+    }
+    let call = Call::Put { value: value.clone(), expect: Expect::Anything };
+    let pending = history.begin(client, &key, call);
+    match config.put(Put::new(key.as_str(), value)).await {
+        Ok(PutOutcome::Stored { version, .. }) => {
+            pending.ok(Answer::Stored(Some(version.to_string())));
+        }
+        Err(error) if error.effect() == pintle::Effect::None => pending.failed(),
+        // An outcome that cannot be is found by the checker as well.
+        Ok(_) | Err(_) => pending.unknown(),
+    }
+}
+
+fn recorded(entry: pintle::config::Entry) -> Entry {
+    Entry { value: text(&entry.value), version: Some(entry.version.to_string()) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_leader_costs_no_write_no_event_no_lease_and_no_instance() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let nodes = [cluster.node("a").await?, cluster.node("b").await?];
+    let node = &nodes[0];
+    let follower = Follower::open(node, "watcher", prefix("w")).await?;
+    let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(30))).await?;
+    let registration = node.register(web("1"), Duration::from_secs(30)).await?;
+    let load = Load::start(&nodes, 4);
+    let mut record = Record::default();
+    for round in 0..2 {
+        load.more(50).await?;
+        let leader = cluster.cluster.leader().await?.endpoint();
+        cluster.cluster.leader().await?.kill()?;
+        let value = format!("round {round}");
+        // Another value for each attempt, so that one that is in doubt is told from the next.
+        let mut attempt = 0;
+        let written = eventually("a write", async || {
+            attempt += 1;
+            let value = format!("{value}, attempt {attempt}");
+            Ok(put(&node.config, "w/k", &value).await.ok().map(|_| value))
+        })
+        .await?;
+        record.state.insert("w/k".into(), written);
+        load.more(50).await?;
+        let all = cluster.cluster.members();
+        let old = all.iter_mut().find(|member| member.endpoint() == leader).context("it")?;
+        old.restart().await?;
+    }
+    follower.until_state(&record.state).await?;
+    assert!(follower.now().resyncs.is_empty(), "{:?}", follower.now().resyncs);
+    let report = load.end().await?;
+    assert!(report.checked > 200 && report.is_clean(), "{report}");
+    lease_is(&lease, |status| *status == LeaseStatus::Held).await?;
+    status_is(&registration, |status| *status == RegistrationStatus::Registered).await?;
+    assert_eq!(nodes[1].instances("web").await?.len(), 1);
+    assert!(lease.release().await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_that_stops_without_a_word_is_left_for_another() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let mut proxies: Vec<Proxy> = Vec::new();
+    for member in cluster.cluster.members() {
+        proxies.push(proxy_to(member.address()).await?);
+    }
+    let endpoints = proxies.iter().map(|proxy| proxy.addr().to_string());
+    let node = cluster.stage.start(cluster.settings("a").endpoints(endpoints)).await?;
+    put(&node.config, "w/k", "1").await?;
+    let follower = Follower::open(&node, "watcher", prefix("w")).await?;
+    let lease = node.hold(LockRequest::new("l").ttl(LONG)).await?;
+    let used = |proxies: &[Proxy]| -> Vec<usize> {
+        (0..3).filter(|&member| !proxies[member].connections().is_empty()).collect()
+    };
+    let first = *used(&proxies).first().context("a connection")?;
+    cluster.cluster.members()[first].pause()?;
+
+    // What others write through the rest arrives, and reads are answered.
+    let rest = cluster.cluster.endpoints();
+    let rest = rest.iter().enumerate().find(|(member, _)| *member != first).context("another")?;
+    let mut native = cluster.native(rest.1).await?;
+    let key = cluster.stage.key("w/k");
+    eventually("a native write", async || Ok(native.put(key.as_str(), "2", None).await.ok()))
+        .await?;
+    follower.until("the change", |now| now.state["w/k"] == "2").await?;
+    eventually("a write", async || Ok(put(&node.config, "w/k", "3").await.ok())).await?;
+    follower.until("its event", |now| now.state["w/k"].starts_with('3')).await?;
+    assert!(follower.now().resyncs.is_empty());
+    assert!(used(&proxies).iter().any(|member| *member != first), "still on the stopped member");
+    lease_is(&lease, |status| *status == LeaseStatus::Held).await?;
+    cluster.cluster.members()[first].resume()?;
+    assert!(lease.release().await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_without_a_leader_is_not_believed() -> Result<()> {
+    let mut cluster = Cluster::start().await?;
+    let mine = cluster.cluster.endpoints().swap_remove(0);
+    let node = cluster.stage.start(cluster.settings("a").endpoints([mine.clone()])).await?;
+    put(&node.config, "w/k", "1").await?;
+    let mirror = node.config.mirror(prefix("w")).await?;
+    let follower = Follower::open(&node, "watcher", prefix("w")).await?;
+    for member in cluster.cluster.members().iter_mut().skip(1) {
+        member.pause()?;
+    }
+    // The member answers pings, and would keep an ordinary watch open and silent.
+    eventually("the doubt", async || {
+        let cached = mirror.cached("w/k", DEADLINE).context("the last that was known")?;
+        let health = node.pintle.check_backend("main").await?.health?;
+        Ok((!cached.live || health.state != HealthState::Serving).then_some(()))
+    })
+    .await?;
+    let error = within("an answer", node.config.get("w/k")).await?.unwrap_err();
+    assert!(matches!(error.code(), "unavailable" | "timeout"), "{error}");
+    let write = node.config.put(Put::new("w/other", "lost?"));
+    let error = within("an answer", write).await?.unwrap_err();
+    assert_ne!(error.code(), "internal", "{error}");
+
+    for member in cluster.cluster.members().iter_mut().skip(1) {
+        member.resume()?;
+    }
+    let mut attempt = 0;
+    let written = eventually("a write", async || {
+        attempt += 1;
+        let value = format!("2, attempt {attempt}");
+        Ok(put(&node.config, "w/k", &value).await.ok().map(|_| value))
+    })
+    .await?;
+    follower.until("the change", |now| now.state.get("w/k") == Some(&written)).await?;
+    eventually("a live mirror", async || {
+        Ok(mirror.cached("w/k", DEADLINE).filter(|cached| cached.live).map(drop))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn endpoints_that_are_dead_from_the_start_are_passed_over() -> Result<()> {
+    let stage = Stage::new().await?;
+    // Ports that nobody listens on, and one that does not answer.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+    let dead = pintle_test_services::Port::free()?;
+    let endpoints =
+        [dead.address().to_string(), silent.local_addr()?.to_string(), stage.etcd.endpoint()];
+    let node = stage.start(stage.settings("a").endpoints(endpoints)).await?;
+    eventually("a write", async || Ok(put(&node.config, "k", "1").await.ok())).await?;
+    let follower = Follower::open(&node, "watcher", prefix("")).await?;
+    let mut record = Record::default();
+    record.put("k", "1");
+    put(&node.config, "k", "2").await?;
+    record.put("k", "2");
+    follower.until_state(&record.state).await?;
+    check_all(&[follower], &record.written, 0);
+    Ok(())
+}
