@@ -335,6 +335,18 @@ impl Client {
         &self.traffic
     }
 
+    /// What does not go on at the moment, though keys can be asked for: a member that has lost its
+    /// leader says so where something is kept open.
+    pub(crate) fn interruption(&self) -> Option<String> {
+        let [_, lease, watch] = &self.lanes;
+        let why = |lane: &OnceCell<Link<Server>>| match lane.get()?.state() {
+            link::State::Connecting(Some(error)) => Some(error.message().to_owned()),
+            _ => None,
+        };
+        let leases = why(lease).map(|reason| format!("leases are not renewed: {reason}"));
+        leases.or_else(|| why(watch).map(|reason| format!("watches are interrupted: {reason}")))
+    }
+
     /// Connections lost since the start.
     pub(crate) fn reconnects(&self) -> u64 {
         self.lanes.iter().filter_map(OnceCell::get).map(Link::reconnects).sum()

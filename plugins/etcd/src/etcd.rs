@@ -82,8 +82,11 @@ impl Plugin for Etcd {
     fn health(&self) -> Health {
         let health = match self.client.link(Lane::Data).map(|link| (link.state(), link)) {
             Ok((State::Connected(endpoint), link)) => {
-                let health = Health::serving(format!("connected to {endpoint}"))
-                    .detail("endpoint", endpoint.to_string());
+                let health = match self.client.interruption() {
+                    None => Health::serving(format!("connected to {endpoint}")),
+                    Some(interruption) => Health::degraded(interruption),
+                };
+                let health = health.detail("endpoint", endpoint.to_string());
                 match link.client_now() {
                     Some(server) => health.detail("server-version", &*server.version),
                     None => health,

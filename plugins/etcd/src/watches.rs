@@ -17,7 +17,7 @@ use crate::wire::messages::{
 use futures::channel::mpsc;
 use pintle_plugin_sdk::{Error, spawn};
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use stream::Stream;
 use subscription::Watched;
@@ -49,7 +49,7 @@ struct State {
 
 /// What one stream carries.
 struct Carried {
-    ids: Vec<i64>,
+    ids: BTreeSet<i64>,
     /// Into the open stream; none while it is being opened.
     requests: Option<mpsc::UnboundedSender<WatchRequest>>,
     /// Watches whose creation has not been answered, in the order in which it was asked for.
@@ -81,20 +81,20 @@ impl Watches {
         let role = if behind > BEHIND_MAX { Role::Bulk } else { Role::Live };
         let (watched, subscription) = subscription::pair(id, target, notify, Rc::downgrade(self));
         self.state.borrow_mut().watched.insert(id, watched);
-        self.carry(role, &[id]);
+        self.carry(role, BTreeSet::from([id]));
         subscription
     }
 
     /// Puts watches onto a stream, which is opened when there is none.
-    fn carry(self: &Rc<Self>, role: Role, ids: &[i64]) {
+    fn carry(self: &Rc<Self>, role: Role, ids: BTreeSet<i64>) {
         let mut state = self.state.borrow_mut();
         let State { watched, streams } = &mut *state;
         if let Some(carried) = streams.get_mut(&role) {
+            carried.create(&ids, watched);
             carried.ids.extend(ids);
-            carried.create(ids, watched);
             return;
         }
-        let carried = Carried { ids: ids.to_vec(), requests: None, creating: VecDeque::new() };
+        let carried = Carried { ids, requests: None, creating: VecDeque::new() };
         streams.insert(role, carried);
         drop(state);
         let stream = Stream::new(Rc::clone(self), role);
@@ -135,7 +135,7 @@ impl Watches {
         let ids = streams.remove(&role).map(|carried| carried.ids).unwrap_or_default();
         drop(state);
         if !ids.is_empty() {
-            self.carry(Role::Bulk, &ids);
+            self.carry(Role::Bulk, ids);
         }
         false
     }
@@ -237,7 +237,7 @@ impl Watches {
     fn forget(&self, id: i64) -> Option<Rc<Watched>> {
         let mut state = self.state.borrow_mut();
         for carried in state.streams.values_mut() {
-            carried.ids.retain(|carried| *carried != id);
+            carried.ids.remove(&id);
         }
         state.watched.remove(&id)
     }
@@ -255,7 +255,7 @@ impl Watches {
 
 impl Carried {
     /// Asks for watches, if the stream is open.
-    fn create(&mut self, ids: &[i64], watched: &BTreeMap<i64, Rc<Watched>>) {
+    fn create(&mut self, ids: &BTreeSet<i64>, watched: &BTreeMap<i64, Rc<Watched>>) {
         let Some(requests) = &self.requests else { return };
         for id in ids {
             let Some(watched) = watched.get(id) else { continue };
