@@ -27,7 +27,7 @@ use tonic::metadata::MetadataValue;
 
 /// How often one call is sent at most.
 const ATTEMPTS_MAX: u32 = 3;
-/// A call that got no answer for so long, on a connection that brought nothing at all meanwhile,
+/// A call that got no answer for so long, on a connection over which no other was answered meanwhile,
 /// speaks against the server.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
 
@@ -124,11 +124,12 @@ impl Counters {
 pub(crate) struct Client {
     endpoints: Vec<Endpoint>,
     options: ServerOptions,
-    auth: Auth,
+    auth: Rc<Auth>,
     lanes: [OnceCell<Link<Server>>; 3],
     traffic: Traffic,
     /// The newest revision that an answer spoke of: `sequential` reads never go behind it.
     revision_seen: Cell<i64>,
+    cluster: Cell<u64>,
     pub(crate) counters: Counters,
 }
 
@@ -146,10 +147,11 @@ impl Client {
         let client = Self {
             endpoints,
             options,
-            auth,
+            auth: Rc::new(auth),
             lanes: Default::default(),
             traffic: Traffic::default(),
             revision_seen: Cell::new(0),
+            cluster: Cell::new(0),
             counters: Counters::default(),
         };
         client.link(Lane::Data)?;
@@ -171,10 +173,11 @@ impl Client {
         if let Some(link) = link.get() {
             return Ok(link);
         }
-        let (options, traffic) = (self.options.clone(), self.traffic.clone());
+        let (options, traffic, auth) =
+            (self.options.clone(), self.traffic.clone(), Rc::clone(&self.auth));
         let limits =
             link::Options { open_timeout: options.connect_timeout, ..link::Options::default() };
-        let open = async move |endpoint| Server::open(endpoint, &options, &traffic).await;
+        let open = async move |endpoint| Server::open(endpoint, &options, &traffic, &auth).await;
         let started = Link::start(self.endpoints.clone(), limits, open)?;
         Ok(link.get_or_init(|| started))
     }
@@ -185,13 +188,17 @@ impl Client {
     ///
     /// As [`Link::client`].
     pub(crate) async fn server(&self, cx: &Context, lane: Lane) -> Result<Server, Error> {
-        self.link(lane)?.client(cx).await
+        let link = self.link(lane)?;
+        match link.client_now() {
+            Some(server) => Ok(server),
+            None => link.client(cx).await,
+        }
     }
 
-    /// Leaves the server of a lane for another.
-    pub(crate) fn leave(&self, lane: Lane, reason: &str) {
+    /// Leaves a server for another, if the lane has not done so already.
+    pub(crate) fn leave(&self, lane: Lane, server: &Server, reason: &str) {
         if let Ok(link) = self.link(lane) {
-            link.leave(reason);
+            link.leave_if(reason, |current| current.is(server));
         }
     }
 
@@ -282,14 +289,19 @@ impl Client {
             return Err(untried(Error::unavailable(message)));
         }
         let request = self.auth.sign(server, Request::new(request.clone())).await?;
-        let silence =
-            Silence { client: self, lane, begun: Instant::now(), read: self.traffic.read() };
+        let silence = Silence {
+            client: self,
+            server,
+            lane,
+            begun: Instant::now(),
+            answers: server.answers.get(),
+        };
         let outcome = grpc::unary::<Q, A>(&server.channel, method.path, request).await;
-        // It has been answered; only a call that is given up drops it.
-        std::mem::forget(silence);
+        Counters::add(&server.answers);
+        drop(silence);
         match outcome {
             Ok(answer) => {
-                self.saw(answer.revision());
+                self.saw(answer.header());
                 Ok(answer)
             }
             Err(status) => Err(Failure::of(&status, server.channel.peer())),
@@ -317,7 +329,7 @@ impl Client {
         match remedy {
             Remedy::None => {}
             Remedy::Authenticate => self.auth.renew(server),
-            Remedy::Leave | Remedy::LeaveAndRetry => self.leave(lane, error.message()),
+            Remedy::Leave | Remedy::LeaveAndRetry => self.leave(lane, server, error.message()),
         }
     }
 
@@ -326,8 +338,27 @@ impl Client {
         self.revision_seen.get()
     }
 
-    pub(crate) fn saw(&self, revision: i64) {
-        self.revision_seen.set(self.revision_seen.get().max(revision));
+    /// Takes note of what an answer says of the store.
+    pub(crate) fn saw(&self, header: Option<&ResponseHeader>) {
+        let Some(header) = header else { return };
+        let known = self.cluster.replace(header.cluster_id);
+        if known == header.cluster_id {
+            self.revision_seen.set(self.revision_seen.get().max(header.revision));
+            return;
+        }
+        if known != 0 {
+            tracing::warn!(
+                was = format!("{known:x}"),
+                is = format!("{:x}", header.cluster_id),
+                "this is another cluster: was one restored, or do the endpoints belong to two?"
+            );
+        }
+        self.revision_seen.set(header.revision);
+    }
+
+    /// The store went back to this revision.
+    pub(crate) fn went_back(&self, revision: i64) {
+        self.revision_seen.set(revision);
     }
 
     /// Bytes that passed through all connections.
@@ -354,19 +385,21 @@ impl Client {
 }
 
 /// Lives while an answer is waited for. Dropped before that came, because the call's time was over,
-/// it looks whether the server said anything at all meanwhile.
+/// it looks whether the server answered anybody meanwhile: one that is cut off from the others still
+/// answers PINGs.
 struct Silence<'a> {
     client: &'a Client,
+    server: &'a Server,
     lane: Lane,
     begun: Instant,
-    read: u64,
+    answers: u64,
 }
 
 impl Drop for Silence<'_> {
     fn drop(&mut self) {
-        let silent = self.client.traffic.read() == self.read;
+        let silent = self.server.answers.get() == self.answers;
         if silent && self.begun.elapsed() >= SILENCE_MAX {
-            self.client.leave(self.lane, "the server does not answer");
+            self.client.leave(self.lane, self.server, "the server does not answer");
         }
     }
 }

@@ -4,10 +4,10 @@ mod history;
 mod watch;
 mod write;
 
-use crate::client::{Answer, Lane, READ_TXN};
+use crate::client::{Lane, READ_TXN};
 use crate::etcd::Etcd;
 use crate::lock::Lease;
-use crate::reader::Read;
+use crate::reader::{Read, lags};
 use crate::wire::layout::{Named, Range};
 use crate::wire::messages::{KeyValue, RangeRequest, Request, Response, TxnRequest};
 use crate::wire::version;
@@ -54,14 +54,12 @@ impl Config for Etcd {
             };
             let success = keys.iter().map(get).collect::<Result<_, Error>>()?;
             let request = TxnRequest { success, ..TxnRequest::default() };
-            let answer = self.client.call(cx, Lane::Data, READ_TXN, request).await?;
-            // The member may lag behind what another told us.
-            let lags = options.consistency == Consistency::Sequential && answer.revision() < seen;
-            if lags && serializable {
+            let answer = self.client.call(cx, Lane::Data, READ_TXN, request).await;
+            if serializable && lags(&answer, options.consistency, revision, seen) {
                 serializable = false;
                 continue;
             }
-            let entries = answer.responses.into_iter().zip(keys).map(|(response, key)| {
+            let entries = answer?.responses.into_iter().zip(keys).map(|(response, key)| {
                 let Some(Response::Range(mut range)) = response.response else { return None };
                 range.kvs.pop().map(|kv| entry(key, kv))
             });

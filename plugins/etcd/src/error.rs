@@ -109,11 +109,14 @@ const TABLE: &[Row] = &[
         Effect::None,
         Remedy::LeaveAndRetry,
     ),
-    remedied("etcdserver: not capable", Error::unsupported, Effect::None, Remedy::None),
+    // Until the cluster has agreed on its version.
+    remedied("etcdserver: not capable", Error::unavailable, Effect::None, Remedy::LeaveAndRetry),
+    remedied("raft proposal dropped", Error::unavailable, Effect::None, Remedy::LeaveAndRetry),
     remedied("etcdserver: corrupt cluster", Error::unavailable, Effect::Unknown, Remedy::Leave),
     remedied("etcdserver: server stopped", Error::unavailable, Effect::Unknown, Remedy::Leave),
     remedied("etcdserver: leader changed", Error::unavailable, Effect::Unknown, Remedy::None),
-    remedied("etcdserver: request timed out", Error::unavailable, Effect::Unknown, Remedy::None),
+    // The member may be cut off from the others.
+    remedied("etcdserver: request timed out", Error::unavailable, Effect::Unknown, Remedy::Leave),
 ];
 
 impl Failure {
@@ -122,10 +125,9 @@ impl Failure {
         if grpc::is_too_large(status) {
             let message = format!("{endpoint}: the answer is larger than this plugin takes");
             let limit = format!("{} bytes an answer", grpc::MESSAGE_BYTES_MAX);
-            return Self {
-                error: Error::too_large(message).detail("limit", limit),
-                remedy: Remedy::None,
-            };
+            // The server has done what it answers.
+            let error = Error::too_large(message).detail("limit", limit).effect_unknown();
+            return Self { error, remedy: Remedy::None };
         }
         let Some(row) = TABLE.iter().find(|row| status.message().starts_with(row.text)) else {
             return Self { error: grpc::error(status, endpoint), remedy: Remedy::None };
@@ -150,9 +152,20 @@ impl Failure {
         Self { error: error.detail("endpoint", endpoint), remedy: Remedy::None }
     }
 
-    /// What the reason means with which a server ended a watch.
+    /// What the reason means with which a server ended a watch: a status in the words of the server's
+    /// gRPC library, or a text alone.
     pub(crate) fn of_reason(reason: &str, endpoint: &str) -> Self {
-        Self::of(&Status::new(Code::Unknown, reason), endpoint)
+        let status = reason.strip_prefix("rpc error: code = ");
+        let status = status.and_then(|status| status.split_once(" desc = "));
+        let (code, text) = status.unwrap_or(("Unknown", reason));
+        let code = match code {
+            "Unauthenticated" => Code::Unauthenticated,
+            "PermissionDenied" => Code::PermissionDenied,
+            "InvalidArgument" => Code::InvalidArgument,
+            "FailedPrecondition" => Code::FailedPrecondition,
+            _ => Code::Unknown,
+        };
+        Self::of(&Status::new(code, text), endpoint)
     }
 }
 
@@ -207,6 +220,25 @@ mod tests {
             assert_eq!(failure.error.code(), "unavailable", "{text}");
             assert_eq!(failure.error.effect(), Effect::Unknown, "{text}");
         }
+    }
+
+    #[test]
+    fn the_reason_why_a_watch_was_refused_is_understood() {
+        let reason = |text: &str| Failure::of_reason(text, "etcd:2379");
+        let ended = "rpc error: code = Unauthenticated desc = etcdserver: invalid auth token";
+        assert_eq!(reason(ended).remedy, Remedy::Authenticate);
+        let denied = "rpc error: code = PermissionDenied desc = etcdserver: permission denied";
+        assert_eq!(reason(denied).error.code(), "denied");
+        assert_eq!(reason("etcdserver: permission denied").error.code(), "denied");
+        assert_eq!(reason("rpc error: code = PermissionDenied desc = new").error.code(), "denied");
+        assert_eq!(reason("something new").error.code(), "unavailable");
+    }
+
+    #[test]
+    fn a_write_whose_answer_is_too_large_may_have_happened() {
+        let text = "Error, decoded message length too large: found 20000000 bytes, the limit is: 1";
+        let failure = failure(Code::OutOfRange, text);
+        assert_eq!((failure.error.code(), failure.error.effect()), ("too-large", Effect::Unknown));
     }
 
     #[test]

@@ -68,7 +68,7 @@ impl Plugin for Etcd {
         let locks = Locks::start(Rc::clone(&client), Rc::clone(&leases), layout.clone());
         Ok(Rc::new(Self {
             reader: Reader::new(Rc::clone(&client)),
-            watches: Watches::new(Rc::clone(&client)),
+            watches: Watches::new(Rc::clone(&client), layout.clone()),
             registrations: Registrations::default(),
             owner: format!("{}/{}", start.node, start.backend),
             client,

@@ -6,6 +6,7 @@ mod keep_alive;
 pub(crate) use ids::LeaseIds;
 
 use crate::client::{Client, LEASE_GRANT, LEASE_REVOKE, Lane};
+use crate::error::is_passing;
 use crate::wire::messages::{LeaseGrantRequest, LeaseRevokeRequest};
 use keep_alive::KeepAlive;
 use pintle_plugin_sdk::session::Renewal;
@@ -66,7 +67,7 @@ impl Leases {
                 // An earlier attempt came through: it is ours, granted some time ago. Its age is
                 // not known, so it is used once it has been renewed.
                 Err(error) if error.code() == "conflict" && lost_answers > 0 => {
-                    if let Renewal::Renewed(validity) = self.renew(request.id).await? {
+                    if let Renewal::Renewed(validity) = self.renew(request.id, ttl).await? {
                         return Ok(Granted { id: request.id, validity });
                     }
                 }
@@ -82,13 +83,13 @@ impl Leases {
         Err(Error::unavailable("the server did not grant a lease").effect_unknown())
     }
 
-    /// Renews a lease.
+    /// Renews a lease that was asked for with this TTL.
     ///
     /// # Errors
     ///
     /// When the server did not answer.
-    pub(crate) async fn renew(&self, id: i64) -> Result<Renewal, Error> {
-        self.keep_alive.renew(id).await
+    pub(crate) async fn renew(&self, id: i64, ttl: Duration) -> Result<Renewal, Error> {
+        self.keep_alive.renew(id, ttl).await
     }
 
     /// Waits until the connection is lost over which leases are renewed, and answers why.
@@ -134,7 +135,10 @@ impl Leases {
             while cx.ended().is_none() {
                 match leases.revoke(&cx, id).await {
                     Ok(_) => return,
-                    Err(error) => tracing::debug!(%error, "a lease could not be revoked"),
+                    Err(error) if is_passing(&error) => {
+                        tracing::debug!(%error, "a lease is revoked later");
+                    }
+                    Err(error) => return tracing::warn!(%error, "a lease cannot be revoked"),
                 }
                 sleep(REVOKE_PAUSE).await;
             }

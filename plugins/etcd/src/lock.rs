@@ -47,6 +47,30 @@ pub struct Lease {
     pub(crate) released: Rc<Cell<bool>>,
 }
 
+/// While it lives, the end of the lease is no loss. Dropped before it is done, because nobody knows
+/// whether the lease was given back, it is one again.
+struct Releasing<'a> {
+    lease: &'a Lease,
+    done: bool,
+}
+
+impl<'a> Releasing<'a> {
+    fn begin(lease: &'a Lease) -> Self {
+        lease.released.set(true);
+        Self { lease, done: false }
+    }
+
+    fn done(mut self) {
+        self.done = true;
+    }
+}
+
+impl Drop for Releasing<'_> {
+    fn drop(&mut self) {
+        self.lease.released.set(self.done);
+    }
+}
+
 impl Lock for Etcd {
     type Lease = Lease;
 
@@ -60,7 +84,7 @@ impl Lock for Etcd {
     }
 
     async fn release(&self, cx: &Context, lease: Rc<Lease>) -> Result<bool, Error> {
-        lease.released.set(true);
+        let releasing = Releasing::begin(&lease);
         let created =
             Compare::created(lease.key.clone(), CompareResult::Equal, lease.create_revision);
         let delete = DeleteRangeRequest { key: lease.key.clone(), ..Default::default() };
@@ -70,6 +94,7 @@ impl Lock for Etcd {
             failure: Vec::new(),
         };
         let answer = self.client.call(cx, Lane::Lease, TXN, request).await?;
+        releasing.done();
         // The lock is free; the lease without a key is in nobody's way.
         if let Err(error) = self.leases.revoke(cx, lease.id).await {
             tracing::debug!(%error, "the lease of a lock that was released is revoked later");
@@ -142,8 +167,8 @@ impl Lock for Etcd {
         let mut pauses = Backoff::default();
         loop {
             match self.show(&name, &sink).await {
-                Ok(End::Refused(error)) => return Err(error),
-                Ok(End::Compacted(_) | End::WentBack(_)) => pauses.reset(),
+                Ok(End::Refused(error)) if !is_passing(&error) => return Err(error),
+                Ok(end) => tracing::debug!(reason = end.reason(), "a lock is watched again"),
                 Err(error) if is_passing(&error) => {
                     tracing::debug!(%error, "a watched lock is read again");
                 }

@@ -40,6 +40,20 @@ pub(crate) struct Part {
     pub(crate) revision: i64,
 }
 
+/// Whether the member that answered by itself lags behind what has to be read: what others told us,
+/// or the revision that was asked for.
+pub(crate) fn lags<A: Answer>(
+    answer: &Result<A, Error>,
+    consistency: Consistency,
+    revision: i64,
+    seen: i64,
+) -> bool {
+    match answer {
+        Ok(answer) => consistency == Consistency::Sequential && answer.revision() < seen,
+        Err(error) => error.code() == "invalid" && revision > 0,
+    }
+}
+
 impl Reader {
     pub(crate) fn new(client: Rc<Client>) -> Self {
         Self { client, step_keys: Cell::new(STEP_KEYS_MAX) }
@@ -160,19 +174,15 @@ impl Reader {
             keys_only: read.keys_only,
             ..RangeRequest::default()
         };
-        let seen = self.client.revision_seen();
-        if serializable && read.consistency == Consistency::Sequential {
-            // The member may lag behind what another told us.
-            let answer = self.client.call(cx, Lane::Data, RANGE, request.clone()).await;
-            let lags = |error: &Error| error.code() == "invalid" && request.revision > 0;
-            match answer {
-                Ok(answer) if answer.revision() < seen => {}
-                Err(error) if lags(&error) => {}
-                answer => return answer,
-            }
-            let request = RangeRequest { serializable: false, ..request };
+        if !serializable {
             return self.client.call(cx, Lane::Data, RANGE, request).await;
         }
+        let seen = self.client.revision_seen();
+        let answer = self.client.call(cx, Lane::Data, RANGE, request.clone()).await;
+        if !lags(&answer, read.consistency, read.revision, seen) {
+            return answer;
+        }
+        let request = RangeRequest { serializable: false, ..request };
         self.client.call(cx, Lane::Data, RANGE, request).await
     }
 }

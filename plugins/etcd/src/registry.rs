@@ -16,6 +16,7 @@ use crate::wire::messages::{
     Compare, CompareResult, DeleteRangeRequest, KeyValue, PutRequest, RangeRequest, Request,
     RequestOp, Response, TxnRequest, TxnResponse,
 };
+use bytes::Bytes;
 use pintle_plugin_sdk::record::{InstanceRecord, encode_override};
 use pintle_plugin_sdk::registry::{
     AddOutcome, Consistency, Instance, InstancesPage, OperatorOverride, RegisterRequest,
@@ -63,7 +64,7 @@ impl Registry for Etcd {
         replace: bool,
     ) -> Result<AddOutcome, Error> {
         let key = self.layout.instance(&instance.service, &instance.id);
-        let value = self.record(instance, unix_ms()).encode()?;
+        let value = Bytes::from(self.record(instance, unix_ms()).encode()?);
         let put = || PutRequest { key: key.clone(), value: value.clone(), ..Default::default() };
         let mut condition = Compare::created(key.clone(), CompareResult::Equal, 0);
         for _ in 0..ADD_ATTEMPTS_MAX {
@@ -123,7 +124,7 @@ impl Registry for Etcd {
         let key = self.layout.operator(&service, &id);
         match operator {
             Some(operator) => {
-                let value = encode_override(&operator)?;
+                let value = encode_override(&operator)?.into();
                 let put = PutRequest { key, value, ..Default::default() };
                 self.client.call(cx, Lane::Data, PUT, put).await?;
             }
@@ -188,25 +189,29 @@ impl Registry for Etcd {
             let last = self.layout.instance(&service, page);
             rest = rest.and_then(|range| range.after(&last));
         }
-        let Some(range) = rest else {
-            return Ok(InstancesPage { instances: Vec::new(), next: None });
-        };
-        let read = Read { range, revision: 0, consistency, keys_only: false };
-        let part = self.reader.part(cx, read, limit).await?;
-        let last = part.kvs.last().and_then(|last| self.layout.instance_named(&last.key));
-        let stored: Vec<_> =
-            part.kvs.into_iter().filter_map(|kv| Stored::new(&self.layout, kv)).collect();
+        let (mut stored, mut next, mut revision) = (Vec::new(), None, 0);
+        while let Some(range) = rest.take() {
+            let room = limit.saturating_sub(stored.len());
+            let read = Read { range: range.clone(), revision, consistency, keys_only: false };
+            let part = self.reader.part(cx, read, room).await?;
+            revision = part.revision;
+            let last = part.kvs.last().map(|last| last.key.clone()).filter(|_| part.more);
+            stored.extend(part.kvs.into_iter().filter_map(|kv| Stored::new(&self.layout, kv)));
+            if let Some(last) = last {
+                next = self.layout.instance_named(&last).map(|(_, id)| id);
+                // A key that names no instance cannot end a page.
+                rest = if next.is_none() { range.after(&last) } else { None };
+            }
+        }
         let mut operators = Operators::default();
         if !stored.is_empty() {
             // Of the same moment as the instances.
             let range = self.layout.operators(Some(&service));
-            let kvs = self.reader.all(cx, range, part.revision).await?;
+            let kvs = self.reader.all(cx, range, revision).await?;
             operators = Operators::new(&self.layout, kvs);
         }
-        Ok(InstancesPage {
-            instances: stored.into_iter().map(|stored| operators.merged(stored)).collect(),
-            next: last.filter(|_| part.more).map(|(_, id)| id),
-        })
+        let instances = stored.into_iter().map(|stored| operators.merged(stored)).collect();
+        Ok(InstancesPage { instances, next })
     }
 
     async fn watch(self: Rc<Self>, service: Option<String>, sink: WatchSink) -> Result<(), Error> {

@@ -1,11 +1,14 @@
 //! One connection to one server, and what that server is.
 
-use crate::error::Failure;
+use crate::auth::Auth;
+use crate::error::{Failure, Remedy, is_passing};
 use crate::wire::messages::{StatusRequest, StatusResponse};
 use crate::wire::version::has_reliable_progress;
 use pintle_plugin_sdk::connection::{Connection, Traffic};
+use pintle_plugin_sdk::grpc::{self, tonic};
 use pintle_plugin_sdk::link::Opened;
-use pintle_plugin_sdk::{Endpoint, Error, grpc, http2};
+use pintle_plugin_sdk::{Endpoint, Error, http2};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -24,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) channel: grpc::Channel,
     /// The server's version, where it tells.
     pub(crate) version: Rc<str>,
+    /// Requests that it has answered.
+    pub(crate) answers: Rc<Cell<u64>>,
 }
 
 impl Server {
@@ -36,28 +41,44 @@ impl Server {
         endpoint: Endpoint,
         options: &ServerOptions,
         traffic: &Traffic,
+        auth: &Auth,
     ) -> Result<Opened<Self>, Error> {
         let connection = Connection::open(&endpoint, options.connect_timeout).await?;
         let connection = connection.counted_by(traffic);
         let channel = grpc::Channel::open(connection, options.http2).await?;
-        let status = grpc::unary(&channel, STATUS, StatusRequest {}).await;
-        let version = match status {
-            Ok(status) => {
-                check(&status, channel.peer())?;
-                status.version
-            }
-            Err(status) => {
-                let failure = Failure::of(&status, channel.peer());
-                // A server that does not tell strangers how it is may serve all the same.
-                if !matches!(failure.error.code(), "unauthenticated" | "denied" | "unsupported") {
-                    return Err(failure.error);
-                }
-                String::new()
-            }
-        };
         let closing = channel.clone();
-        let gone = Box::pin(async move { closing.closed().await });
-        Ok((Self { channel, version: version.into() }, gone))
+        let mut server = Self { channel, version: "".into(), answers: Rc::default() };
+        match server.status(auth).await {
+            Ok(status) => {
+                check(&status, server.channel.peer())?;
+                server.version = status.version.into();
+            }
+            // Nothing was asked of it yet.
+            Err(error) if is_passing(&error) => return Err(error.effect_none()),
+            // A server that does not tell us how it is may serve all the same; if it does not, the
+            // request itself is refused, and says so.
+            Err(error) => tracing::debug!(%error, "the server does not tell how it is"),
+        }
+        Ok((server, Box::pin(async move { closing.closed().await })))
+    }
+
+    /// Asks how the server is. Some demand to know who asks.
+    async fn status(&self, auth: &Auth) -> Result<StatusResponse, Error> {
+        let request = tonic::Request::new(StatusRequest {});
+        let request = auth.sign(self, request).await.map_err(|failure| failure.error)?;
+        let answer = grpc::unary::<StatusRequest, _>(&self.channel, STATUS, request).await;
+        answer.map_err(|status| {
+            let failure = Failure::of(&status, self.channel.peer());
+            if failure.remedy == Remedy::Authenticate {
+                auth.renew(self);
+            }
+            failure.error
+        })
+    }
+
+    /// Whether both are the same connection.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.answers, &other.answers)
     }
 
     /// Whether a progress notice of this server proves that nothing is missing before it.

@@ -3,27 +3,36 @@
 //! New watches share one stream. When it breaks, all that it carried go on over a second one: the
 //! server answers a question for progress only when it has caught up with *every* watch of a stream
 //! (etcd issue 20242), and new watches must not wait for old ones that catch up.
+//!
+//! A watch that is quiet has to be proved complete. Servers answer a question for progress only if no
+//! watch of the stream begins in the future, which every new watch does while the store is idle; then
+//! a linearizable read proves it: what is delivered reaches up to the present.
 
 mod stream;
 mod subscription;
 
 pub(crate) use subscription::{End, Notice, Subscription, Target};
 
-use crate::client::{Client, Counters};
-use crate::error::{Failure, Remedy, is_passing};
+use crate::client::{Answer, Client, Counters, Lane, RANGE};
+use crate::error::{Failure, Remedy};
+use crate::wire::layout::Layout;
 use crate::wire::messages::{
-    WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchRequestUnion, WatchResponse,
+    RangeRequest, WatchCancelRequest, WatchCreateRequest, WatchRequest, WatchRequestUnion,
+    WatchResponse,
 };
 use futures::channel::mpsc;
-use pintle_plugin_sdk::{Error, spawn};
+use pintle_plugin_sdk::{Context, Error, spawn};
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
+use std::time::Duration;
 use stream::Stream;
 use subscription::Watched;
 
 /// A watch that begins more revisions than this behind the present has to catch up.
 const BEHIND_MAX: i64 = 1_000;
+/// How long a proof that nothing is missing may take.
+const PROOF_LIMIT: Duration = Duration::from_secs(10);
 
 /// What a stream carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -37,7 +46,10 @@ enum Role {
 /// All watches of this incarnation.
 pub(crate) struct Watches {
     client: Rc<Client>,
+    layout: Layout,
     next_id: Cell<i64>,
+    /// The cluster whose revisions are delivered; 0 before the first answer.
+    cluster: Cell<u64>,
     state: RefCell<State>,
 }
 
@@ -48,24 +60,30 @@ struct State {
 }
 
 /// What one stream carries.
+#[derive(Default)]
 struct Carried {
     ids: BTreeSet<i64>,
     /// Into the open stream; none while it is being opened.
     requests: Option<mpsc::UnboundedSender<WatchRequest>>,
     /// Watches whose creation has not been answered, in the order in which it was asked for.
     creating: VecDeque<i64>,
+    /// Watches that the server knows: only of these a notice of progress says anything.
+    created: BTreeSet<i64>,
 }
 
 /// What an answer means for the stream that it came over.
 enum Verdict {
     Fine,
+    /// It proves that the watches of the stream are complete.
+    Progress,
     /// The stream has to be opened again.
     Broken(Failure),
 }
 
 impl Watches {
-    pub(crate) fn new(client: Rc<Client>) -> Rc<Self> {
-        Rc::new(Self { client, next_id: Cell::new(1), state: RefCell::default() })
+    pub(crate) fn new(client: Rc<Client>, layout: Layout) -> Rc<Self> {
+        let (next_id, cluster) = (Cell::new(1), Cell::new(0));
+        Rc::new(Self { client, layout, next_id, cluster, state: RefCell::default() })
     }
 
     /// Opens a watch. It goes on until it is dropped, or the server ends it for good; `notify` is
@@ -85,6 +103,11 @@ impl Watches {
         subscription
     }
 
+    /// How many watches were opened since the start.
+    pub(crate) fn opened_count(&self) -> u64 {
+        u64::try_from(self.next_id.get() - 1).unwrap_or_default()
+    }
+
     /// Puts watches onto a stream, which is opened when there is none.
     fn carry(self: &Rc<Self>, role: Role, ids: BTreeSet<i64>) {
         let mut state = self.state.borrow_mut();
@@ -94,8 +117,7 @@ impl Watches {
             carried.ids.extend(ids);
             return;
         }
-        let carried = Carried { ids, requests: None, creating: VecDeque::new() };
-        streams.insert(role, carried);
+        streams.insert(role, Carried { ids, ..Carried::default() });
         drop(state);
         let stream = Stream::new(Rc::clone(self), role);
         spawn(async move { stream.run().await }).detach();
@@ -112,7 +134,6 @@ impl Watches {
             return false;
         }
         carried.requests = Some(requests);
-        carried.creating.clear();
         let ids = carried.ids.clone();
         carried.create(&ids, watched);
         true
@@ -128,11 +149,12 @@ impl Watches {
             watched.interrupted();
         }
         tracing::debug!(reason, watches = carried.ids.len(), "a stream of watches broke");
-        if role == Role::Bulk && !carried.ids.is_empty() {
-            carried.requests = None;
+        let ids = std::mem::take(&mut carried.ids);
+        if role == Role::Bulk && !ids.is_empty() {
+            *carried = Carried { ids, ..Carried::default() };
             return true;
         }
-        let ids = streams.remove(&role).map(|carried| carried.ids).unwrap_or_default();
+        streams.remove(&role);
         drop(state);
         if !ids.is_empty() {
             self.carry(Role::Bulk, ids);
@@ -150,21 +172,27 @@ impl Watches {
 
     /// Hands out one answer of the server.
     fn receive(&self, role: Role, response: WatchResponse, reliable: bool, peer: &str) -> Verdict {
-        let revision = response.header.as_ref().map_or(0, |header| header.revision);
-        self.client.saw(revision);
-        if response.created {
-            let id = self.created(role);
-            if response.canceled {
-                return self.canceled(id, &response, peer);
+        if let Some(header) = &response.header {
+            self.client.saw(Some(header));
+            let known = self.cluster.replace(header.cluster_id);
+            if known != 0 && known != header.cluster_id {
+                self.went_back(header.revision);
+                return Verdict::Fine;
             }
-            return Verdict::Fine;
+        }
+        if response.created {
+            let id = self.created(role, response.canceled);
+            return match id {
+                Some(id) if response.canceled => self.canceled(id, &response, peer),
+                _ => Verdict::Fine,
+            };
         }
         if response.canceled {
-            return self.canceled(Some(response.watch_id), &response, peer);
+            return self.canceled(response.watch_id, &response, peer);
         }
         if response.watch_id < 0 {
-            self.progress(role, revision, reliable);
-            return Verdict::Fine;
+            let revision = response.header.map_or(0, |header| header.revision);
+            return self.progress(role, revision, reliable);
         }
         let watched = self.state.borrow().watched.get(&response.watch_id).cloned();
         if let Some(watched) = watched {
@@ -173,41 +201,89 @@ impl Watches {
         Verdict::Fine
     }
 
-    fn created(&self, role: Role) -> Option<i64> {
-        self.state.borrow_mut().streams.get_mut(&role)?.creating.pop_front()
+    /// The server has answered the first of the creations that wait for that.
+    fn created(&self, role: Role, refused: bool) -> Option<i64> {
+        let mut state = self.state.borrow_mut();
+        let State { watched, streams } = &mut *state;
+        let carried = streams.get_mut(&role)?;
+        let id = carried.creating.pop_front()?;
+        if !refused && watched.contains_key(&id) {
+            carried.created.insert(id);
+        }
+        Some(id)
     }
 
-    fn canceled(&self, id: Option<i64>, response: &WatchResponse, peer: &str) -> Verdict {
-        let Some(id) = id else { return Verdict::Fine };
+    fn canceled(&self, id: i64, response: &WatchResponse, peer: &str) -> Verdict {
+        if !self.state.borrow().watched.contains_key(&id) {
+            // We asked for it.
+            return Verdict::Fine;
+        }
         if response.compact_revision > 0 {
             Counters::add(&self.client.counters.resyncs);
             self.end(id, End::Compacted(response.compact_revision));
             return Verdict::Fine;
         }
-        if !self.state.borrow().watched.contains_key(&id) {
-            // We asked for it.
-            return Verdict::Fine;
-        }
         let failure = Failure::of_reason(&response.cancel_reason, peer);
-        if failure.remedy != Remedy::None || is_passing(&failure.error) {
+        if failure.remedy != Remedy::None {
             return Verdict::Broken(failure);
         }
         self.end(id, End::Refused(failure.error));
         Verdict::Fine
     }
 
-    /// The server has caught up with every watch of the stream, up to this revision.
-    fn progress(&self, role: Role, revision: i64, reliable: bool) {
+    /// The server says that it has caught up with every watch of the stream, up to this revision.
+    /// Servers that say so too early are not believed.
+    fn progress(&self, role: Role, revision: i64, reliable: bool) -> Verdict {
+        if !reliable {
+            return Verdict::Fine;
+        }
+        for watched in self.created_on(role) {
+            watched.progress(revision);
+        }
+        Verdict::Progress
+    }
+
+    fn created_on(&self, role: Role) -> Vec<Rc<Watched>> {
         let state = self.state.borrow();
-        let Some(carried) = state.streams.get(&role) else { return };
-        let ready: Vec<_> =
-            carried.ids.iter().filter_map(|id| state.watched.get(id)).cloned().collect();
-        drop(state);
-        for watched in ready {
-            watched.progress(revision, reliable);
+        let created = state.streams.get(&role).into_iter().flat_map(|carried| &carried.created);
+        created.filter_map(|id| state.watched.get(id)).cloned().collect()
+    }
+
+    /// Asks for the present revision, which proves those watches complete whose deliveries reach up
+    /// to it, and shows when the store is not what it was.
+    async fn prove(self: Rc<Self>, role: Role) {
+        let before: Vec<_> = self.created_on(role);
+        let before: Vec<_> =
+            before.into_iter().map(|watched| (watched.next_revision(), watched)).collect();
+        let cx = Context::background("asking for the present revision", PROOF_LIMIT);
+        let read = RangeRequest { key: self.layout.probe(), limit: 1, ..RangeRequest::default() };
+        let present = match self.client.call_in_time(&cx, Lane::Watch, RANGE, read).await {
+            Ok(answer) => answer.revision(),
+            Err(error) => return tracing::debug!(%error, "the present revision is not known"),
+        };
+        for (next_before, watched) in before {
+            // What was delivered before we asked cannot lie ahead of a linearizable read.
+            if next_before > present + 1 {
+                return self.went_back(present);
+            }
+            if watched.next_revision() == present + 1 {
+                watched.progress(present);
+            }
         }
     }
 
+    /// The store is at this revision, before what was delivered, or it is another store.
+    fn went_back(&self, revision: i64) {
+        self.client.went_back(revision);
+        let ids: Vec<i64> = self.state.borrow().watched.keys().copied().collect();
+        for id in ids {
+            Counters::add(&self.client.counters.resyncs);
+            self.end(id, End::WentBack(revision));
+        }
+    }
+
+    /// Ends a watch from our side. The server keeps even those that it has ended itself, and answers
+    /// no question for progress, until it is told.
     fn end(&self, id: i64, end: End) {
         if let Some(watched) = self.forget(id) {
             watched.ended(end);
@@ -216,35 +292,22 @@ impl Watches {
 
     /// Nobody wants the watch any more.
     fn close(&self, id: i64) {
-        let role = self.role_of(id);
-        if self.forget(id).is_none() {
-            return;
-        }
-        let state = self.state.borrow();
-        let requests = role.and_then(|role| state.streams.get(&role)?.requests.as_ref());
-        if let Some(requests) = requests {
-            let cancel = WatchRequestUnion::Cancel(WatchCancelRequest { watch_id: id });
-            // A stream that just broke carries nothing over that nobody wants.
-            let _ = requests.unbounded_send(cancel.into());
-        }
+        // It may have ended before.
+        let _ = self.forget(id);
     }
 
-    fn role_of(&self, id: i64) -> Option<Role> {
-        let state = self.state.borrow();
-        state.streams.iter().find(|(_, carried)| carried.ids.contains(&id)).map(|(role, _)| *role)
-    }
-
+    /// Forgets a watch, and tells the server.
     fn forget(&self, id: i64) -> Option<Rc<Watched>> {
         let mut state = self.state.borrow_mut();
         for carried in state.streams.values_mut() {
-            carried.ids.remove(&id);
+            carried.created.remove(&id);
+            if let (true, Some(requests)) = (carried.ids.remove(&id), &carried.requests) {
+                let cancel = WatchRequestUnion::Cancel(WatchCancelRequest { watch_id: id });
+                // A stream that just broke carries nothing over that nobody wants.
+                let _ = requests.unbounded_send(cancel.into());
+            }
         }
         state.watched.remove(&id)
-    }
-
-    /// How many watches were opened since the start.
-    pub(crate) fn opened_count(&self) -> u64 {
-        u64::try_from(self.next_id.get() - 1).unwrap_or_default()
     }
 
     /// Whether a stream carries nothing any more.
@@ -274,3 +337,6 @@ impl Carried {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -194,7 +194,8 @@ impl<E: Weight + 'static> Handles<E> {
 }
 
 fn lost_again() -> Error {
-    Error::unavailable("it was granted, and lost again before that could be told")
+    let message = "it was granted, and lost again before that could be told";
+    Error::unavailable(message).effect_unknown()
 }
 
 /// Waits for the answer; after the call has ended only as long as cleaning up may take.

@@ -147,6 +147,18 @@ impl<C: Clone + 'static> Link<C> {
         }
     }
 
+    /// As [`leave`](Self::leave), unless the connection that was found wanting is gone already and
+    /// this is another.
+    pub fn leave_if(&self, reason: &str, is_wanting: impl FnOnce(&C) -> bool) {
+        let is_current = match &*self.shared.current.borrow() {
+            Current::Connected { client, .. } => is_wanting(client),
+            _ => false,
+        };
+        if is_current {
+            self.leave(reason);
+        }
+    }
+
     /// Waits until a connection is lost, the present one or the next, and answers why.
     pub async fn lost(&self) -> String {
         let mut state = self.state();
@@ -332,8 +344,11 @@ mod tests {
             let first = link.client(&call()).await.unwrap();
             link.leave("no leader");
             assert_eq!(link.client_now(), None);
+            link.leave_if("late", |client| *client == first);
             let second = link.client(&call()).await.unwrap();
             assert_ne!(first, second);
+            link.leave_if("what another call found out late", |client| *client == first);
+            assert_eq!(link.client_now(), Some(second));
         });
     }
 

@@ -130,3 +130,10 @@ pub async fn eventually<T>(
     })
     .await?
 }
+
+/// The file that a measuring program was told to write its rows to (`--json FILE`).
+#[must_use]
+pub fn json_file() -> Option<PathBuf> {
+    let mut arguments = std::env::args_os().skip_while(|argument| argument != "--json");
+    arguments.nth(1).map(PathBuf::from)
+}

@@ -8,11 +8,11 @@ use super::{entry, revision};
 use crate::client::Lane;
 use crate::error::Failure;
 use crate::etcd::Etcd;
-use crate::reader::Read;
+use crate::reader::{PAGE_BYTES_MAX, Read};
 use crate::wire::layout::Range;
 use crate::wire::messages::{
-    Event, KeyValue, WatchCreateRequest, WatchProgressRequest, WatchRequest, WatchRequestUnion,
-    WatchResponse,
+    Event, KeyValue, WatchCancelRequest, WatchCreateRequest, WatchProgressRequest, WatchRequest,
+    WatchRequestUnion, WatchResponse,
 };
 use crate::wire::version;
 use futures::channel::mpsc;
@@ -20,12 +20,15 @@ use futures::future::{Either, select};
 use pintle_plugin_sdk::config::{Change, Consistency, HistoryPage, HistoryRequest, Revision};
 use pintle_plugin_sdk::time::sleep;
 use pintle_plugin_sdk::{Context, Error, grpc};
+use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// How often a server is asked whether it has told all changes.
 const ASK_PERIOD: Duration = Duration::from_millis(50);
+/// A server that does not say that it has told all is believed after so many questions.
+const QUESTIONS_MAX: u32 = 20;
 
 /// Revisions found so far, newest first.
 struct Found {
@@ -33,14 +36,31 @@ struct Found {
     name: Vec<u8>,
     limit: usize,
     revisions: Vec<Revision>,
+    bytes: usize,
     /// The oldest of them.
     oldest: i64,
+    /// Older ones are there that do not fit.
+    cut: bool,
 }
 
-/// Changes of one key.
+/// A search for changes of one key, by a watch that begins in the past.
+struct Search<'a> {
+    name: &'a [u8],
+    from: i64,
+    until: i64,
+    /// A revision after that at which the key was changed, if there is one: the search ends there.
+    later: Option<i64>,
+    room: usize,
+}
+
+/// Changes of one key, oldest first.
+#[derive(Default)]
 struct Past {
-    events: Vec<Event>,
-    /// Whether the search began at the beginning of the store.
+    events: VecDeque<Event>,
+    bytes: usize,
+    /// Older ones are there that do not fit.
+    cut: bool,
+    /// Whether the search began at the beginning of the store and reached its end for certain.
     complete: bool,
 }
 
@@ -52,13 +72,19 @@ impl Etcd {
     ) -> Result<HistoryPage, Error> {
         let HistoryRequest { key, limit, page } = request;
         let name = self.config_key(&key)?;
-        let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        let mut found = Found { key, name, limit, revisions: Vec::new(), oldest: 0 };
+        let mut found = Found {
+            key,
+            name,
+            limit: usize::try_from(limit).unwrap_or(usize::MAX),
+            revisions: Vec::new(),
+            bytes: 0,
+            oldest: 0,
+            cut: false,
+        };
         let before = page.as_deref().map(revision).transpose()?;
         let complete = self.walk(cx, &mut found, before).await?;
-        let more = found.revisions.len() >= found.limit;
         Ok(HistoryPage {
-            next: more.then(|| version::to_text(found.oldest)),
+            next: (found.cut || found.is_full()).then(|| version::to_text(found.oldest)),
             revisions: found.revisions,
             complete,
         })
@@ -71,11 +97,11 @@ impl Etcd {
         found: &mut Found,
         before: Option<i64>,
     ) -> Result<bool, Error> {
-        // 0 is now.
-        let mut at = before.map_or(0, |before| before - 1);
         if before == Some(1) {
             return Ok(true);
         }
+        // 0 is now.
+        let mut at = before.map_or(0, |before| before - 1);
         while !found.is_full() {
             let read = Read {
                 range: Range::of_key(found.name.clone()),
@@ -105,8 +131,7 @@ impl Etcd {
         Ok(true)
     }
 
-    /// Finds changes up to the revision `until`, at which there is no key. `later`: a revision after
-    /// that at which it was changed, if there is one.
+    /// Finds changes up to the revision `until`, at which there is no key.
     async fn before_the_deletion(
         &self,
         cx: &Context,
@@ -116,60 +141,68 @@ impl Etcd {
     ) -> Result<bool, Error> {
         let scanned = i64::from(self.settings.history_scan_revisions_max);
         let from = (until - scanned).max(1);
-        let Past { events, complete } = self.past(cx, &found.name, from, until, later).await?;
-        for event in events.into_iter().rev() {
-            if found.is_full() {
-                return Ok(true);
-            }
+        let room = found.limit.saturating_sub(found.revisions.len());
+        let search = Search { name: &found.name, from, until, later, room };
+        let past = self.search(cx, search).await?;
+        found.cut = past.cut;
+        for event in past.events.into_iter().rev() {
             let deleted = event.is_deletion();
             let Some(kv) = event.kv else { continue };
             if deleted { found.removed(kv.mod_revision) } else { found.put(kv) }
         }
-        Ok(complete)
+        Ok(past.complete)
     }
 
-    /// The changes of a key from one revision to another, oldest first.
-    async fn past(
-        &self,
-        cx: &Context,
-        name: &[u8],
-        from: i64,
-        until: i64,
-        later: Option<i64>,
-    ) -> Result<Past, Error> {
+    async fn search(&self, cx: &Context, search: Search<'_>) -> Result<Past, Error> {
         let (requests, sent) = mpsc::unbounded();
         let server = self.client.server(cx, Lane::Watch).await?;
-        let peer = server.channel.peer();
+        let (peer, reliable) = (server.channel.peer(), server.has_reliable_progress());
         let failed = |status| Failure::of(&status, peer).error.effect_none();
         let signed = self.client.sign_stream(&server, sent).await;
         let signed = signed.map_err(|failure| failure.error.effect_none())?;
-        ask(&requests, create(name, from));
+        let mut watch_id = 1;
+        ask(&requests, search.create(watch_id, search.from));
         let opened = grpc::streaming(&server.channel, WATCH, signed).await;
         let mut answers: grpc::tonic::Streaming<WatchResponse> = opened.map_err(failed)?;
-        let mut past = Past { events: Vec::new(), complete: from == 1 };
+        let mut past = Past { complete: search.from == 1, ..Past::default() };
+        let mut questions = 0;
         loop {
             let answer = match select(pin!(answers.message()), sleep(ASK_PERIOD)).await {
                 Either::Left((answer, _)) => answer.map_err(failed)?,
                 Either::Right(_) => {
-                    if later.is_none() {
+                    questions += 1;
+                    if questions > QUESTIONS_MAX {
+                        past.complete = false;
+                        return Ok(past);
+                    }
+                    if search.later.is_none() {
                         ask(&requests, WatchRequestUnion::Progress(WatchProgressRequest {}));
                     }
                     continue;
                 }
             };
             let Some(answer) = answer else { return Err(Failure::ended(peer).error) };
-            if answer.compact_revision > until {
-                return Ok(Past { events: Vec::new(), complete: false });
+            if answer.compact_revision > search.until {
+                return Ok(Past::default());
             }
             if answer.compact_revision > 0 {
                 past.complete = false;
-                ask(&requests, create(name, answer.compact_revision));
-            } else if answer.canceled {
+                // The server keeps the watch that it has ended, until it is told.
+                ask(&requests, WatchRequestUnion::Cancel(WatchCancelRequest { watch_id }));
+                watch_id += 1;
+                ask(&requests, search.create(watch_id, answer.compact_revision));
+                continue;
+            }
+            if answer.canceled && answer.watch_id == watch_id {
                 return Err(Failure::of_reason(&answer.cancel_reason, peer).error);
             }
-            let caught_up = answer.watch_id < 0 && !answer.created;
-            let passed = answer.events.last().is_some_and(|event| event.revision() > until);
-            past.events.extend(answer.events.into_iter().filter(|event| event.revision() <= until));
+            let revision = answer.header.as_ref().map_or(0, |header| header.revision);
+            let caught_up =
+                answer.watch_id < 0 && !answer.created && reliable && revision >= search.until;
+            let passed = answer.events.last().is_some_and(|event| event.revision() > search.until);
+            for event in answer.events {
+                past.push(event, &search);
+            }
             if caught_up || passed {
                 return Ok(past);
             }
@@ -182,22 +215,48 @@ fn ask(requests: &mpsc::UnboundedSender<WatchRequest>, request: WatchRequestUnio
     let _ = requests.unbounded_send(request.into());
 }
 
-fn create(name: &[u8], start_revision: i64) -> WatchRequestUnion {
-    WatchRequestUnion::Create(WatchCreateRequest {
-        key: name.to_vec(),
-        start_revision,
-        fragment: true,
-        ..WatchCreateRequest::default()
-    })
+impl Search<'_> {
+    fn create(&self, watch_id: i64, start_revision: i64) -> WatchRequestUnion {
+        WatchRequestUnion::Create(WatchCreateRequest {
+            key: self.name.to_vec(),
+            start_revision,
+            watch_id,
+            fragment: true,
+            ..WatchCreateRequest::default()
+        })
+    }
+}
+
+impl Past {
+    /// Keeps the newest changes that fit.
+    fn push(&mut self, event: Event, search: &Search<'_>) {
+        if event.revision() > search.until {
+            return;
+        }
+        self.bytes += weight(&event);
+        self.events.push_back(event);
+        while self.events.len() > search.room.max(1)
+            || (self.bytes > PAGE_BYTES_MAX && self.events.len() > 1)
+        {
+            let Some(oldest) = self.events.pop_front() else { break };
+            self.bytes -= weight(&oldest);
+            self.cut = true;
+        }
+    }
+}
+
+fn weight(event: &Event) -> usize {
+    event.kv.as_ref().map_or(0, |kv| kv.value.len())
 }
 
 impl Found {
     fn is_full(&self) -> bool {
-        self.revisions.len() >= self.limit
+        self.revisions.len() >= self.limit || self.bytes >= PAGE_BYTES_MAX
     }
 
     fn put(&mut self, kv: KeyValue) {
         self.oldest = kv.mod_revision;
+        self.bytes += kv.value.len();
         let change = Change::Put(entry(self.key.clone(), kv));
         self.revisions.push(Revision { change, modified_ms: None });
     }
@@ -206,5 +265,31 @@ impl Found {
         self.oldest = revision;
         let change = Change::Removed(version::to_text(revision));
         self.revisions.push(Revision { change, modified_ms: None });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(mod_revision: i64, bytes: usize) -> Event {
+        let kv = KeyValue { mod_revision, value: vec![0; bytes], ..KeyValue::default() };
+        Event { kv: Some(kv), ..Event::default() }
+    }
+
+    fn kept(events: impl IntoIterator<Item = Event>, room: usize) -> (Vec<i64>, bool) {
+        let search = Search { name: b"a", from: 1, until: 100, later: None, room };
+        let mut past = Past::default();
+        events.into_iter().for_each(|event| past.push(event, &search));
+        (past.events.iter().map(Event::revision).collect(), past.cut)
+    }
+
+    #[test]
+    fn the_newest_that_fit_are_kept() {
+        assert_eq!(kept([event(1, 1), event(2, 1), event(101, 1)], 2), (vec![1, 2], false));
+        assert_eq!(kept([event(1, 1), event(2, 1), event(3, 1)], 2), (vec![2, 3], true));
+        let large = PAGE_BYTES_MAX - 1;
+        assert_eq!(kept([event(1, large), event(2, large)], 9), (vec![2], true));
+        assert_eq!(kept([event(1, PAGE_BYTES_MAX + 1)], 9), (vec![1], false));
     }
 }

@@ -35,6 +35,7 @@ impl Etcd {
             Some(after) => self.next_after(revision(after)?, &range, &sink).await?,
             None => None,
         };
+        let mut pauses = Backoff::default();
         loop {
             let start_revision = match next.take() {
                 Some(revision) => revision,
@@ -45,8 +46,11 @@ impl Etcd {
             let mut changes = self.deliver(watched, &sink);
             let wanted = pin!(sink.snapshot_wanted());
             match select(pin!(changes.ended()), wanted).await {
-                Either::Left((End::Refused(error), _)) => return Err(error),
-                Either::Left((end, _)) => sink.resync(&end.reason()),
+                Either::Left((End::Refused(error), _)) if !is_passing(&error) => return Err(error),
+                Either::Left((end, _)) => {
+                    sink.resync(&end.reason());
+                    pauses.wait().await;
+                }
                 // The reader fell behind, and was told so.
                 Either::Right(_) => {}
             }

@@ -23,7 +23,8 @@ impl Etcd {
     ) -> Result<PutOutcome, Error> {
         let Put { key, value, expect, held, previous, .. } = request;
         let name = self.config_key(&key)?;
-        let put = PutRequest { key: name.clone(), value, prev_kv: previous, lease: 0 };
+        let put =
+            PutRequest { key: name.clone(), value: value.into(), prev_kv: previous, lease: 0 };
         let held = held.as_deref();
         if expect == Expectation::Anything && held.is_none() {
             let answer = self.client.call(cx, Lane::Data, PUT, put).await?;
@@ -154,7 +155,7 @@ impl Etcd {
         let request = match op {
             TxnOp::Get(key) => Request::Range(get(self.config_key(&key)?)),
             TxnOp::Put(put) => {
-                let (key, value) = (self.config_key(&put.key)?, put.value);
+                let (key, value) = (self.config_key(&put.key)?, put.value.into());
                 Request::Put(PutRequest { key, value, ..Default::default() })
             }
             TxnOp::Delete(key) => {

@@ -11,7 +11,7 @@ use pintle_plugin_sdk::grpc;
 use pintle_plugin_sdk::session::Renewal;
 use pintle_plugin_sdk::time::{Instant, timeout};
 use pintle_plugin_sdk::{Context, Error, spawn};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::pin::pin;
 use std::rc::Rc;
@@ -20,22 +20,27 @@ use std::time::Duration;
 const KEEP_ALIVE: &str = "/etcdserverpb.Lease/LeaseKeepAlive";
 /// How long opening the stream may wait for a connection; the lease's own clock is shorter.
 const OPEN_LIMIT: Duration = Duration::from_secs(3_600);
-/// A server that does not answer a renewal for so long is left for another: the shortest lease has
-/// time for a second attempt.
-const ANSWER_LIMIT: Duration = Duration::from_millis(700);
+/// A server that does not answer a renewal for a sixth of the lease's TTL is left for another, but not
+/// sooner than this, which leaves the shortest lease time for a second attempt …
+const ANSWER_LIMIT_MIN: Duration = Duration::from_millis(700);
+/// … and not later than this.
+const ANSWER_LIMIT_MAX: Duration = Duration::from_secs(5);
 
 /// Renews leases: requests of all go over one stream, which is opened when it is needed.
 pub(super) struct KeepAlive {
     client: Rc<Client>,
-    state: RefCell<State>,
+    /// The stream that is open or being opened.
+    stream: RefCell<Option<Rc<Stream>>>,
 }
 
-#[derive(Default)]
-struct State {
-    /// Into the open stream, or the one that is being opened.
-    requests: Option<mpsc::UnboundedSender<LeaseKeepAliveRequest>>,
+/// One stream, from its opening to its end.
+struct Stream {
+    requests: mpsc::UnboundedSender<LeaseKeepAliveRequest>,
     /// Who waits for which lease, in the order of their requests: so the server answers them.
-    waiting: HashMap<i64, VecDeque<Waiting>>,
+    waiting: RefCell<HashMap<i64, VecDeque<Waiting>>>,
+    /// The server that requests go to, and since when.
+    server: RefCell<Option<(Server, Instant)>>,
+    ended: Cell<bool>,
 }
 
 struct Waiting {
@@ -45,10 +50,10 @@ struct Waiting {
 
 impl KeepAlive {
     pub(super) fn new(client: Rc<Client>) -> Rc<Self> {
-        Rc::new(Self { client, state: RefCell::default() })
+        Rc::new(Self { client, stream: RefCell::default() })
     }
 
-    /// Renews a lease.
+    /// Renews a lease with this TTL.
     ///
     /// # Errors
     ///
@@ -57,44 +62,69 @@ impl KeepAlive {
     /// # Cancellation
     ///
     /// The answer is not waited for any more.
-    pub(super) async fn renew(self: &Rc<Self>, id: i64) -> Result<Renewal, Error> {
-        let (answer, answered) = oneshot::channel();
-        self.request(id, answer);
-        match timeout(ANSWER_LIMIT, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) => Err(Error::unavailable("the renewal was given up")),
-            Err(_) => {
-                let reason = "the server does not answer a renewal";
-                self.client.leave(Lane::Lease, reason);
-                Err(Error::unavailable(reason))
+    pub(super) async fn renew(self: &Rc<Self>, id: i64, ttl: Duration) -> Result<Renewal, Error> {
+        let limit = (ttl / 6).clamp(ANSWER_LIMIT_MIN, ANSWER_LIMIT_MAX);
+        let stream = self.stream();
+        let mut answered = stream.request(id);
+        let asked_at = Instant::now();
+        loop {
+            match timeout(limit, &mut answered).await {
+                Ok(Ok(outcome)) => return outcome,
+                Ok(Err(_)) => return Err(Error::unavailable("the renewal was given up")),
+                Err(_) => {
+                    // While there is no server nobody keeps silent.
+                    let asked = stream.server.borrow().clone();
+                    let Some((server, since)) = asked else { continue };
+                    if since.max(asked_at).elapsed() >= limit {
+                        let reason = "the server does not answer a renewal";
+                        self.client.leave(Lane::Lease, &server, reason);
+                        return Err(Error::unavailable(reason));
+                    }
+                }
             }
         }
     }
 
-    fn request(self: &Rc<Self>, id: i64, answer: oneshot::Sender<Result<Renewal, Error>>) {
-        let mut state = self.state.borrow_mut();
-        let waiting = Waiting { sent_at: Instant::now(), answer };
-        state.waiting.entry(id).or_default().push_back(waiting);
-        let request = LeaseKeepAliveRequest { id };
-        let sent = state.requests.as_ref().map(|requests| requests.unbounded_send(request));
-        if !matches!(sent, Some(Ok(()))) {
-            let (requests, stream) = mpsc::unbounded();
-            // The receiver is in our hands: it cannot be closed.
-            let _ = requests.unbounded_send(request);
-            state.requests = Some(requests);
-            let this = Rc::clone(self);
-            spawn(async move { this.run(stream).await }).detach();
+    /// The stream that is open or being opened, or a new one.
+    fn stream(self: &Rc<Self>) -> Rc<Stream> {
+        let mut current = self.stream.borrow_mut();
+        if let Some(stream) = current.as_ref().filter(|stream| !stream.has_ended()) {
+            return Rc::clone(stream);
         }
+        let (requests, sent) = mpsc::unbounded();
+        let stream = Rc::new(Stream {
+            requests,
+            waiting: RefCell::default(),
+            server: RefCell::default(),
+            ended: Cell::new(false),
+        });
+        *current = Some(Rc::clone(&stream));
+        let (client, running) = (Rc::clone(&self.client), Rc::clone(&stream));
+        spawn(async move { running.run(&client, sent).await }).detach();
+        stream
+    }
+}
+
+impl Stream {
+    fn has_ended(&self) -> bool {
+        self.ended.get() || self.requests.is_closed()
     }
 
-    /// Opens a stream and hands out its answers until it breaks.
-    async fn run(&self, requests: mpsc::UnboundedReceiver<LeaseKeepAliveRequest>) {
-        let error = self.until_it_breaks(requests).await;
-        let mut state = self.state.borrow_mut();
-        state.requests = None;
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(state);
-        for waiting in waiting.into_values().flatten() {
+    /// Asks for a renewal; the receiver gets the answer.
+    fn request(&self, id: i64) -> oneshot::Receiver<Result<Renewal, Error>> {
+        let (answer, answered) = oneshot::channel();
+        let waiting = Waiting { sent_at: Instant::now(), answer };
+        self.waiting.borrow_mut().entry(id).or_default().push_back(waiting);
+        // A stream that has just broken tells all who wait.
+        let _ = self.requests.unbounded_send(LeaseKeepAliveRequest { id });
+        answered
+    }
+
+    /// Opens the stream and hands out its answers until it breaks.
+    async fn run(&self, client: &Client, requests: mpsc::UnboundedReceiver<LeaseKeepAliveRequest>) {
+        let error = self.until_it_breaks(client, requests).await;
+        self.ended.set(true);
+        for waiting in self.waiting.take().into_values().flatten() {
             // Who does not wait any more need not know.
             let _ = waiting.answer.send(Err(error.clone()));
         }
@@ -102,10 +132,11 @@ impl KeepAlive {
 
     async fn until_it_breaks(
         &self,
+        client: &Client,
         requests: mpsc::UnboundedReceiver<LeaseKeepAliveRequest>,
     ) -> Error {
         let cx = Context::background("renewing leases", OPEN_LIMIT);
-        let link = match self.client.link(Lane::Lease) {
+        let link = match client.link(Lane::Lease) {
             Ok(link) => link,
             Err(error) => return error,
         };
@@ -113,10 +144,11 @@ impl KeepAlive {
             Ok(server) => server,
             Err(error) => return error,
         };
-        let answers = pin!(self.hand_out(&server, requests));
+        self.server.replace(Some((server.clone(), Instant::now())));
+        let answers = pin!(self.hand_out(client, &server, requests));
         match select(answers, pin!(link.lost())).await {
             Either::Left((Failure { error, remedy }, _)) => {
-                self.client.remedy(Lane::Lease, &server, remedy, &error);
+                client.remedy(Lane::Lease, &server, remedy, &error);
                 error
             }
             Either::Right((reason, _)) => Error::unavailable(reason),
@@ -125,11 +157,12 @@ impl KeepAlive {
 
     async fn hand_out(
         &self,
+        client: &Client,
         server: &Server,
         requests: mpsc::UnboundedReceiver<LeaseKeepAliveRequest>,
     ) -> Failure {
         let failure = |status| Failure::of(&status, server.channel.peer());
-        let request = match self.client.sign_stream(server, requests).await {
+        let request = match client.sign_stream(server, requests).await {
             Ok(request) => request,
             Err(failure) => return failure,
         };
@@ -148,13 +181,13 @@ impl KeepAlive {
     }
 
     fn answered(&self, answer: LeaseKeepAliveResponse) {
-        let mut state = self.state.borrow_mut();
-        let Some(queue) = state.waiting.get_mut(&answer.id) else { return };
+        let mut waiting = self.waiting.borrow_mut();
+        let Some(queue) = waiting.get_mut(&answer.id) else { return };
         let first = queue.pop_front();
         if queue.is_empty() {
-            state.waiting.remove(&answer.id);
+            waiting.remove(&answer.id);
         }
-        drop(state);
+        drop(waiting);
         let Some(Waiting { sent_at, answer: waiting }) = first else { return };
         let renewal = if answer.ttl > 0 {
             Renewal::Renewed(validity(sent_at, answer.ttl))

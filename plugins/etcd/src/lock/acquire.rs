@@ -3,6 +3,7 @@
 use super::Lease;
 use super::claims::{Queue, Standing, token};
 use crate::client::{Answer, Client, Lane, RANGE, TXN};
+use crate::error::is_passing;
 use crate::etcd::Etcd;
 use crate::lease::{Granted, Leases};
 use crate::watches::{End, Notice, Target};
@@ -46,7 +47,10 @@ impl Locks {
             spawn(async move {
                 let mut pauses = Backoff::default();
                 while let Err(error) = sweep(&client, &leases, &layout).await {
-                    tracing::debug!(%error, "the locks of a predecessor are removed later");
+                    tracing::warn!(%error, "the locks of a predecessor could not be removed");
+                    if !is_passing(&error) {
+                        break;
+                    }
                     pauses.wait().await;
                 }
                 // Nobody waits yet, perhaps.
@@ -187,9 +191,10 @@ impl Etcd {
         lease: &Lease,
     ) -> Result<Acquired<Lease>, Error> {
         lease.released.set(true);
-        self.leases.revoke(cx, lease.id).await.inspect_err(|_| {
+        if let Err(error) = self.leases.revoke(cx, lease.id).await {
             self.leases.revoke_later(lease.id, lease.ttl);
-        })?;
+            return Err(error.effect_unknown());
+        }
         let queue = self.queue_in_time(cx, &request.name).await?;
         Ok(Acquired::Busy(queue.state(&request.name, self.settings.epoch).holders))
     }
@@ -273,7 +278,8 @@ impl Etcd {
             owner: request.owner.clone(),
             since_ms: Some(unix_ms()),
         };
-        let put = PutRequest { key: key.to_vec(), value: record.encode()?, lease, prev_kv: false };
+        let put =
+            PutRequest { key: key.to_vec(), value: record.encode()?.into(), lease, prev_kv: false };
         let mut compare = vec![Compare::created(key.to_vec(), CompareResult::Equal, 0)];
         if let Condition::NobodySince(revision) = condition {
             let range = self.layout.claims(&request.name);
@@ -291,6 +297,7 @@ impl Etcd {
     /// Waits until the claim holds. Each time before it is believed the queue is read again, with our
     /// own claim in it, which shows that its lease lives.
     async fn turn(self: &Rc<Self>, cx: &Context, name: &str, lease: &Lease) -> Result<(), Error> {
+        let mut pauses = Backoff::default();
         loop {
             let queue = self.queue_in_time(cx, name).await?;
             match queue.standing(&lease.key, lease.create_revision) {
@@ -298,7 +305,11 @@ impl Etcd {
                 Standing::Gone => return Err(lost_while_waiting(name)),
                 Standing::WaitsFor(blocker) => {
                     let range = blocker.map_or_else(|| self.layout.claims(name), Range::of_key);
-                    self.until_deletion(range, queue.revision + 1).await?;
+                    match self.until_deletion(range, queue.revision + 1).await {
+                        Err(error) if !is_passing(&error) => return Err(error),
+                        Err(_) => pauses.wait().await,
+                        Ok(()) => {}
+                    }
                 }
             }
         }
@@ -318,9 +329,15 @@ impl Etcd {
                 let _ = deleted.send(());
             }
         });
-        match select(told, pin!(subscription.ended())).await {
-            Either::Right((End::Refused(error), _)) => Err(error),
-            Either::Left(_) | Either::Right(_) => Ok(()),
+        let end = match select(told, pin!(subscription.ended())).await {
+            Either::Left((Ok(()), _)) => return Ok(()),
+            // The watch has ended, and with it who would have told.
+            Either::Left((Err(_), ended)) => ended.await,
+            Either::Right((end, _)) => end,
+        };
+        match end {
+            End::Refused(error) => Err(error),
+            End::Compacted(_) | End::WentBack(_) => Ok(()),
         }
     }
 
@@ -332,7 +349,7 @@ impl Etcd {
         spawn(async move {
             let clock = LeaseClock::new(validity.get());
             let renew = async || {
-                let renewal = this.leases.renew(id).await;
+                let renewal = this.leases.renew(id, ttl).await;
                 match &renewal {
                     Ok(Renewal::Renewed(renewed)) => validity.set(*renewed),
                     // We ended it ourselves: that is no loss.
@@ -349,7 +366,10 @@ impl Etcd {
             });
             if let Either::Right((reason, _)) = select(kept, gone).await {
                 reporter.lost(&reason);
-                // Without its key the lease is of no use.
+            }
+            if !released.get() {
+                // It was lost, perhaps by our clock alone: nobody is to wait for a lease that
+                // nobody has.
                 this.leases.revoke_later(id, ttl);
             }
         })
@@ -361,9 +381,11 @@ impl Etcd {
         let mut start_revision = create_revision + 1;
         let mut pauses = Backoff::default();
         loop {
-            match self.until_deletion(Range::of_key(key.clone()), start_revision).await {
-                Ok(()) => {}
-                Err(error) => return format!("its key cannot be watched: {}", error.message()),
+            let watched = self.until_deletion(Range::of_key(key.clone()), start_revision).await;
+            if let Err(error) = watched {
+                // The lease's own clock decides meanwhile.
+                tracing::warn!(%error, "a key that a lease keeps cannot be watched");
+                pauses.wait().await;
             }
             let cx = Context::background("looking at a claim", SWEEP_LIMIT);
             let read = RangeRequest { key: key.clone(), ..RangeRequest::default() };

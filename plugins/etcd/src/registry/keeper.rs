@@ -8,8 +8,8 @@ use crate::lock::unix_ms;
 use crate::wire::messages::{
     Compare, CompareResult, DeleteRangeRequest, PutRequest, Request, TxnRequest,
 };
-use futures::channel::mpsc;
-use futures::future::{Either, pending, select};
+use futures::channel::{mpsc, oneshot};
+use futures::future::{Either, pending, ready, select};
 use futures::lock::Mutex;
 use futures::stream::StreamExt;
 use pintle_plugin_sdk::registry::{
@@ -54,9 +54,15 @@ struct Kept {
     given_up: Cell<bool>,
     /// Held while it is being registered.
     registering: Mutex<()>,
-    /// Why its key is gone, from the watch to the keeper.
-    gone: RefCell<mpsc::Sender<String>>,
+    /// From the watch to the keeper.
+    gone: RefCell<mpsc::Sender<Gone>>,
     watch: RefCell<Option<StopOnDrop>>,
+}
+
+/// A key is gone that a lease kept.
+struct Gone {
+    lease: i64,
+    reason: String,
 }
 
 /// How an attempt to register went.
@@ -103,48 +109,73 @@ impl Etcd {
         self: Rc<Self>,
         kept: Rc<Kept>,
         validity: Validity,
-        mut gone: mpsc::Receiver<String>,
+        mut gone: mpsc::Receiver<Gone>,
         reporter: RegistrationReporter,
     ) {
-        let reason_gone = RefCell::new(None);
+        let known_gone: RefCell<Option<Gone>> = RefCell::new(None);
         let renew = async || {
             if kept.given_up.get() {
                 return pending().await;
             }
-            if let Some(reason) = reason_gone.take() {
+            // What was said of an earlier lease is over.
+            let gone = known_gone.take().filter(|gone| gone.lease == kept.lease.get());
+            if let Some(Gone { reason, .. }) = gone {
                 return Ok(Renewal::Gone(reason));
             }
-            self.leases.renew(kept.lease.get()).await
+            self.leases.renew(kept.lease.get(), kept.ttl).await
         };
-        let doubt = async || match select(pin!(self.leases.doubt()), gone.next()).await {
-            Either::Left((reason, _)) => reason,
-            Either::Right((reason, _)) => {
-                let reason = reason.unwrap_or_default();
-                reason_gone.replace(Some(reason.clone()));
-                reason
+        let doubt = async || {
+            let ours = gone.by_ref().filter(|gone| ready(gone.lease == kept.lease.get()));
+            match select(pin!(self.leases.doubt()), pin!(ours).next()).await {
+                Either::Right((Some(gone), _)) => {
+                    let reason = gone.reason.clone();
+                    known_gone.replace(Some(gone));
+                    reason
+                }
+                Either::Left((reason, _)) => reason,
+                Either::Right((None, doubt)) => doubt.await,
             }
         };
         let register = async || {
-            let registering = kept.registering.lock().await;
-            if kept.given_up.get() {
-                return pending().await;
-            }
-            let cx = Context::background("registering again", ATTEMPT_LIMIT);
-            let outcome = self.attempt(&cx, &kept).await?;
-            let again = match outcome {
-                Attempt::Taken(state) => Again::Taken(*state),
-                Attempt::Registered { lease, create_revision, validity } => {
-                    self.stands(&kept, lease, create_revision);
-                    Again::Registered(validity)
+            let (told, outcome) = oneshot::channel();
+            let (this, kept) = (Rc::clone(&self), Rc::clone(&kept));
+            // On its own: dropped midway it would leave an instance that nobody knows.
+            spawn(async move {
+                if let Some(again) = this.register_again(&kept).await {
+                    // Nobody wants to know any more, perhaps; then it is being deregistered.
+                    let _ = told.send(again);
                 }
-            };
-            drop(registering);
-            Ok(again)
+            })
+            .detach();
+            match outcome.await {
+                Ok(again) => again,
+                // It was given up.
+                Err(_) => pending().await,
+            }
         };
         let clock = LeaseClock::new(validity);
         keep_registered(reporter, clock, renew, doubt, register).await;
         self.registrations.leases.borrow_mut().remove(&kept.lease.get());
         kept.watch.take();
+    }
+
+    /// Registers once more, unless it has been given up.
+    async fn register_again(self: &Rc<Self>, kept: &Rc<Kept>) -> Option<Result<Again, Error>> {
+        let registering = kept.registering.lock().await;
+        if kept.given_up.get() {
+            return None;
+        }
+        let cx = Context::background("registering again", ATTEMPT_LIMIT);
+        let again = match self.attempt(&cx, kept).await {
+            Ok(Attempt::Taken(state)) => Ok(Again::Taken(*state)),
+            Ok(Attempt::Registered { lease, create_revision, validity }) => {
+                self.stands(kept, lease, create_revision);
+                Ok(Again::Registered(validity))
+            }
+            Err(error) => Err(error),
+        };
+        drop(registering);
+        Some(again)
     }
 
     /// It is registered with this lease: watches its key.
@@ -156,7 +187,7 @@ impl Etcd {
             let reason = this.until_key_is_gone(key, create_revision).await;
             if let Some(kept) = told.upgrade() {
                 // Full: the keeper has been told already.
-                let _ = kept.gone.borrow_mut().try_send(reason);
+                let _ = kept.gone.borrow_mut().try_send(Gone { lease, reason });
             }
         });
         kept.watch.replace(Some(watch.stop_on_drop()));
@@ -252,7 +283,7 @@ impl Etcd {
         condition: Compare,
     ) -> Result<TxnRequest, Error> {
         let record = self.record(kept.instance.borrow().clone(), kept.registered_ms);
-        let (key, value) = (kept.key.clone(), record.encode()?);
+        let (key, value) = (kept.key.clone(), record.encode()?.into());
         let put = PutRequest { key, value, lease, prev_kv: false };
         Ok(TxnRequest {
             compare: vec![condition],
@@ -268,25 +299,23 @@ impl Etcd {
         instance: Instance,
     ) -> Result<(), Error> {
         let kept = &registration.kept;
+        // An attempt under way writes what was said before.
+        let registering = kept.registering.lock().await;
         let lease = kept.lease.get();
         let before = kept.instance.replace(instance);
         let ours = Compare::attached(kept.key.clone(), lease);
         let request = self.instance_request(kept, lease, ours)?;
         let outcome = self.client.call(cx, Lane::Data, TXN, request).await;
-        match outcome {
-            Ok(answer) if answer.succeeded => Ok(()),
-            Ok(_) => {
-                let message = "the instance is not registered at the moment; it will be again soon, as it \
-                     is said now";
-                Err(Error::unavailable(message).retry_after(RETRY_AFTER))
-            }
-            Err(error) => {
-                if error.effect() == Effect::None {
-                    kept.instance.replace(before);
-                }
-                Err(error)
-            }
+        if matches!(&outcome, Err(error) if error.effect() == Effect::None) {
+            kept.instance.replace(before);
         }
+        drop(registering);
+        if outcome?.succeeded {
+            return Ok(());
+        }
+        let message = "the instance is not registered at the moment; it will be again soon, as it \
+                       is said now";
+        Err(Error::unavailable(message).effect_unknown().retry_after(RETRY_AFTER))
     }
 
     pub(super) async fn deregister_instance(
@@ -299,6 +328,8 @@ impl Etcd {
         // An attempt under way ends first, so that it cannot come after the deletion.
         let registering = kept.registering.lock().await;
         let lease = kept.lease.get();
+        // Whatever comes of it: what this lease keeps is not to be spared any more.
+        self.registrations.leases.borrow_mut().remove(&lease);
         let (key, delete) = (kept.key.clone(), kept.key.clone());
         let delete = DeleteRangeRequest { key: delete, ..Default::default() };
         let request = TxnRequest {

@@ -34,6 +34,7 @@ impl Etcd {
         service: Option<String>,
         sink: WatchSink,
     ) -> Result<(), Error> {
+        let mut pauses = Backoff::default();
         loop {
             let view = self.read_view(service.as_deref()).await?;
             let start_revision = view.revision + 1;
@@ -60,8 +61,11 @@ impl Etcd {
                 select(pin!(instances.ended()), pin!(operators.ended())).await.factor_first().0
             });
             match select(ended, pin!(sink.snapshot_wanted())).await {
-                Either::Left((End::Refused(error), _)) => return Err(error),
-                Either::Left((end, _)) => sink.resync(&end.reason()),
+                Either::Left((End::Refused(error), _)) if !is_passing(&error) => return Err(error),
+                Either::Left((end, _)) => {
+                    sink.resync(&end.reason());
+                    pauses.wait().await;
+                }
                 // The reader fell behind, and was told so.
                 Either::Right(_) => {}
             }

@@ -2,7 +2,7 @@
 
 use super::{Role, Verdict, Watches};
 use crate::client::Lane;
-use crate::error::{Failure, Remedy, is_passing};
+use crate::error::{Failure, Remedy};
 use crate::server::Server;
 use crate::wire::messages::{WatchProgressRequest, WatchRequestUnion, WatchResponse};
 use futures::channel::mpsc;
@@ -10,7 +10,7 @@ use futures::future::{Either, select};
 use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::grpc::{self, tonic};
 use pintle_plugin_sdk::time::{Instant, sleep_until};
-use pintle_plugin_sdk::{Context, Error};
+use pintle_plugin_sdk::{Context, Error, StopOnDrop, spawn};
 use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
@@ -41,8 +41,10 @@ impl Stream {
         loop {
             let error = match self.carry().await {
                 Ok(()) => "nothing is watched any more".to_owned(),
-                Err(error) if is_passing(&error) => error.message().to_owned(),
-                Err(error) => return self.watches.refused(self.role, &error),
+                Err(error) if matches!(error.code(), "unauthenticated" | "denied") => {
+                    return self.watches.refused(self.role, &error);
+                }
+                Err(error) => error.message().to_owned(),
             };
             if !self.watches.broke(self.role, &error) {
                 return;
@@ -88,6 +90,10 @@ impl Stream {
             opened.map_err(|status| Failure::of(&status, peer))?;
         let reliable = server.has_reliable_progress();
         let mut ask_at = Instant::now().after(PROGRESS_PERIOD);
+        // A notice of progress came since the last question.
+        let mut proved = false;
+        // Looks for itself whether anything is missing; the one before is given up.
+        let mut _proof: Option<StopOnDrop> = None;
         loop {
             let answer = match select(pin!(answers.message()), sleep_until(ask_at)).await {
                 Either::Left((answer, _)) => answer.map_err(|status| Failure::of(&status, peer))?,
@@ -99,15 +105,20 @@ impl Stream {
                     let ask = WatchRequestUnion::Progress(WatchProgressRequest {});
                     // A closed stream shows in what is read from it.
                     let _ = requests.unbounded_send(ask.into());
+                    if !std::mem::take(&mut proved) {
+                        let watches = Rc::clone(&self.watches);
+                        _proof = Some(spawn(watches.prove(self.role)).stop_on_drop());
+                    }
                     continue;
                 }
             };
             let Some(answer) = answer else { return Err(Failure::ended(peer)) };
-            self.answered.set(true);
             match self.watches.receive(self.role, answer, reliable, peer) {
                 Verdict::Fine => {}
+                Verdict::Progress => proved = true,
                 Verdict::Broken(failure) => return Err(failure),
             }
+            self.answered.set(true);
         }
     }
 }

@@ -34,7 +34,7 @@ pub(crate) enum End {
     Compacted(i64),
     /// The store is at this revision, before what was delivered: it was restored from a copy.
     WentBack(i64),
-    /// It refuses the watch for good.
+    /// It refuses the watch; for good, unless the error can pass.
     Refused(Error),
 }
 
@@ -51,15 +51,10 @@ impl End {
     }
 }
 
-/// A member that lags behind catches up sooner than in so many notices of progress.
-const LAGGING_MAX: u32 = 3;
-
 /// The server's side of a watch.
 pub(super) struct Watched {
     target: Target,
     next_revision: Cell<i64>,
-    /// Notices of progress, one after the other, that lie before what was delivered.
-    lagging: Cell<u32>,
     /// The last changes of an answer that goes on: more of the same revision may follow.
     held: RefCell<Vec<Event>>,
     notify: Box<dyn Fn(Notice)>,
@@ -84,7 +79,6 @@ pub(super) fn pair(
     let watched = Watched {
         target,
         next_revision,
-        lagging: Cell::new(0),
         held: RefCell::default(),
         notify: Box::new(notify),
         end: RefCell::new(Some(end)),
@@ -93,6 +87,11 @@ pub(super) fn pair(
 }
 
 impl Subscription {
+    #[cfg(test)]
+    pub(super) fn id(&self) -> i64 {
+        self.id
+    }
+
     /// Waits until the server ends the watch for good.
     pub(crate) async fn ended(&mut self) -> End {
         let lost = || End::Refused(Error::internal("a watch was dropped"));
@@ -134,23 +133,12 @@ impl Watched {
         }
     }
 
-    /// The server has told everything up to this revision. `reliable`: it has really sent it too.
-    pub(super) fn progress(&self, revision: i64, reliable: bool) {
-        if !self.held.borrow().is_empty() {
-            return;
-        }
-        if revision + 1 < self.next_revision() {
-            self.lagging.set(self.lagging.get() + 1);
-            if self.lagging.get() >= LAGGING_MAX {
-                self.ended(End::WentBack(revision));
-            }
-            return;
-        }
-        self.lagging.set(0);
-        if reliable {
+    /// Everything up to this revision was sent.
+    pub(super) fn progress(&self, revision: i64) {
+        if self.held.borrow().is_empty() && revision + 1 >= self.next_revision() {
             self.next_revision.set(revision + 1);
+            (self.notify)(Notice::Progress(revision));
         }
-        (self.notify)(Notice::Progress(revision));
     }
 
     /// The stream broke.
@@ -214,36 +202,20 @@ mod tests {
     }
 
     #[test]
-    fn only_progress_that_can_be_relied_on_moves_the_bookmark() {
+    fn progress_moves_the_bookmark_and_never_back() {
         let (watched, _subscription, told) = watched(5);
-        watched.progress(9, false);
-        assert_eq!(watched.next_revision(), 5);
-        watched.progress(9, true);
+        watched.progress(9);
         assert_eq!(watched.next_revision(), 10);
-        watched.progress(3, true);
-        assert_eq!(watched.next_revision(), 10, "it never goes back");
-        assert_eq!(*told.borrow(), ["progress 9", "progress 9"]);
-    }
-
-    #[test]
-    fn a_store_that_stays_behind_what_was_delivered_has_gone_back() {
-        let (watched, mut subscription, _) = watched(5);
-        let mut ended = || subscription.ended.try_recv().unwrap();
-        watched.progress(2, true);
-        watched.progress(2, true);
-        watched.progress(4, true);
-        watched.progress(2, true);
-        watched.progress(2, true);
-        assert!(ended().is_none(), "a member that lags catches up");
-        watched.progress(3, true);
-        assert!(matches!(ended(), Some(End::WentBack(3))));
+        watched.progress(3);
+        assert_eq!(watched.next_revision(), 10);
+        assert_eq!(*told.borrow(), ["progress 9"]);
     }
 
     #[test]
     fn nothing_is_proved_in_the_middle_of_an_answer() {
         let (watched, _subscription, told) = watched(5);
         watched.receive(vec![event(5)], true);
-        watched.progress(9, true);
+        watched.progress(9);
         assert!(told.borrow().is_empty());
     }
 }

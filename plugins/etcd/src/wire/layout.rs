@@ -185,6 +185,11 @@ impl Layout {
         Some((from_segment(lock)?, claim.to_owned()))
     }
 
+    /// A key that is never written, to ask for the present revision within our permissions.
+    pub fn probe(&self) -> Vec<u8> {
+        self.at(".pintle/v1/probe")
+    }
+
     fn at(&self, path: &str) -> Vec<u8> {
         [self.root.as_bytes(), path.as_bytes()].concat()
     }

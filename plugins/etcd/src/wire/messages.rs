@@ -3,6 +3,7 @@
 //! protobuf skips them.
 #![allow(missing_docs, reason = "names are those of the public definition")]
 
+use bytes::Bytes;
 use prost::{Enumeration, Message, Oneof};
 use std::fmt;
 
@@ -97,8 +98,9 @@ pub struct RangeResponse {
 pub struct PutRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub key: Vec<u8>,
-    #[prost(bytes = "vec", tag = "2")]
-    pub value: Vec<u8>,
+    /// Shared, since a request is kept while it may have to be sent again.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub value: Bytes,
     #[prost(int64, tag = "3")]
     pub lease: i64,
     #[prost(bool, tag = "4")]

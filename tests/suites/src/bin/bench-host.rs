@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     hint::black_box,
-    path::PathBuf,
     process::{Command, ExitCode},
     sync::Arc,
     time::{Duration, Instant},
@@ -33,15 +32,10 @@ async fn main() -> Result<ExitCode> {
     report.push(one_writer().await?);
     report.push(many_writers().await?);
     report.print();
-    if let Some(file) = json_file() {
+    if let Some(file) = pintle_test_suites::json_file() {
         report.write_json(&file)?;
     }
     Ok(report.exit_code())
-}
-
-fn json_file() -> Option<PathBuf> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != "--json");
-    arguments.nth(1).map(PathBuf::from)
 }
 
 /// P5: a read from the mirror against a look-up in a hash map behind an `ArcSwap`.

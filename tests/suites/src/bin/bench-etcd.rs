@@ -1,0 +1,210 @@
+//! `cargo xtask bench etcd`: the etcd plugin against the native Rust client, on one server.
+
+use std::{
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, bail};
+use etcd_client::{Client, GetOptions, WatchOptions, WatchStream};
+use futures::StreamExt;
+use pintle::{
+    Config, Pintle,
+    config::{Put, Target, Watch, WatchEvent},
+};
+use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
+use pintle_test_services::{Etcd, EtcdOptions};
+use pintle_test_suites::Sandbox;
+use tokio::sync::Mutex;
+
+const ROOT: &str = "/bench/";
+const KEYS: usize = 1_000;
+/// Longest wait for an event.
+const EVENT_LIMIT: Duration = Duration::from_secs(10);
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let server = Etcd::start(EtcdOptions::default()).await?;
+    let stage = Stage::new(&server).await?;
+    let mut report = Report::default();
+    report.extend(stage.one_reader().await?);
+    report.extend(stage.many_readers().await?);
+    report.extend(stage.one_writer().await?);
+    report.extend(stage.change_to_event().await?);
+    report.print();
+    if let Some(file) = pintle_test_suites::json_file() {
+        report.write_json(&file)?;
+    }
+    Ok(report.exit_code())
+}
+
+/// Both sides, connected to the same server, with the same keys.
+struct Stage {
+    config: Config,
+    native: Client,
+    /// A connection that neither side uses: it changes what both watch.
+    writer: Client,
+    _pintle: Pintle,
+    _sandbox: Sandbox,
+}
+
+impl Stage {
+    async fn new(server: &Etcd) -> Result<Self> {
+        let sandbox = Sandbox::new(&["plugins/etcd"])?;
+        let endpoint = server.endpoint();
+        let settings = format!(
+            "[backends.main]\nplugin = \"etcd\"\nendpoints = [\"{endpoint}\"]\n\
+             settings = {{ root = \"{ROOT}\" }}\n"
+        );
+        let pintle = sandbox.start(&settings).await?;
+        let config = pintle.config("main")?;
+        let connect = async || Client::connect([&endpoint], None).await;
+        let (native, mut writer) = (connect().await?, connect().await?);
+        for number in 0..KEYS {
+            writer.put(format!("{ROOT}{}", key(number)), value(number), None).await?;
+        }
+        // Both connections are warm before anything is measured.
+        config.get(&key(0)).await?.context("the plugin reads what the native client wrote")?;
+        Ok(Self { config, native, writer, _pintle: pintle, _sandbox: sandbox })
+    }
+
+    /// P1: one linearizable get at a time.
+    async fn one_reader(&self) -> Result<Vec<Row>> {
+        let comparison = Comparison::new("P1-etcd", "config get, one caller; etcd-client")
+            .target(Measure::P50, Wanted::AtMost(0.95))
+            .target(Measure::P99, Wanted::AtMost(1.05))
+            .operations(1_000);
+        self.compare_gets(comparison).await
+    }
+
+    /// P2 and P3: 64 gets outstanding on one connection.
+    async fn many_readers(&self) -> Result<Vec<Row>> {
+        let gets = |id, what| Comparison::new(id, what).operations(10_000).outstanding(64);
+        let throughput = gets("P2-etcd", "gets, 64 outstanding on one connection; etcd-client")
+            .target(Measure::Throughput, Wanted::AtLeast(1.15));
+        let cpu = gets("P3-etcd", "client CPU for each of 64 outstanding gets; etcd-client")
+            .target(Measure::CpuPerOperation, Wanted::AtMost(1.2));
+        let mut rows = self.compare_gets(throughput).await?;
+        rows.extend(self.compare_gets(cpu).await?);
+        Ok(rows)
+    }
+
+    async fn compare_gets(&self, comparison: Comparison) -> Result<Vec<Row>> {
+        let mut number = 0;
+        let ours = || {
+            number += 1;
+            let (config, key) = (self.config.clone(), key(number));
+            async move {
+                let entry = config.get(&key).await?;
+                entry.map(drop).with_context(|| format!("{key} is there"))
+            }
+        };
+        let mut native_number = 0;
+        let peer = || {
+            native_number += 1;
+            let (client, key) = (self.native.kv_client(), format!("{ROOT}{}", key(native_number)));
+            async move {
+                let mut client = client;
+                let response = client.get(key, Some(GetOptions::new())).await?;
+                let kv = response.kvs().first().context("the key is there")?;
+                // What a caller keeps: bytes of its own, as ours answers.
+                anyhow::Ok(drop(kv.value().to_vec()))
+            }
+        };
+        Ok(comparison.run(ours, peer).await?)
+    }
+
+    /// Not in the table of goals, but what everybody asks next: puts by one caller.
+    async fn one_writer(&self) -> Result<Vec<Row>> {
+        let comparison = Comparison::new("P1w-etcd", "config put, one caller; etcd-client")
+            .target(Measure::P50, Wanted::AtMost(1.05))
+            .operations(300);
+        let ours = || {
+            let config = self.config.clone();
+            async move { config.put(Put::new("put/ours", "value")).await.map(drop) }
+        };
+        let peer = || {
+            let mut client = self.native.kv_client();
+            async move { client.put(format!("{ROOT}put/peer"), "value", None).await.map(drop) }
+        };
+        Ok(comparison.run(ours, peer).await?)
+    }
+
+    /// P4: from the sending of a put, by a third client, to the event with its value.
+    async fn change_to_event(&self) -> Result<Vec<Row>> {
+        let mut watch = self.config.watch(Target::Key("watched".into())).await?;
+        while event(&mut watch).await? != WatchEvent::SnapshotEnd {}
+        let watched = format!("{ROOT}watched");
+        let stream = self.native.clone().watch(&*watched, Some(WatchOptions::new())).await?;
+        let ours = Arc::new(Mutex::new(watch));
+        let native = Arc::new(Mutex::new(stream));
+        let comparison = Comparison::new("P4-etcd", "put to event, one watcher; native watch")
+            .target(Measure::P50, Wanted::AtMost(1.0))
+            .target(Measure::P99, Wanted::AtMost(1.1))
+            .operations(300);
+        let number = Arc::new(std::sync::atomic::AtomicU64::new(0));
+        // Both watch all the time; each takes the time of its own event, then waits for the other's.
+        let change = |timed: Side| {
+            let (ours, native, mut writer) = (ours.clone(), native.clone(), self.writer.clone());
+            let value = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
+            let watched = watched.clone();
+            async move {
+                let (mut ours, mut native) = (ours.lock().await, native.lock().await);
+                let begin = Instant::now();
+                let put = writer.put(watched, value.clone(), None);
+                let ours = async { ours_sees(&mut ours, &value).await.map(|()| begin.elapsed()) };
+                let native =
+                    async { native_sees(&mut native, &value).await.map(|()| begin.elapsed()) };
+                let (put, ours, native) = tokio::join!(put, ours, native);
+                put?;
+                Ok::<_, anyhow::Error>(match timed {
+                    Side::Ours => ours?,
+                    Side::Native => native?,
+                })
+            }
+        };
+        Ok(comparison.run_timed(|| change(Side::Ours), || change(Side::Native)).await?)
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Side {
+    Ours,
+    Native,
+}
+
+async fn ours_sees(watch: &mut Watch, value: &str) -> Result<()> {
+    match event(watch).await? {
+        WatchEvent::Put { entry, .. } if &entry.value[..] == value.as_bytes() => Ok(()),
+        other => bail!("expected {value}, got {other:?}"),
+    }
+}
+
+async fn event(watch: &mut Watch) -> Result<WatchEvent> {
+    let next = tokio::time::timeout(EVENT_LIMIT, watch.next()).await.context("no event came")?;
+    Ok(next.context("the watch ended")??)
+}
+
+async fn native_sees(stream: &mut WatchStream, value: &str) -> Result<()> {
+    loop {
+        let next = tokio::time::timeout(EVENT_LIMIT, stream.message()).await;
+        let response = next.context("no event came")??.context("the native watch ended")?;
+        if response
+            .events()
+            .iter()
+            .any(|event| event.kv().is_some_and(|kv| kv.value() == value.as_bytes()))
+        {
+            return Ok(());
+        }
+    }
+}
+
+fn key(number: usize) -> String {
+    format!("get/{:04}", number % KEYS)
+}
+
+/// A hundred bytes, as a setting has.
+fn value(number: usize) -> String {
+    format!("{number:0100}")
+}
