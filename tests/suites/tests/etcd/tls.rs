@@ -50,7 +50,8 @@ async fn everything_goes_over_tls() -> Result<()> {
     let ca = TestCa::new()?;
     let stage = server(&ca, ca.server()?, false).await?;
     let node = stage.start(trusting(&stage, &ca)).await?;
-    put(&node.config, "k", "1").await?;
+    let seen = || format!("{:?}", node.pintle.backend("main"));
+    put(&node.config, "k", "1").await.with_context(seen)?;
     let follower = Follower::open(&node, "watcher", prefix("")).await?;
     stage.etcd.ctl(&["put", &stage.key("k"), "2"]).await?;
     follower.until("the change", |now| now.state["k"] == "2").await?;
