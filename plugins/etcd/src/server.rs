@@ -37,6 +37,7 @@ impl Server {
         options: &ServerOptions,
         traffic: &Traffic,
     ) -> Result<Opened<Self>, Error> {
+        let over_tls = endpoint.tls;
         let connection = Connection::open(&endpoint, options.connect_timeout).await?;
         let connection = connection.counted_by(traffic);
         let channel = grpc::Channel::open(connection, options.http2).await?;
@@ -50,7 +51,7 @@ impl Server {
                 let failure = Failure::of(&status, channel.peer());
                 // A server that does not tell strangers how it is may serve all the same.
                 if !matches!(failure.error.code(), "unauthenticated" | "denied" | "unsupported") {
-                    return Err(failure.error);
+                    return Err(unusable(failure.error, over_tls));
                 }
                 String::new()
             }
@@ -64,6 +65,18 @@ impl Server {
     pub(crate) fn has_reliable_progress(&self) -> bool {
         has_reliable_progress(&self.version)
     }
+}
+
+/// The connection stood, and its first request failed: nobody has asked for anything yet.
+fn unusable(error: Error, over_tls: bool) -> Error {
+    let error = error.effect_none();
+    if error.code() != "unavailable" || error.message().contains("etcdserver: ") {
+        return error;
+    }
+    let spoken = if over_tls { "HTTP/2 over TLS" } else { "HTTP/2 without TLS; see `tls`" };
+    let message = format!("{} (it has to be an etcd that speaks {spoken})", error.message());
+    let told = Error::unavailable(message);
+    error.details().iter().fold(told, |told, (name, value)| told.detail(name, value))
 }
 
 fn check(status: &StatusResponse, peer: &str) -> Result<(), Error> {
