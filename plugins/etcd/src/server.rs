@@ -43,6 +43,7 @@ impl Server {
         traffic: &Traffic,
         auth: &Auth,
     ) -> Result<Opened<Self>, Error> {
+        let over_tls = endpoint.tls;
         let connection = Connection::open(&endpoint, options.connect_timeout).await?;
         let connection = connection.counted_by(traffic);
         let channel = grpc::Channel::open(connection, options.http2).await?;
@@ -54,7 +55,7 @@ impl Server {
                 server.version = status.version.into();
             }
             // Nothing was asked of it yet.
-            Err(error) if is_passing(&error) => return Err(error.effect_none()),
+            Err(error) if is_passing(&error) => return Err(unusable(error, over_tls)),
             // A server that does not tell us how it is may serve all the same; if it does not, the
             // request itself is refused, and says so.
             Err(error) => tracing::debug!(%error, "the server does not tell how it is"),
@@ -85,6 +86,18 @@ impl Server {
     pub(crate) fn has_reliable_progress(&self) -> bool {
         has_reliable_progress(&self.version)
     }
+}
+
+/// The connection stood, and its first request failed: nobody has asked for anything yet.
+fn unusable(error: Error, over_tls: bool) -> Error {
+    let error = error.effect_none();
+    if error.code() != "unavailable" || error.message().contains("etcdserver: ") {
+        return error;
+    }
+    let spoken = if over_tls { "HTTP/2 over TLS" } else { "HTTP/2 without TLS; see `tls`" };
+    let message = format!("{} (it has to be an etcd that speaks {spoken})", error.message());
+    let told = Error::unavailable(message);
+    error.details().iter().fold(told, |told, (name, value)| told.detail(name, value))
 }
 
 fn check(status: &StatusResponse, peer: &str) -> Result<(), Error> {

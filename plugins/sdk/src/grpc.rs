@@ -104,8 +104,10 @@ pub fn is_too_large(status: &Status) -> bool {
 
 /// A status in the words of Pintle. The effect is `none` where the server refused, and `unknown`
 /// where nobody knows whether it acted; say [`effect_none`](Error::effect_none) for reads.
+///
+/// A broken connection is told with its causes: the last of them mostly says what to do.
 pub fn error(status: &Status, endpoint: &str) -> Error {
-    let message = format!("{endpoint}: {}", status.message());
+    let message = format!("{endpoint}: {}", with_causes(status));
     let made = match status.code() {
         Code::InvalidArgument | Code::OutOfRange => Error::invalid(message),
         Code::NotFound => Error::not_found(message),
@@ -127,6 +129,20 @@ pub fn error(status: &Status, endpoint: &str) -> Error {
     made.detail("endpoint", endpoint).detail("status", format!("{:?}", status.code()))
 }
 
+/// What a status says, and behind it what its causes add to that.
+fn with_causes(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut cause = std::error::Error::source(status);
+    while let Some(error) = cause {
+        let added = error.to_string();
+        if !text.contains(&added) {
+            text = format!("{text}: {added}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
 /// How long the server asks to wait before a retry, if it does.
 fn pushback(status: &Status) -> Option<Duration> {
     let text = status.metadata().get("grpc-retry-pushback-ms")?.to_str().ok()?;
@@ -145,5 +161,30 @@ mod tests {
         let broken = error(&Status::unavailable("broken pipe"), "etcd:2379");
         assert_eq!((broken.code(), broken.effect()), ("unavailable", Effect::Unknown));
         assert_eq!(broken.message(), "etcd:2379: broken pipe");
+    }
+
+    #[test]
+    fn a_broken_connection_is_told_with_its_causes_each_once() {
+        #[derive(Debug)]
+        struct Outer(std::io::Error);
+
+        impl std::fmt::Display for Outer {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("connection error")
+            }
+        }
+
+        impl std::error::Error for Outer {
+            fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+                Some(&self.0)
+            }
+        }
+
+        let cause = std::io::Error::other("it requires a client certificate; set tls.cert");
+        let status = Status::from_error(Box::new(Outer(cause)));
+        assert_eq!(
+            error(&status, "etcd:2379").message(),
+            "etcd:2379: connection error: it requires a client certificate; set tls.cert"
+        );
     }
 }

@@ -278,15 +278,15 @@ impl Etcd {
             arguments.push("--unsafe-no-fsync".to_owned());
         }
         if let Some(tls) = &self.options.tls {
-            for (flag, file) in [
-                ("--cert-file", &tls.server.certificate),
-                ("--key-file", &tls.server.key),
-                ("--trusted-ca-file", &tls.authority),
-            ] {
-                arguments.extend([flag.to_owned(), file.display().to_string()]);
-            }
+            let mut files =
+                vec![("--cert-file", &tls.server.certificate), ("--key-file", &tls.server.key)];
+            // An authority alone is enough for etcd to ask clients for certificates.
             if tls.client_authentication {
+                files.push(("--trusted-ca-file", &tls.authority));
                 arguments.push("--client-cert-auth".to_owned());
+            }
+            for (flag, file) in files {
+                arguments.extend([flag.to_owned(), file.display().to_string()]);
             }
         }
         arguments.extend(self.options.arguments.iter().cloned());

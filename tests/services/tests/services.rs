@@ -53,6 +53,15 @@ async fn etcd_with_client_authentication_serves_only_certificates_of_its_authori
 
 #[tokio::test]
 #[ignore = "needs servers: cargo xtask test services"]
+async fn etcd_with_tls_alone_asks_clients_for_no_certificate() {
+    let ca = TestCa::new().unwrap();
+    let tls = Some(EtcdTls::new(&ca, false).unwrap());
+    let etcd = Etcd::start(EtcdOptions { tls, ..EtcdOptions::default() }).await.expect(WHY);
+    assert_eq!(etcd.ctl(&["put", "a", "one"]).await.unwrap(), "OK");
+}
+
+#[tokio::test]
+#[ignore = "needs servers: cargo xtask test services"]
 async fn an_etcd_cluster_elects_another_leader_and_takes_the_old_one_back() {
     let mut cluster = EtcdCluster::start(EtcdOptions::default()).await.expect(WHY);
     assert_eq!(cluster.endpoints().len(), 3);

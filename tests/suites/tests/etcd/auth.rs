@@ -29,7 +29,9 @@ async fn ctl(etcd: &Etcd, arguments: &[&str]) -> Result<String> {
 }
 
 /// A server with authentication, and a user `app` who may do everything below the root.
-async fn guarded(arguments: Vec<String>) -> Result<Stage> {
+async fn guarded(mut arguments: Vec<String>) -> Result<Stage> {
+    // The cheapest hash of passwords: many log in here.
+    arguments.extend(["--bcrypt-cost".into(), "4".into()]);
     let stage = Stage::alone(EtcdOptions { arguments, ..EtcdOptions::default() }).await?;
     let etcd = &stage.etcd;
     etcd.ctl(&["user", "add", "root:root-secret"]).await?;
@@ -171,11 +173,38 @@ async fn a_token_that_ended_is_renewed_unnoticed() -> Result<()> {
     Ok(())
 }
 
-/// Waits until a native client that never renews its token is refused.
-async fn until_tokens_of_now_end(etcd: &Arc<Etcd>, key: &str) -> Result<()> {
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_ended_because_nobody_used_it_is_renewed_unnoticed() -> Result<()> {
+    let stage = guarded(vec!["--auth-token-ttl".into(), "1".into()]).await?;
+    let node = stage.start(as_user(stage.settings("a"), "app", "app-secret")).await?;
+    put(&node.config, "k", "1").await?;
+    let follower = Follower::open(&node, "watcher", prefix("")).await?;
+    // Use prolongs such a token, so that each of these can be looked at once.
+    let mut unused = Vec::new();
+    for _ in 0..40 {
+        unused.push(without_renewal(&stage.etcd).await?);
+    }
+    let key = stage.key("k");
+    let ended = eventually("the end of the tokens", async || {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let mut native = unused.pop().context("they all lived")?;
+        Ok(native.get(key.as_str(), None).await.err())
+    });
+    assert!(ended.await?.to_string().contains("invalid auth token"));
+    put(&node.config, "k", "2").await?;
+    follower.until("the change", |now| now.state["k"] == "2").await
+}
+
+/// A native client that never renews its token.
+async fn without_renewal(etcd: &Arc<Etcd>) -> Result<Client> {
     let options =
         ConnectOptions::new().with_user("app", "app-secret").with_auto_token_refresh(false);
-    let mut native = Client::connect([etcd.endpoint()], Some(options)).await?;
+    Ok(Client::connect([etcd.endpoint()], Some(options)).await?)
+}
+
+/// Waits until a native client that never renews its token is refused.
+async fn until_tokens_of_now_end(etcd: &Arc<Etcd>, key: &str) -> Result<()> {
+    let mut native = without_renewal(etcd).await?;
     native.get(key, None).await?;
     eventually("the end of the token", async || Ok(native.get(key, None).await.err().map(drop)))
         .await

@@ -38,7 +38,8 @@ async fn list(config: &Config, prefix: &str) -> Result<Page> {
 #[tokio::test(flavor = "multi_thread")]
 async fn expectations_hold_or_tell_what_is_there() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let exists = config.put(Put::new("k", "0").expect(Expect::Exists)).await?;
     assert_eq!(exists, PutOutcome::Stale(None));
     let first = stored(config.put(Put::new("k", "1").expect(Expect::Absent)).await?)?;
@@ -113,15 +114,16 @@ async fn climb(config: &Config, steps: u32) -> Result<Vec<Version>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_ends_at_a_separator() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut client = stage.client().await?;
     for key in ["a/b", "a/b/c", "a/b/d/e", "a/bc", "a/b.c", "ab", "a/b0/c"] {
         client.put(stage.key(key), key, None).await?;
     }
-    assert_eq!(keys(&list(&config, "a/b").await?), ["a/b/c", "a/b/d/e"]);
-    assert_eq!(keys(&list(&config, "").await?).len(), 7);
+    assert_eq!(keys(&list(config, "a/b").await?), ["a/b/c", "a/b/d/e"]);
+    assert_eq!(keys(&list(config, "").await?).len(), 7);
     assert_eq!(config.delete_prefix("a/b", None).await?, 2);
-    let left = list(&config, "").await?;
+    let left = list(config, "").await?;
     assert_eq!(keys(&left), ["a/b", "a/b.c", "a/b0/c", "a/bc", "ab"]);
     Ok(())
 }
@@ -129,12 +131,13 @@ async fn a_prefix_ends_at_a_separator() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_lies_beside_the_root_is_neither_seen_nor_touched() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut client = stage.client().await?;
     let beside = format!("{}beside/x", stage.root.trim_end_matches('/'));
     client.put(beside.as_str(), "1", None).await?;
-    put(&config, "x", "1").await?;
-    assert_eq!(keys(&list(&config, "").await?), ["x"]);
+    put(config, "x", "1").await?;
+    assert_eq!(keys(&list(config, "").await?), ["x"]);
     assert_eq!(config.delete_prefix("", None).await?, 1);
     assert_eq!(client.get(beside.as_str(), None).await?.count(), 1);
     client.delete(beside, None).await?;
@@ -145,7 +148,8 @@ async fn what_lies_beside_the_root_is_neither_seen_nor_touched() -> Result<()> {
 async fn pages_hold_every_key_that_stayed_while_others_write() -> Result<()> {
     const STAYING: usize = 400;
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut client = stage.client().await?;
     for number in 0..STAYING {
         client.put(stage.key(&format!("p/{number:04}/stays")), "1", None).await?;
@@ -185,8 +189,9 @@ async fn pages_hold_every_key_that_stayed_while_others_write() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_happens_whole_and_at_one_revision_or_not_at_all() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
-    let version = put(&config, "t/a", "1").await?;
+    let node = stage.node("a").await?;
+    let config = &node.config;
+    let version = put(config, "t/a", "1").await?;
     let write = |key: &str| TxnOp::Put { key: key.into(), value: "2".into(), content_type: None };
     let txn = Txn {
         conditions: vec![
@@ -221,8 +226,9 @@ async fn a_transaction_happens_whole_and_at_one_revision_or_not_at_all() -> Resu
 #[tokio::test(flavor = "multi_thread")]
 async fn gets_in_a_transaction_see_the_state_before_it() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
-    put(&config, "g/read", "before").await?;
+    let node = stage.node("a").await?;
+    let config = &node.config;
+    put(config, "g/read", "before").await?;
     let ops = vec![
         TxnOp::Put { key: "g/other".into(), value: "x".into(), content_type: None },
         TxnOp::Get("g/read".into()),
@@ -248,7 +254,8 @@ async fn gets_in_a_transaction_see_the_state_before_it() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_prefix_is_deleted_at_one_revision() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut client = stage.client().await?;
     for number in 0..20 {
         client.put(stage.key(&format!("d/{number}")), "1", None).await?;
@@ -279,7 +286,8 @@ async fn a_prefix_is_deleted_at_one_revision() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_holds_any_bytes_and_may_be_empty() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let all: Vec<u8> = (0..=255).collect();
     let large = vec![0xa5; 1 << 20];
     for (key, value) in [("v/all", all), ("v/empty", Vec::new()), ("v/large", large)] {
@@ -288,7 +296,7 @@ async fn a_value_holds_any_bytes_and_may_be_empty() -> Result<()> {
         let stored = stage.client().await?.get(stage.key(key), None).await?;
         assert_eq!(stored.kvs()[0].value(), value, "{key}");
     }
-    let listed = list(&config, "v").await?;
+    let listed = list(config, "v").await?;
     assert_eq!(listed.entries.len() + usize::from(listed.next.is_some()), 3);
     Ok(())
 }
@@ -296,7 +304,8 @@ async fn a_value_holds_any_bytes_and_may_be_empty() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_is_too_large_is_named_and_harms_nothing() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let error = config.put(Put::new("big", vec![1; 2 << 20])).await.unwrap_err();
     assert_eq!((error.code(), error.effect()), ("too-large", Effect::None), "{error}");
     let ops = (0..20).map(|number| TxnOp::Put {
@@ -307,7 +316,7 @@ async fn a_request_that_is_too_large_is_named_and_harms_nothing() -> Result<()> 
     let error = config.txn(Txn { ops: ops.collect(), ..Txn::default() }).await.unwrap_err();
     assert_eq!((error.code(), error.effect()), ("too-large", Effect::None), "{error}");
     assert!(stage.keys_below("big").await?.is_empty());
-    put(&config, "big", "small").await?;
+    put(config, "big", "small").await?;
     Ok(())
 }
 
@@ -315,8 +324,9 @@ async fn a_request_that_is_too_large_is_named_and_harms_nothing() -> Result<()> 
 async fn a_full_database_refuses_writes_by_name_and_is_still_read() -> Result<()> {
     let arguments = vec!["--quota-backend-bytes".to_owned(), (4 << 20).to_string()];
     let stage = Stage::alone(EtcdOptions { arguments, ..EtcdOptions::default() }).await?;
-    let config = stage.node("a").await?.config;
-    put(&config, "small", "1").await?;
+    let node = stage.node("a").await?;
+    let config = &node.config;
+    put(config, "small", "1").await?;
     let full = eventually("the end of the space", async || {
         Ok(config.put(Put::new("large", vec![b'x'; 512 << 10])).await.err())
     });
@@ -329,7 +339,8 @@ async fn a_full_database_refuses_writes_by_name_and_is_still_read() -> Result<()
 #[tokio::test(flavor = "multi_thread")]
 async fn many_large_values_are_listed_in_pages_that_fit() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut client = stage.client().await?;
     for number in 0..24 {
         client.put(stage.key(&format!("l/{number:02}")), vec![b'x'; 1 << 20], None).await?;
@@ -352,7 +363,8 @@ async fn many_large_values_are_listed_in_pages_that_fit() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_no_key_can_name_is_counted_and_odd_names_are_escaped() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut client = stage.client().await?;
     for odd in [&b"u//x"[..], b"u/end/", b"u/\xff\xfe", b"/u/begin"] {
         client.put([stage.root.as_bytes(), odd].concat(), "odd", None).await?;
@@ -360,11 +372,11 @@ async fn what_no_key_can_name_is_counted_and_odd_names_are_escaped() -> Result<(
     client.put(stage.key("u/line\nbreak"), "1", None).await?;
     client.put(stage.key("u/50%"), "2", None).await?;
     client.put(stage.key("u/../x"), "3", None).await?;
-    let page = list(&config, "u").await?;
+    let page = list(config, "u").await?;
     assert_eq!(keys(&page), ["u/%2E%2E/x", "u/50%25", "u/line%0Abreak"]);
     assert_eq!(page.skipped, 3, "of those below u");
     assert_eq!(config.get("u/50%25").await?.context("u/50%25")?.value, "2");
-    put(&config, "u/line%0Abreak", "changed").await?;
+    put(config, "u/line%0Abreak", "changed").await?;
     let changed = client.get(stage.key("u/line\nbreak"), None).await?;
     assert_eq!(changed.kvs()[0].value(), b"changed");
     Ok(())
@@ -373,10 +385,11 @@ async fn what_no_key_can_name_is_counted_and_odd_names_are_escaped() -> Result<(
 #[tokio::test(flavor = "multi_thread")]
 async fn each_consistency_is_honoured() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let with = |consistency| ReadOptions { consistency: Some(consistency), ..Default::default() };
     for number in 0..50 {
-        let version = put(&config, "c", &number.to_string()).await?;
+        let version = put(config, "c", &number.to_string()).await?;
         for consistency in [Consistency::Linearizable, Consistency::Sequential] {
             let entry = config.get_with("c", with(consistency)).await?.context("c")?;
             assert_eq!(entry.version, version, "{consistency:?}");
@@ -392,7 +405,8 @@ async fn each_consistency_is_honoured() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_value_that_hangs_on_anothers_lease_is_only_a_value() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut client = stage.client().await?;
     let lease = client.lease_grant(60, None).await?.id();
     client.put(stage.key("e"), "1", Some(PutOptions::new().with_lease(lease))).await?;

@@ -58,14 +58,14 @@ impl Cluster {
 }
 
 /// Clients that read and write one register, and record what they saw.
-struct Load {
+pub(crate) struct Load {
     history: History,
     stop: Arc<AtomicBool>,
     tasks: Vec<tokio::task::JoinHandle<u64>>,
 }
 
 impl Load {
-    fn start(nodes: &[Node], clients: u32) -> Self {
+    pub(crate) fn start(nodes: &[Node], clients: u32) -> Self {
         let (history, stop) = (History::new(), Arc::new(AtomicBool::new(false)));
         let tasks = (0..clients)
             .map(|client| {
@@ -84,16 +84,19 @@ impl Load {
         Self { history, stop, tasks }
     }
 
-    /// Waits until this many more operations have ended.
-    async fn more(&self, count: usize) -> Result<()> {
-        let before = self.history.operations().len();
-        eventually("operations", async || {
-            Ok((self.history.operations().len() >= before + count).then_some(()))
-        })
-        .await
+    /// How many operations have ended.
+    pub(crate) fn count(&self) -> usize {
+        self.history.operations().len()
     }
 
-    async fn end(self) -> Result<Report> {
+    /// Waits until this many more operations have ended.
+    pub(crate) async fn more(&self, count: usize) -> Result<()> {
+        let before = self.count();
+        eventually("operations", async || Ok((self.count() >= before + count).then_some(()))).await
+    }
+
+    /// Ends the clients, and checks what they saw.
+    pub(crate) async fn end(self) -> Result<Report> {
         self.stop.store(true, Ordering::Relaxed);
         for task in self.tasks {
             within("the end of a client", task).await??;
@@ -103,7 +106,7 @@ impl Load {
 }
 
 /// One operation on one of two keys; what is unknown is recorded as unknown.
-pub(crate) async fn operate(config: &Config, history: &History, client: u32, turn: u64) {
+async fn operate(config: &Config, history: &History, client: u32, turn: u64) {
     let key = format!("reg/{}", turn % 2);
     let value = format!("{client}.{turn}");
     if turn % 3 == 0 {

@@ -101,7 +101,8 @@ async fn compaction_ends_the_past_and_says_so() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_version_that_is_none_is_refused_by_name() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let bad = || Version::from("no version");
     let options = ReadOptions { at: Some(bad()), ..ReadOptions::default() };
     assert_eq!(config.get_with("k", options).await.unwrap_err().code(), "invalid");

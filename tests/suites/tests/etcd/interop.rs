@@ -22,7 +22,8 @@ async fn what_etcdctl_wrote_is_read_changed_and_watched() -> Result<()> {
     let stage = Stage::new().await?;
     stage.etcd.ctl(&["put", &stage.key("app/db/url"), "postgres://one"]).await?;
     stage.etcd.ctl(&["put", &stage.key("app/db/pool"), "10"]).await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let entry = config.get("app/db/url").await?.context("app/db/url")?;
     assert_eq!(entry.value, "postgres://one");
     let mut watch = config.watch(Target::Prefix("app".into())).await?;
@@ -52,11 +53,12 @@ async fn what_etcdctl_wrote_is_read_changed_and_watched() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_plugin_writes_is_plain_to_a_native_client() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut client = stage.client().await?;
     let options = WatchOptions::new().with_prefix();
     let mut events = within("a watch", client.watch(stage.root.as_str(), Some(options))).await??;
-    put(&config, "n/é b", "wert").await?;
+    put(config, "n/é b", "wert").await?;
     config.delete(Delete::new("n/é b")).await?;
     let mut told = Vec::new();
     while told.len() < 2 {
@@ -76,9 +78,10 @@ async fn what_the_plugin_writes_is_plain_to_a_native_client() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_a_root_keys_are_the_servers_own() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.start(stage.settings("a").without_root()).await?.config;
+    let node = stage.start(stage.settings("a").without_root()).await?;
+    let config = &node.config;
     let name = format!("bare-{}", stage.root.trim_matches('/'));
-    put(&config, &format!("{name}/k"), "1").await?;
+    put(config, &format!("{name}/k"), "1").await?;
     let printed = stage.etcd.ctl(&["get", &format!("{name}/k"), "--print-value-only"]).await?;
     assert_eq!(printed, "1");
     // A key with a leading separator has no name here.

@@ -146,10 +146,10 @@ async fn an_instance_whose_host_died_is_gone_and_its_name_is_free() -> Result<()
 async fn a_registration_lives_on_while_it_is_renewed() -> Result<()> {
     let stage = Stage::new().await?;
     let node = stage.node("a").await?;
-    let registration = node.register(web("1"), TTL).await?;
+    let registration = node.register(web("1"), Duration::from_secs(3)).await?;
     let mut client = stage.client().await?;
     let lease = stage.leased_key().await?.lease();
-    // Each time that more is left than before, a renewal has come in between.
+    // The server tells whole seconds, and it is renewed each second. Each time that more is left than before, a renewal has come in between.
     let mut renewals = 0;
     let mut before = i64::MAX;
     eventually("three renewals", async || {
@@ -171,7 +171,8 @@ async fn after_its_lease_was_revoked_an_instance_is_registered_again() -> Result
     let node = stage.node_through("a", &proxy).await?;
     let registration = node.register(web("revoked"), LONG).await?;
     let first = stage.leased_key().await?;
-    let mut watch = stage.node("b").await?.registry.watch(Some("web".into())).await?;
+    let other = stage.node("b").await?;
+    let mut watch = other.registry.watch(Some("web".into())).await?;
     let is_put = |event| matches!(event, InstanceEvent::Put { .. }).then_some(());
     event_with(&mut watch, is_put).await?;
     // The new registration is held up, so that the loss can be seen.

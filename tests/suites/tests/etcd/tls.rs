@@ -34,15 +34,15 @@ fn with_client(stage: &Stage, ca: &TestCa, client: &Leaf) -> NodeSettings {
     stage.settings("a").backend(line)
 }
 
-/// What a host says of a server that it cannot use: the call's error, and what an operator sees.
+/// What a host says of a server that it cannot use, to the caller and to the operator alike.
 async fn complaint(stage: &Stage, settings: NodeSettings) -> Result<String> {
     let node = stage.start(settings).await?;
     let error = within("an answer", node.config.get("k")).await?.unwrap_err();
     assert_eq!((error.code(), error.effect()), ("unavailable", Effect::None), "{error}");
-    let text = error.to_string();
     let network = node.pintle.backend("main")?.network;
     let failure = network.last_failure.context("a failure that is counted")?;
-    Ok(format!("{text}\n{failure}"))
+    assert!(error.to_string().contains(&failure), "{error} does not say: {failure}");
+    Ok(error.to_string())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -50,7 +50,8 @@ async fn everything_goes_over_tls() -> Result<()> {
     let ca = TestCa::new()?;
     let stage = server(&ca, ca.server()?, false).await?;
     let node = stage.start(trusting(&stage, &ca)).await?;
-    put(&node.config, "k", "1").await?;
+    let seen = || format!("{:?}", node.pintle.backend("main"));
+    put(&node.config, "k", "1").await.with_context(seen)?;
     let follower = Follower::open(&node, "watcher", prefix("")).await?;
     stage.etcd.ctl(&["put", &stage.key("k"), "2"]).await?;
     follower.until("the change", |now| now.state["k"] == "2").await?;

@@ -44,9 +44,10 @@ pub(crate) async fn write(
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_shows_what_is_there_and_then_every_change_with_what_was_before() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
-    put(&config, "w/a", "1").await?;
-    put(&config, "w/b", "1").await?;
+    let node = stage.node("a").await?;
+    let config = &node.config;
+    put(config, "w/a", "1").await?;
+    put(config, "w/b", "1").await?;
     let mut watch = config.watch(prefix("w")).await?;
     let found = snapshot(&mut watch).await?;
     assert_eq!(
@@ -54,7 +55,7 @@ async fn a_watch_shows_what_is_there_and_then_every_change_with_what_was_before(
         BTreeMap::from([("w/a", "1"), ("w/b", "1")].map(|(k, v)| (k.into(), v.into())))
     );
 
-    let version = put(&config, "w/a", "2").await?;
+    let version = put(config, "w/a", "2").await?;
     let WatchEvent::Put { entry, previous } = next_event(&mut watch).await? else {
         bail!("no put")
     };
@@ -68,7 +69,7 @@ async fn a_watch_shows_what_is_there_and_then_every_change_with_what_was_before(
     assert_eq!(&*key, "w/a");
     assert_ne!(removal.context("its version")?, version);
     assert_eq!(text(&previous.context("what was before")?.value), "2");
-    put(&config, "w/new", "1").await?;
+    put(config, "w/new", "1").await?;
     assert!(matches!(next_event(&mut watch).await?, WatchEvent::Put { previous: None, .. }));
     Ok(())
 }
@@ -232,14 +233,15 @@ async fn a_watch_that_is_dropped_is_closed_and_a_new_one_begins_anew() -> Result
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_resumes_after_an_event_that_was_seen() -> Result<()> {
     let stage = Stage::new().await?;
-    let config = stage.node("a").await?.config;
+    let node = stage.node("a").await?;
+    let config = &node.config;
     let mut watch = config.watch(prefix("e")).await?;
     snapshot(&mut watch).await?;
-    put(&config, "e/k", "1").await?;
+    put(config, "e/k", "1").await?;
     next_event(&mut watch).await?;
     let seen = watch.last_event_id().context("a place")?;
     drop(watch);
-    put(&config, "e/k", "2").await?;
+    put(config, "e/k", "2").await?;
     let resumed = eventually("the change", async || {
         let mut watch = config.watch_resuming(prefix("e"), seen).await?;
         Ok(Some(next_event(&mut watch).await?))

@@ -106,7 +106,8 @@ async fn a_backlog_larger_than_any_message_arrives_whole() -> Result<()> {
     }
     proxy.heal().await?;
     follower.until_state(&record.state).await?;
-    check_all(&[follower], &record.written, 0);
+    // More than a plugin may keep for one reader becomes one gap that is marked.
+    check_all(&[follower], &record.written, 1);
     stage.wipe().await
 }
 
