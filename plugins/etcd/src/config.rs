@@ -1,5 +1,6 @@
 //! `pintle:config`: keys and values of etcd.
 
+mod changes;
 mod history;
 mod watch;
 mod write;

@@ -179,6 +179,22 @@ impl WatchSink {
         self.feed.change(Event::Removed(RemovedEvent { key, version, previous }));
     }
 
+    /// Passes a write on; waits while the reader is behind. For producers who can read changes again
+    /// (from a log, say) and need not keep what comes meanwhile.
+    pub async fn put_in_turn(&self, entry: Entry, previous: Option<Entry>) {
+        self.feed.change_in_turn(Event::Put(PutEvent { entry, previous })).await;
+    }
+
+    /// Passes a removal on; waits while the reader is behind.
+    pub async fn removed_in_turn(
+        &self,
+        key: String,
+        version: Option<String>,
+        previous: Option<Entry>,
+    ) {
+        self.feed.change_in_turn(Event::Removed(RemovedEvent { key, version, previous })).await;
+    }
+
     /// Nothing is missing up to now (at this version, where the backend has one for the whole).
     pub fn progress(&self, version: Option<String>) {
         self.feed.progress(version);

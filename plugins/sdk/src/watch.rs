@@ -95,6 +95,12 @@ impl<E: WatchEvent> Feed<E> {
         }
     }
 
+    /// Passes a change on when the reader has taken enough of those before.
+    pub(crate) async fn change_in_turn(&self, event: E) {
+        self.room(event.weight()).await;
+        self.change(event);
+    }
+
     /// Passes proof that nothing is missing; only the newest waits in the queue.
     pub(crate) fn progress(&self, position: E::Position) {
         if self.inner.state.borrow().phase == Phase::Live {

@@ -1,18 +1,17 @@
 //! Watches of configuration: a snapshot of one revision, then every change after it.
 
+use super::changes::{Changes, Next};
 use super::{Cursor, List, entry, reserved, revision};
 use crate::error::is_passing;
 use crate::etcd::Etcd;
 use crate::reader::Read;
-use crate::watches::{End, Notice, Subscription, Target as Watched};
+use crate::watches::{End, Notice, Target as Watched};
 use crate::wire::layout::{Named, Range};
 use crate::wire::messages::{Event, KeyValue};
 use crate::wire::version;
-use futures::future::{Either, select};
 use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::config::{Consistency, Entry, Target, WatchRequest, WatchSink};
 use pintle_plugin_sdk::{Context, Error};
-use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -20,6 +19,15 @@ use std::time::Duration;
 const PAGE_LIMIT: Duration = Duration::from_secs(30);
 /// Keys in one page of a snapshot.
 const PAGE_KEYS: usize = 500;
+
+/// What ended the delivery of changes.
+enum Delivered {
+    /// The reader was behind; it goes on at this revision.
+    GoOnAt(i64),
+    Ended(End),
+    /// The reader was told of a gap.
+    SnapshotWanted,
+}
 
 impl Etcd {
     pub(super) async fn follow(
@@ -43,16 +51,14 @@ impl Etcd {
             };
             let prev_kv = request.previous;
             let watched = Watched { range: range.clone(), start_revision, prev_kv };
-            let mut changes = self.deliver(watched, &sink);
-            let wanted = pin!(sink.snapshot_wanted());
-            match select(pin!(changes.ended()), wanted).await {
-                Either::Left((End::Refused(error), _)) if !is_passing(&error) => return Err(error),
-                Either::Left((end, _)) => {
+            match self.deliver(watched, &sink).await {
+                Delivered::GoOnAt(revision) => next = Some(revision),
+                Delivered::Ended(End::Refused(error)) if !is_passing(&error) => return Err(error),
+                Delivered::Ended(end) => {
                     sink.resync(&end.reason());
                     pauses.wait().await;
                 }
-                // The reader fell behind, and was told so.
-                Either::Right(_) => {}
+                Delivered::SnapshotWanted => {}
             }
         }
     }
@@ -84,27 +90,39 @@ impl Etcd {
         }
     }
 
-    /// Passes changes on as they come.
-    fn deliver(self: &Rc<Self>, watched: Watched, sink: &WatchSink) -> Subscription {
-        let (this, told) = (Rc::clone(self), sink.clone());
-        self.watches.open(watched, move |notice| match notice {
-            Notice::Events(events) => {
-                events.into_iter().for_each(|event| this.change(&told, event));
+    /// Passes changes on as the reader takes them, and answers what ended that.
+    async fn deliver(&self, watched: Watched, sink: &WatchSink) -> Delivered {
+        let mut changes = Changes::open(&self.watches, watched);
+        loop {
+            match changes.next().await {
+                Next::Notice(Notice::Events(events)) => {
+                    for event in events {
+                        self.change(sink, event).await;
+                    }
+                }
+                Next::Notice(Notice::Progress(revision)) => {
+                    sink.progress(Some(version::to_text(revision)));
+                }
+                Next::GoOnAt(revision) => return Delivered::GoOnAt(revision),
+                Next::Ended(end) => return Delivered::Ended(end),
             }
-            Notice::Progress(revision) => told.progress(Some(version::to_text(revision))),
-        })
+            if sink.wants_snapshot() {
+                return Delivered::SnapshotWanted;
+            }
+        }
     }
 
-    fn change(&self, sink: &WatchSink, event: Event) {
+    async fn change(&self, sink: &WatchSink, event: Event) {
         let (is_deletion, previous) = (event.is_deletion(), event.prev_kv);
         let Some(kv) = event.kv else { return };
         // Others' keys that no key can name, and Pintle's own, are not configuration.
         let Named::Key(key) = self.layout.named(&kv.key) else { return };
         let previous = previous.map(|kv| entry(key.clone(), kv));
         if is_deletion {
-            sink.removed(key, Some(version::to_text(kv.mod_revision)), previous);
+            let version = Some(version::to_text(kv.mod_revision));
+            sink.removed_in_turn(key, version, previous).await;
         } else {
-            sink.put(entry(key, kv), previous);
+            sink.put_in_turn(entry(key, kv), previous).await;
         }
     }
 

@@ -97,13 +97,18 @@ impl Subscription {
         let lost = || End::Refused(Error::internal("a watch was dropped"));
         (&mut self.ended).await.unwrap_or_else(|_| lost())
     }
+
+    /// Ends the watch from our side: nothing more is told.
+    pub(crate) fn close(&self) {
+        if let Some(watches) = self.watches.upgrade() {
+            watches.close(self.id);
+        }
+    }
 }
 
 impl Drop for Subscription {
     fn drop(&mut self) {
-        if let Some(watches) = self.watches.upgrade() {
-            watches.close(self.id);
-        }
+        self.close();
     }
 }
 
