@@ -99,8 +99,8 @@
 //! For the way to the server there are [`connection`], [`link`], [`endpoints`] and [`backoff`], and
 //! with cargo features `http` (through the host), `http2` and `grpc` (on the plugin's own connection);
 //! [`session`] keeps leases and registrations, [`follow`] makes watches of listings, [`record`] is how
-//! instances are stored, and [`time`], [`random`] and [`spawn`] replace what the sandbox lacks. Log with
-//! the `tracing` crate's macros: from `debug` on they go to the host.
+//! instances are stored, and [`time`], [`random`], [`signal`] and [`spawn`] replace what the sandbox
+//! lacks. Log with the `tracing` crate's macros: from `debug` on they go to the host.
 //!
 //! A plugin with locks says `type Held = <its Lease>` and shows in `acquire` how a lease is kept
 //! and given back; `tests/fixtures/memory` is a whole plugin with all three.
@@ -128,6 +128,7 @@ pub mod record;
 pub mod registry;
 pub mod session;
 pub mod settings;
+pub mod signal;
 #[cfg(not(target_family = "wasm"))]
 pub mod testing;
 pub mod time;
@@ -146,7 +147,6 @@ mod outbox;
 mod plugin;
 mod reporter;
 mod runtime;
-mod signal;
 mod watch;
 
 pub use config::Config;
