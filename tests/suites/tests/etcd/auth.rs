@@ -10,6 +10,7 @@ use pintle::{
     config::{ListRequest, Put, Target},
     lock::{LeaseStatus, LockRequest},
 };
+use pintle_test_proxy::Cut;
 use pintle_test_services::{Etcd, EtcdOptions, TestCa};
 use pintle_test_suites::{eventually, within};
 
@@ -191,8 +192,43 @@ async fn a_token_that_ended_because_nobody_used_it_is_renewed_unnoticed() -> Res
         Ok(native.get(key.as_str(), None).await.err())
     });
     assert!(ended.await?.to_string().contains("invalid auth token"));
+    // Nothing was asked for but a watch, and the next thing is another one.
+    let second = Follower::open(&node, "second watcher", Target::Key("k".into())).await?;
     put(&node.config, "k", "2").await?;
-    follower.until("the change", |now| now.state["k"] == "2").await
+    follower.until("the change", |now| now.state["k"] == "2").await?;
+    second.until("the change", |now| now.state["k"] == "2").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permission_that_is_taken_away_ends_its_watch_and_no_other() -> Result<()> {
+    let stage = guarded(Vec::new()).await?;
+    let etcd = &stage.etcd;
+    let (kept, lost) = (stage.key("kept/"), stage.key("lost/"));
+    let grant = ["role", "grant-permission", "two", "--prefix=true", "read"];
+    for arguments in [
+        &["role", "add", "two"][..],
+        &[&grant[..], &[kept.as_str()]].concat(),
+        &[&grant[..], &[lost.as_str()]].concat(),
+        &["user", "add", "two:two-secret"],
+        &["user", "grant-role", "two", "two"],
+    ] {
+        ctl(etcd, arguments).await?;
+    }
+    let proxy = stage.proxy().await?;
+    let settings = stage.settings("a").endpoints([proxy.addr().to_string()]);
+    let node = stage.start(as_user(settings, "two", "two-secret")).await?;
+    let stays = Follower::open(&node, "stays", prefix("kept")).await?;
+    let ends = Follower::open(&node, "ends", prefix("lost")).await?;
+    ctl(etcd, &["role", "revoke-permission", "two", "--prefix=true", &lost]).await?;
+    // The server looks at permissions when a watch is opened: as it is again after this.
+    proxy.cut_all(Cut::Reset).await?;
+    ends.until("the end", |now| now.ended.is_some()).await?;
+    let reason = ends.now().ended.context("a reason")?;
+    assert!(reason.contains("permission"), "{reason}");
+    ctl(etcd, &["put", &stage.key("kept/k"), "1"]).await?;
+    stays.until("the change", |now| now.state.contains_key("kept/k")).await?;
+    assert!(stays.now().ended.is_none() && stays.now().resyncs.is_empty());
+    Ok(())
 }
 
 /// A native client that never renews its token.

@@ -17,7 +17,7 @@ use pintle::{
     registry::RegistrationStatus,
 };
 use pintle_test_history::{Answer, Call, Entry, Expect, History, Report, check_linearizable};
-use pintle_test_proxy::Proxy;
+use pintle_test_proxy::{Action, Cut, Proxy, Rule};
 use pintle_test_services::{EtcdCluster, EtcdOptions};
 use pintle_test_suites::{DEADLINE, eventually, within};
 
@@ -248,6 +248,62 @@ async fn a_member_without_a_leader_is_not_believed() -> Result<()> {
         Ok(mirror.cached("w/k", DEADLINE).filter(|cached| cached.live).map(drop))
     })
     .await
+}
+
+/// A cluster whose members can be cut off from each other, and still be reached by clients.
+async fn divisible() -> Result<(Cluster, Vec<Proxy>)> {
+    let mut proxies: Vec<Proxy> = Vec::new();
+    let started = EtcdCluster::start_behind(EtcdOptions::default(), async |address| {
+        let proxy = Proxy::start(address).await?;
+        let front = proxy.addr();
+        proxies.push(proxy);
+        anyhow::Ok(front)
+    });
+    let cluster = started.await?;
+    Ok((Cluster { cluster, stage: Stage::new().await? }, proxies))
+}
+
+/// Cuts the member at this position off from the others: nobody connects to it, and what comes
+/// from it is refused.
+async fn cut_off(cluster: &mut Cluster, proxies: &[Proxy], position: usize) -> Result<()> {
+    let all = cluster.cluster.members();
+    let mut client = Client::connect([all[position].endpoint()], None).await?;
+    let id = client.status().await?.header().context("a header")?.member_id();
+    let from = format!("X-Server-From: {id:x}").into_bytes();
+    proxies[position].refuse().await?;
+    for (other, proxy) in proxies.iter().enumerate().filter(|(other, _)| *other != position) {
+        let from = from.clone();
+        let rule = Rule::request(move |message| message.contains(&from)).always();
+        proxy.arm(rule, Action::CutBefore(Cut::Reset));
+        proxy.cut_all(Cut::Reset).await.with_context(|| format!("proxy {other}"))?;
+    }
+    proxies[position].cut_all(Cut::Reset).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_cut_off_from_its_peers_is_left_for_those_who_have_a_leader() -> Result<()> {
+    let (mut cluster, proxies) = divisible().await?;
+    let node = cluster.node("a").await?;
+    put(&node.config, "w/k", "1").await?;
+    let follower = Follower::open(&node, "watcher", prefix("w")).await?;
+    let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(30))).await?;
+    // The first of the endpoints is the one that is used.
+    cut_off(&mut cluster, &proxies, 0).await?;
+    let rest = cluster.cluster.endpoints().swap_remove(1);
+    let mut native = cluster.native(&rest).await?;
+    let key = cluster.stage.key("w/k");
+    eventually("a native write", async || Ok(native.put(key.as_str(), "2", None).await.ok()))
+        .await?;
+    follower.until("the change", |now| now.state["w/k"] == "2").await?;
+    eventually("a write", async || Ok(put(&node.config, "w/k", "3").await.ok())).await?;
+    let entry = within("a read", node.config.get("w/k")).await??.context("w/k")?;
+    assert!(text(&entry.value).starts_with('3'));
+    follower.until("its event", |now| now.state["w/k"].starts_with('3')).await?;
+    assert!(follower.now().resyncs.is_empty(), "{:?}", follower.now().resyncs);
+    lease_is(&lease, |status| *status == LeaseStatus::Held).await?;
+    assert!(lease.release().await?);
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

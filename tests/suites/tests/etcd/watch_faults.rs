@@ -174,6 +174,37 @@ async fn watches_survive_a_restart_of_the_server() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_the_restore_of_an_older_snapshot_watches_show_what_is_there_now() -> Result<()> {
+    let mut stage = Stage::alone(EtcdOptions::default()).await?;
+    let node = stage.node("a").await?;
+    put(&node.config, "o/old", "1").await?;
+    put(&node.config, "o/changed", "1").await?;
+    let snapshot = stage.folder().join("snapshot");
+    let file = snapshot.display().to_string();
+    stage.etcd.ctl(&["snapshot", "save", &file]).await?;
+    put(&node.config, "o/changed", "2").await?;
+    for number in 0..20 {
+        put(&node.config, "o/new", &number.to_string()).await?;
+    }
+    let follower = Follower::open(&node, "watcher", prefix("o")).await?;
+    let mirror = node.config.mirror(prefix("o")).await?;
+    stage.server()?.restore(&snapshot).await?;
+    let state = [("o/old", "1"), ("o/changed", "1")];
+    let state: BTreeMap<String, String> =
+        state.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    follower.until_state(&state).await?;
+    assert!(!follower.now().resyncs.is_empty(), "the gap is not marked");
+    eventually("a live mirror", async || {
+        let cached = mirror.cached("o/changed", DEADLINE).filter(|cached| cached.live);
+        Ok(cached.and_then(|cached| cached.entry).filter(|entry| entry.value == "1").map(drop))
+    })
+    .await?;
+    // And it goes on from there.
+    eventually("a write", async || Ok(put(&node.config, "o/old", "2").await.ok())).await?;
+    follower.until("the change", |now| now.state["o/old"] == "2").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_opened_while_the_server_is_away_begins_when_it_comes() -> Result<()> {
     let mut stage = Stage::alone(EtcdOptions::default()).await?;
     stage.client().await?.put(stage.key("l/k"), "1", None).await?;
