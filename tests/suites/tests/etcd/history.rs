@@ -5,9 +5,9 @@ use pintle::config::{
     Delete, HistoryRequest, ListRequest, Put, PutOutcome, ReadOptions, Revision, Version,
 };
 use pintle_test_services::EtcdOptions;
-use pintle_test_suites::within;
+use pintle_test_suites::{follow::text, within};
 
-use crate::{config::put, follower::text, stage::Stage};
+use crate::{config::put, stage::Stage};
 
 fn of(key: &str) -> HistoryRequest {
     HistoryRequest { key: key.into(), ..HistoryRequest::default() }

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use pintle::{Effect, lock::LockRequest};
 use pintle_test_services::{EtcdOptions, EtcdTls, Leaf, TestCa};
-use pintle_test_suites::{eventually, within};
+use pintle_test_suites::{eventually, follow::Follower, within};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -11,7 +11,6 @@ use tokio::{
 
 use crate::{
     config::put,
-    follower::Follower,
     registry::LONG,
     stage::{NodeSettings, Stage},
     watch::prefix,
@@ -52,7 +51,7 @@ async fn everything_goes_over_tls() -> Result<()> {
     let node = stage.start(trusting(&stage, &ca)).await?;
     let seen = || format!("{:?}", node.pintle.backend("main"));
     put(&node.config, "k", "1").await.with_context(seen)?;
-    let follower = Follower::open(&node, "watcher", prefix("")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("")).await?;
     stage.etcd.ctl(&["put", &stage.key("k"), "2"]).await?;
     follower.until("the change", |now| now.state["k"] == "2").await?;
     let lease = node.hold(LockRequest::new("l").ttl(LONG)).await?;
