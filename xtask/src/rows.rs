@@ -12,7 +12,7 @@ use crate::build::Profile;
 use crate::report::timed;
 use crate::target::GuestToolchain;
 use crate::workspace::Workspace;
-use crate::{build, cargo, process, suites};
+use crate::{build, cargo, install, process, suites};
 
 /// What is done about one row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -69,6 +69,9 @@ impl Family {
         profile: Profile,
         arguments: &[&str],
     ) -> Result<Vec<R>> {
+        if install::needs_protoc(workspace)? {
+            install::programs(&[install::PROTOC])?;
+        }
         timed("build the host and what measures it", || self.build(workspace, names, profile))?;
         timed("build the plugins and fixtures", || {
             let toolchain = GuestToolchain::ensure(workspace, false)?;

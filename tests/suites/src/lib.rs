@@ -1,5 +1,8 @@
 //! What the suites share: a host in a folder of its own, with the plugins that were built.
 
+pub mod follow;
+pub mod load;
+
 use std::{
     future::Future,
     path::{Path, PathBuf},

@@ -1,5 +1,6 @@
 //! A cluster of three.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{Etcd, EtcdOptions, fetch};
@@ -23,10 +24,28 @@ impl EtcdCluster {
     /// # Cancellation
     /// Dropping the future kills the processes.
     pub async fn start(options: EtcdOptions) -> Result<Self> {
+        Self::start_behind(options, async |address| Ok::<_, Error>(address)).await
+    }
+
+    /// The same with something between the members: `front` is given the address on which a member
+    /// listens for the others, and gives the one that they use instead, such as a proxy's.
+    ///
+    /// # Errors
+    /// Those of `front`, and as [`Etcd::start`].
+    ///
+    /// # Cancellation
+    /// Dropping the future kills the processes.
+    pub async fn start_behind<E: From<Error>>(
+        options: EtcdOptions,
+        mut front: impl AsyncFnMut(SocketAddr) -> Result<SocketAddr, E>,
+    ) -> Result<Self, E> {
         let bin = fetch(options.version).await?;
         let mut members = Vec::new();
         for number in 1..=MEMBERS {
-            members.push(Etcd::prepare(&format!("etcd-{number}"), options.clone(), bin.clone())?);
+            let name = format!("etcd-{number}");
+            let mut member = Etcd::prepare(&name, options.clone(), bin.clone())?;
+            member.peer_advertised = front(member.ports.peer.address()).await?;
+            members.push(member);
         }
         let cluster: Vec<String> = members.iter().map(Etcd::initial_cluster).collect();
         let cluster = cluster.join(",");

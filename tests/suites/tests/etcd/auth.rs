@@ -10,12 +10,12 @@ use pintle::{
     config::{ListRequest, Put, Target},
     lock::{LeaseStatus, LockRequest},
 };
+use pintle_test_proxy::Cut;
 use pintle_test_services::{Etcd, EtcdOptions, TestCa};
-use pintle_test_suites::{eventually, within};
+use pintle_test_suites::{eventually, follow::Follower, within};
 
 use crate::{
     config::put,
-    follower::Follower,
     lock::status_is as lease_is,
     registry::{LONG, web},
     stage::{NodeSettings, Stage},
@@ -65,7 +65,7 @@ async fn a_user_does_all_that_it_may() -> Result<()> {
     let stage = guarded(Vec::new()).await?;
     let node = stage.start(as_user(stage.settings("a"), "app", "app-secret")).await?;
     put(&node.config, "k", "1").await?;
-    let follower = Follower::open(&node, "watcher", prefix("")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("")).await?;
     put(&node.config, "k", "2").await?;
     follower.until("the change", |now| now.state["k"] == "2").await?;
     let lease = node.hold(LockRequest::new("l").ttl(LONG)).await?;
@@ -142,7 +142,7 @@ async fn what_a_user_may_not_do_is_named() -> Result<()> {
     let mut watch = node.config.watch(prefix("secret")).await?;
     let error = within("the end", watch.next()).await?.context("an error")?.unwrap_err();
     assert_eq!(error.code(), "denied", "{error}");
-    let follower = Follower::open(&node, "watcher", prefix("open")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("open")).await?;
     ctl(etcd, &["put", &stage.key("open/k"), "2"]).await?;
     follower.until("the change", |now| now.state["open/k"] == "2").await
 }
@@ -160,7 +160,7 @@ async fn a_token_that_ended_is_renewed_unnoticed() -> Result<()> {
     let stage = guarded(vec!["--auth-token".into(), token]).await?;
     let node = stage.start(as_user(stage.settings("a"), "app", "app-secret")).await?;
     put(&node.config, "k", "0").await?;
-    let follower = Follower::open(&node, "watcher", prefix("")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("")).await?;
     let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(3))).await?;
     for turn in 1..=2 {
         until_tokens_of_now_end(&stage.etcd, &stage.key("k")).await?;
@@ -178,7 +178,7 @@ async fn a_token_that_ended_because_nobody_used_it_is_renewed_unnoticed() -> Res
     let stage = guarded(vec!["--auth-token-ttl".into(), "1".into()]).await?;
     let node = stage.start(as_user(stage.settings("a"), "app", "app-secret")).await?;
     put(&node.config, "k", "1").await?;
-    let follower = Follower::open(&node, "watcher", prefix("")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("")).await?;
     // Use prolongs such a token, so that each of these can be looked at once.
     let mut unused = Vec::new();
     for _ in 0..40 {
@@ -191,8 +191,43 @@ async fn a_token_that_ended_because_nobody_used_it_is_renewed_unnoticed() -> Res
         Ok(native.get(key.as_str(), None).await.err())
     });
     assert!(ended.await?.to_string().contains("invalid auth token"));
+    // Nothing was asked for but a watch, and the next thing is another one.
+    let second = Follower::open(&node.config, "second watcher", Target::Key("k".into())).await?;
     put(&node.config, "k", "2").await?;
-    follower.until("the change", |now| now.state["k"] == "2").await
+    follower.until("the change", |now| now.state["k"] == "2").await?;
+    second.until("the change", |now| now.state["k"] == "2").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_permission_that_is_taken_away_ends_its_watch_and_no_other() -> Result<()> {
+    let stage = guarded(Vec::new()).await?;
+    let etcd = &stage.etcd;
+    let (kept, lost) = (stage.key("kept/"), stage.key("lost/"));
+    let grant = ["role", "grant-permission", "two", "--prefix=true", "read"];
+    for arguments in [
+        &["role", "add", "two"][..],
+        &[&grant[..], &[kept.as_str()]].concat(),
+        &[&grant[..], &[lost.as_str()]].concat(),
+        &["user", "add", "two:two-secret"],
+        &["user", "grant-role", "two", "two"],
+    ] {
+        ctl(etcd, arguments).await?;
+    }
+    let proxy = stage.proxy().await?;
+    let settings = stage.settings("a").endpoints([proxy.addr().to_string()]);
+    let node = stage.start(as_user(settings, "two", "two-secret")).await?;
+    let stays = Follower::open(&node.config, "stays", prefix("kept")).await?;
+    let ends = Follower::open(&node.config, "ends", prefix("lost")).await?;
+    ctl(etcd, &["role", "revoke-permission", "two", "--prefix=true", &lost]).await?;
+    // The server looks at permissions when a watch is opened: as it is again after this.
+    proxy.cut_all(Cut::Reset).await?;
+    ends.until("the end", |now| now.ended.is_some()).await?;
+    let reason = ends.now().ended.context("a reason")?;
+    assert!(reason.contains("permission"), "{reason}");
+    ctl(etcd, &["put", &stage.key("kept/k"), "1"]).await?;
+    stays.until("the change", |now| now.state.contains_key("kept/k")).await?;
+    assert!(stays.now().ended.is_none() && stays.now().resyncs.is_empty());
+    Ok(())
 }
 
 /// A native client that never renews its token.
@@ -215,7 +250,7 @@ async fn tokens_that_a_restarted_server_forgot_are_renewed() -> Result<()> {
     let mut stage = guarded(Vec::new()).await?;
     let node = stage.start(as_user(stage.settings("a"), "app", "app-secret")).await?;
     put(&node.config, "k", "1").await?;
-    let follower = Follower::open(&node, "watcher", prefix("")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("")).await?;
     let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(60))).await?;
     let server = stage.server()?;
     server.kill()?;

@@ -1,29 +1,26 @@
 //! Three members: a leader that is killed, a member that stops, a quorum that is lost.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use etcd_client::Client;
 use pintle::{
-    Config, HealthState,
-    config::{Put, PutOutcome},
+    HealthState,
+    config::Put,
     lock::{LeaseStatus, LockRequest},
     registry::RegistrationStatus,
 };
-use pintle_test_history::{Answer, Call, Entry, Expect, History, Report, check_linearizable};
-use pintle_test_proxy::Proxy;
+use pintle_test_proxy::{Action, Cut, Proxy, Rule};
 use pintle_test_services::{EtcdCluster, EtcdOptions};
-use pintle_test_suites::{DEADLINE, eventually, within};
+use pintle_test_suites::{
+    DEADLINE, eventually,
+    follow::{Follower, Record, check_all, text},
+    load::Load,
+    within,
+};
 
 use crate::{
     config::put,
-    follower::{Follower, Record, check_all, text},
     lock::status_is as lease_is,
     registry::{LONG, status_is, web},
     stage::{Node, NodeSettings, Stage, proxy_to},
@@ -57,91 +54,15 @@ impl Cluster {
     }
 }
 
-/// Clients that read and write one register, and record what they saw.
-pub(crate) struct Load {
-    history: History,
-    stop: Arc<AtomicBool>,
-    tasks: Vec<tokio::task::JoinHandle<u64>>,
-}
-
-impl Load {
-    pub(crate) fn start(nodes: &[Node], clients: u32) -> Self {
-        let (history, stop) = (History::new(), Arc::new(AtomicBool::new(false)));
-        let tasks = (0..clients)
-            .map(|client| {
-                let config = nodes[client as usize % nodes.len()].config.clone();
-                let (history, stop) = (history.clone(), Arc::clone(&stop));
-                tokio::spawn(async move {
-                    let mut done = 0;
-                    while !stop.load(Ordering::Relaxed) {
-                        operate(&config, &history, client, done).await;
-                        done += 1;
-                    }
-                    done
-                })
-            })
-            .collect();
-        Self { history, stop, tasks }
-    }
-
-    /// How many operations have ended.
-    pub(crate) fn count(&self) -> usize {
-        self.history.operations().len()
-    }
-
-    /// Waits until this many more operations have ended.
-    pub(crate) async fn more(&self, count: usize) -> Result<()> {
-        let before = self.count();
-        eventually("operations", async || Ok((self.count() >= before + count).then_some(()))).await
-    }
-
-    /// Ends the clients, and checks what they saw.
-    pub(crate) async fn end(self) -> Result<Report> {
-        self.stop.store(true, Ordering::Relaxed);
-        for task in self.tasks {
-            within("the end of a client", task).await??;
-        }
-        Ok(check_linearizable(&self.history.operations()))
-    }
-}
-
-/// One operation on one of two keys; what is unknown is recorded as unknown.
-async fn operate(config: &Config, history: &History, client: u32, turn: u64) {
-    let key = format!("reg/{}", turn % 2);
-    let value = format!("{client}.{turn}");
-    if turn % 3 == 0 {
-        let pending = history.begin(client, &key, Call::Get);
-        match config.get(&key).await {
-            Ok(entry) => pending.ok(Answer::Got(entry.map(recorded))),
-            Err(_) => pending.failed(),
-        }
-        return;
-    }
-    let call = Call::Put { value: value.clone(), expect: Expect::Anything };
-    let pending = history.begin(client, &key, call);
-    match config.put(Put::new(key.as_str(), value)).await {
-        Ok(PutOutcome::Stored { version, .. }) => {
-            pending.ok(Answer::Stored(Some(version.to_string())));
-        }
-        Err(error) if error.effect() == pintle::Effect::None => pending.failed(),
-        // An outcome that cannot be is found by the checker as well.
-        Ok(_) | Err(_) => pending.unknown(),
-    }
-}
-
-fn recorded(entry: pintle::config::Entry) -> Entry {
-    Entry { value: text(&entry.value), version: Some(entry.version.to_string()) }
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_killed_leader_costs_no_write_no_event_no_lease_and_no_instance() -> Result<()> {
     let mut cluster = Cluster::start().await?;
     let nodes = [cluster.node("a").await?, cluster.node("b").await?];
     let node = &nodes[0];
-    let follower = Follower::open(node, "watcher", prefix("w")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("w")).await?;
     let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(30))).await?;
     let registration = node.register(web("1"), Duration::from_secs(30)).await?;
-    let load = Load::start(&nodes, 4);
+    let load = Load::start(&nodes.each_ref().map(|node| node.config.clone()), 4);
     let mut record = Record::default();
     for round in 0..2 {
         load.more(50).await?;
@@ -183,7 +104,7 @@ async fn a_member_that_stops_without_a_word_is_left_for_another() -> Result<()> 
     let endpoints = proxies.iter().map(|proxy| proxy.addr().to_string());
     let node = cluster.stage.start(cluster.settings("a").endpoints(endpoints)).await?;
     put(&node.config, "w/k", "1").await?;
-    let follower = Follower::open(&node, "watcher", prefix("w")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("w")).await?;
     let lease = node.hold(LockRequest::new("l").ttl(LONG)).await?;
     let used = |proxies: &[Proxy]| -> Vec<usize> {
         (0..3).filter(|&member| !proxies[member].connections().is_empty()).collect()
@@ -216,7 +137,7 @@ async fn a_member_without_a_leader_is_not_believed() -> Result<()> {
     let node = cluster.stage.start(cluster.settings("a").endpoints([mine.clone()])).await?;
     put(&node.config, "w/k", "1").await?;
     let mirror = node.config.mirror(prefix("w")).await?;
-    let follower = Follower::open(&node, "watcher", prefix("w")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("w")).await?;
     for member in cluster.cluster.members().iter_mut().skip(1) {
         member.pause()?;
     }
@@ -250,6 +171,62 @@ async fn a_member_without_a_leader_is_not_believed() -> Result<()> {
     .await
 }
 
+/// A cluster whose members can be cut off from each other, and still be reached by clients.
+async fn divisible() -> Result<(Cluster, Vec<Proxy>)> {
+    let mut proxies: Vec<Proxy> = Vec::new();
+    let started = EtcdCluster::start_behind(EtcdOptions::default(), async |address| {
+        let proxy = Proxy::start(address).await?;
+        let front = proxy.addr();
+        proxies.push(proxy);
+        anyhow::Ok(front)
+    });
+    let cluster = started.await?;
+    Ok((Cluster { cluster, stage: Stage::new().await? }, proxies))
+}
+
+/// Cuts the member at this position off from the others: nobody connects to it, and what comes
+/// from it is refused.
+async fn cut_off(cluster: &mut Cluster, proxies: &[Proxy], position: usize) -> Result<()> {
+    let all = cluster.cluster.members();
+    let mut client = Client::connect([all[position].endpoint()], None).await?;
+    let id = client.status().await?.header().context("a header")?.member_id();
+    let from = format!("X-Server-From: {id:x}").into_bytes();
+    proxies[position].refuse().await?;
+    for (other, proxy) in proxies.iter().enumerate().filter(|(other, _)| *other != position) {
+        let from = from.clone();
+        let rule = Rule::request(move |message| message.contains(&from)).always();
+        proxy.arm(rule, Action::CutBefore(Cut::Reset));
+        proxy.cut_all(Cut::Reset).await.with_context(|| format!("proxy {other}"))?;
+    }
+    proxies[position].cut_all(Cut::Reset).await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_member_cut_off_from_its_peers_is_left_for_those_who_have_a_leader() -> Result<()> {
+    let (mut cluster, proxies) = divisible().await?;
+    let node = cluster.node("a").await?;
+    put(&node.config, "w/k", "1").await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("w")).await?;
+    let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(30))).await?;
+    // The first of the endpoints is the one that is used.
+    cut_off(&mut cluster, &proxies, 0).await?;
+    let rest = cluster.cluster.endpoints().swap_remove(1);
+    let mut native = cluster.native(&rest).await?;
+    let key = cluster.stage.key("w/k");
+    eventually("a native write", async || Ok(native.put(key.as_str(), "2", None).await.ok()))
+        .await?;
+    follower.until("the change", |now| now.state["w/k"] == "2").await?;
+    eventually("a write", async || Ok(put(&node.config, "w/k", "3").await.ok())).await?;
+    let entry = within("a read", node.config.get("w/k")).await??.context("w/k")?;
+    assert!(text(&entry.value).starts_with('3'));
+    follower.until("its event", |now| now.state["w/k"].starts_with('3')).await?;
+    assert!(follower.now().resyncs.is_empty(), "{:?}", follower.now().resyncs);
+    lease_is(&lease, |status| *status == LeaseStatus::Held).await?;
+    assert!(lease.release().await?);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn endpoints_that_are_dead_from_the_start_are_passed_over() -> Result<()> {
     let stage = Stage::new().await?;
@@ -260,7 +237,7 @@ async fn endpoints_that_are_dead_from_the_start_are_passed_over() -> Result<()> 
         [dead.address().to_string(), silent.local_addr()?.to_string(), stage.etcd.endpoint()];
     let node = stage.start(stage.settings("a").endpoints(endpoints)).await?;
     eventually("a write", async || Ok(put(&node.config, "k", "1").await.ok())).await?;
-    let follower = Follower::open(&node, "watcher", prefix("")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("")).await?;
     let mut record = Record::default();
     record.put("k", "1");
     put(&node.config, "k", "2").await?;

@@ -5,8 +5,9 @@ use pintle::config::{
     Delete, HistoryRequest, ListRequest, Put, PutOutcome, ReadOptions, Revision, Version,
 };
 use pintle_test_services::EtcdOptions;
+use pintle_test_suites::{follow::text, within};
 
-use crate::{config::put, follower::text, stage::Stage};
+use crate::{config::put, stage::Stage};
 
 fn of(key: &str) -> HistoryRequest {
     HistoryRequest { key: key.into(), ..HistoryRequest::default() }
@@ -95,6 +96,60 @@ async fn compaction_ends_the_past_and_says_so() -> Result<()> {
     // Its version is still good for comparing.
     let expected = Put::new("h", "4").expect(pintle::config::Expect::Version(first));
     assert!(matches!(config.put(expected).await?, PutOutcome::Stale(Some(_))));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_a_deleted_key_the_rest_is_told_after_compaction() -> Result<()> {
+    let stage = Stage::alone(EtcdOptions::default()).await?;
+    let node = stage.node("a").await?;
+    let config = &node.config;
+    put(config, "gone/before", "1").await?;
+    config.delete(Delete::new("gone/before")).await?;
+    put(config, "gone/after", "1").await?;
+    put(config, "gone/after", "2").await?;
+    let mut client = stage.client().await?;
+    let now = client.get(stage.key("gone"), None).await?;
+    client.compact(now.header().context("a header")?.revision(), None).await?;
+    put(config, "gone/after", "3").await?;
+    config.delete(Delete::new("gone/after")).await?;
+    put(config, "other", "1").await?;
+
+    let page = config.history(of("gone/after")).await?;
+    assert_eq!(values(&page.revisions)[..2], [None, Some("3".into())]);
+    assert!(!values(&page.revisions).contains(&Some("1".into())) && !page.complete, "{page:?}");
+    // Nothing of it is left: it may have been there, or never.
+    let page = config.history(of("gone/before")).await?;
+    assert!(page.revisions.is_empty() && !page.complete, "{page:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_larger_than_the_plugins_memory_comes_in_pages() -> Result<()> {
+    const VALUES: usize = 100;
+    let stage = Stage::alone(EtcdOptions::default()).await?;
+    let node = stage.node("a").await?;
+    let mut client = stage.client().await?;
+    for number in 0..VALUES {
+        let value = format!("{number:07}{}", "x".repeat((1 << 20) - 7));
+        client.put(stage.key("h"), value, None).await?;
+    }
+    let mut request = of("h");
+    let mut found = Vec::new();
+    loop {
+        let page = within("a page", node.config.history(request.clone())).await??;
+        for revision in &page.revisions {
+            let value = &revision.entry.as_ref().context("a value")?.value;
+            assert_eq!(value.len(), 1 << 20);
+            found.push(text(&value[..7]).parse::<usize>()?);
+        }
+        match page.next {
+            Some(next) => request.page = Some(next),
+            None => break,
+        }
+    }
+    assert!(found.iter().copied().eq((0..VALUES).rev()), "{found:?}");
+    assert_eq!(node.pintle.backend("main")?.restarts, 0);
     Ok(())
 }
 

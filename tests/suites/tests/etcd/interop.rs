@@ -9,13 +9,12 @@ use pintle::{
     lock::LockRequest,
     registry::Instance,
 };
-use pintle_test_suites::within;
-
-use crate::{
-    config::put,
-    follower::{next_event, snapshot, text},
-    stage::Stage,
+use pintle_test_suites::{
+    follow::{next_event, snapshot, text},
+    within,
 };
+
+use crate::{config::put, stage::Stage};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_etcdctl_wrote_is_read_changed_and_watched() -> Result<()> {

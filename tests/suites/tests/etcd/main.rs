@@ -6,7 +6,6 @@
 mod auth;
 mod config;
 mod failover;
-mod follower;
 mod history;
 mod interop;
 mod lock;

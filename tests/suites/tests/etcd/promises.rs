@@ -13,12 +13,15 @@ use pintle::{
 use pintle_test_history::{Resource, check_writes};
 use pintle_test_proxy::{Action, Cut, Direction, Fault, Proxy, Rule};
 use pintle_test_services::EtcdOptions;
-use pintle_test_suites::{eventually, within};
+use pintle_test_suites::{
+    eventually,
+    follow::{Follower, check_all},
+    load::Load,
+    within,
+};
 
 use crate::{
     config::put,
-    failover::Load,
-    follower::{Follower, check_all},
     lock::token_of,
     registry::{status_is, web},
     stage::{Node, Stage},
@@ -34,7 +37,8 @@ async fn configuration_is_linearizable_while_connections_break() -> Result<()> {
     for (number, proxy) in proxies.iter().enumerate() {
         nodes.push(stage.node_through(&number.to_string(), proxy).await?);
     }
-    let load = Load::start(&nodes, 8);
+    let configs: Vec<_> = nodes.iter().map(|node| node.config.clone()).collect();
+    let load = Load::start(&configs, 8);
     let mut faults = 0;
     while load.count() < OPERATIONS {
         break_something(&proxies[faults % 2], faults / 2).await?;
@@ -67,7 +71,7 @@ async fn fifty_watchers_miss_nothing_over_reconnects_and_compaction() -> Result<
     let mut followers = Vec::new();
     for number in 0..WATCHERS {
         let target = prefix(&format!("f/{}", number % 5));
-        followers.push(Follower::open(&node, &format!("watcher {number}"), target).await?);
+        followers.push(Follower::open(&node.config, &format!("watcher {number}"), target).await?);
     }
     let (client, root) = (stage.client().await?, stage.root.clone());
     let keys: Vec<String> = (0..10).map(|number| format!("f/{}/{number}", number % 5)).collect();
@@ -226,7 +230,7 @@ async fn configuration_converges_after_a_partition() -> Result<()> {
     let mut client = stage.client().await?;
     let keys: Vec<String> = (0..KEYS).map(|number| format!("c/{number}")).collect();
     let mut record = write(&mut client, &stage.root, &keys, 1).await?;
-    let follower = Follower::open(&node, "watcher", prefix("c")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("c")).await?;
     // Packets vanish both ways, and nobody is told.
     proxy.set(Fault::BlackholeTowards(Direction::ToClient));
     for key in keys.iter().take(20) {

@@ -6,11 +6,10 @@ use anyhow::{Context, Result};
 use etcd_client::{EventType, WatchOptions};
 use futures::future::join_all;
 use pintle::{BackendState, lock::LockRequest, registry::RegistrationStatus};
-use pintle_test_suites::{eventually, within};
+use pintle_test_suites::{eventually, follow::Follower, within};
 
 use crate::{
     config::put,
-    follower::Follower,
     lock::waiting,
     registry::{LONG, status_is, web},
     stage::{Node, Stage},
@@ -84,7 +83,7 @@ async fn watches_go_on_with_a_successor() -> Result<()> {
     let stage = Stage::new().await?;
     let node = narrow(&stage).await?;
     put(&node.config, "w/k", "1").await?;
-    let follower = Follower::open(&node, "watcher", prefix("w")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("w")).await?;
     end_plugin(&node).await?;
     stage.client().await?.put(stage.key("w/k"), "2", None).await?;
     follower.until("the change", |now| now.state["w/k"] == "2").await?;

@@ -313,6 +313,62 @@ async fn an_update_changes_the_record_and_not_the_lease() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn updates_that_race_with_a_new_registration_are_not_lost() -> Result<()> {
+    let stage = Stage::new().await?;
+    let (a, b) = (stage.node("a").await?, stage.node("b").await?);
+    let registration = a.register(web("1"), LONG).await?;
+    let mut client = stage.client().await?;
+    for weight in 1..=20 {
+        if let Some(key) = stage.leased_keys().await?.first() {
+            client.lease_revoke(key.lease()).await?;
+        }
+        // Refused while it is not registered: it is said when it is again.
+        let said = Instance { weight, ..web("1") };
+        if let Err(error) = registration.update(said).await {
+            assert!(error.is_transient(), "{error}");
+        }
+    }
+    eventually("the last word", async || {
+        let found = b.instances("web").await?;
+        Ok(found.first().filter(|state| state.instance.weight == 20).map(drop))
+    })
+    .await?;
+    status_is(&registration, |status| *status == RegistrationStatus::Registered).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn giving_up_an_instance_while_it_is_registered_again_leaves_no_orphan() -> Result<()> {
+    let stage = Stage::new().await?;
+    let node = stage.node("a").await?;
+    let mut client = stage.client().await?;
+    for number in 0..20_u32 {
+        let registration = node.register(web(&number.to_string()), LONG).await?;
+        let key = stage.leased_key().await?;
+        client.lease_revoke(key.lease()).await?;
+        // A little later each time, so that each step is met by some.
+        let later = Duration::from_micros(u64::from(number) * 300);
+        let _ = tokio::time::timeout(later, registration.changed()).await;
+        if number % 2 == 0 {
+            drop(registration);
+        } else {
+            registration.deregister().await?;
+        }
+        eventually("no key", async || Ok(stage.leased_keys().await?.is_empty().then_some(())))
+            .await?;
+    }
+    // Nothing comes back later either.
+    let back = async {
+        while stage.leased_keys().await?.is_empty() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        anyhow::Ok(())
+    };
+    let back = tokio::time::timeout(Duration::from_secs(1), back).await;
+    assert!(back.is_err(), "an instance came back");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_instance_that_no_session_keeps_stays_until_it_is_removed() -> Result<()> {
     let stage = Stage::new().await?;
     let (a, b) = (stage.node("a").await?, stage.node("b").await?);

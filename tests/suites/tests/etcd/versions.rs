@@ -10,10 +10,9 @@ use pintle::{
 };
 use pintle_test_proxy::Cut;
 use pintle_test_services::{EtcdOptions, EtcdVersion};
-use pintle_test_suites::{eventually, within};
+use pintle_test_suites::{eventually, follow::Follower, within};
 
 use crate::{
-    follower::Follower,
     lock::{token_of, waiting},
     registry::{LONG, web},
     stage::Stage,
@@ -30,7 +29,7 @@ async fn configuration_works_on(version: EtcdVersion) -> Result<()> {
     let node = stage.node_through("a", &proxy).await?;
     stage.etcd.ctl(&["put", &stage.key("k/a"), "1"]).await?;
     let entry = node.config.get("k/a").await?.context("k/a")?;
-    let follower = Follower::open(&node, "watcher", prefix("k")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("k")).await?;
     let newer = Put::new("k/a", "2").expect(Expect::Version(entry.version.clone()));
     assert!(matches!(node.config.put(newer.clone()).await?, PutOutcome::Stored { .. }));
     assert!(matches!(node.config.put(newer).await?, PutOutcome::Stale(Some(_))));

@@ -6,11 +6,14 @@ use anyhow::{Context, Result};
 use pintle::config::Target;
 use pintle_test_proxy::{Cut, Fault};
 use pintle_test_services::EtcdOptions;
-use pintle_test_suites::{DEADLINE, eventually, within};
+use pintle_test_suites::{
+    DEADLINE, eventually,
+    follow::{Follower, Record, check_all},
+    within,
+};
 
 use crate::{
     config::put,
-    follower::{Follower, Record, check_all},
     stage::Stage,
     watch::{prefix, write},
 };
@@ -24,7 +27,7 @@ async fn connections_that_are_cut_again_and_again_cost_no_change() -> Result<()>
     let mut followers = Vec::new();
     for number in 0..6 {
         let target = if number < 3 { prefix("c") } else { Target::Key(format!("c/{number}")) };
-        followers.push(Follower::open(&node, &format!("watcher {number}"), target).await?);
+        followers.push(Follower::open(&node.config, &format!("watcher {number}"), target).await?);
     }
     let (mut client, root) = (stage.client().await?, stage.root.clone());
     let keys: Vec<String> = (0..6).map(|number| format!("c/{number}")).collect();
@@ -58,8 +61,8 @@ async fn after_compaction_underneath_a_watch_resyncs_and_is_right_again() -> Res
     for key in ["k/stays", "k/changes", "k/goes"] {
         client.put(stage.key(key), "1", None).await?;
     }
-    let follower = Follower::open(&node, "watcher", prefix("k")).await?;
-    let idle = Follower::open(&node, "watcher of nothing", prefix("nothing")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("k")).await?;
+    let idle = Follower::open(&node.config, "watcher of nothing", prefix("nothing")).await?;
 
     proxy.refuse().await?;
     proxy.cut_all(Cut::Reset).await?;
@@ -93,7 +96,7 @@ async fn a_backlog_larger_than_any_message_arrives_whole() -> Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;
     let node = stage.node_through("a", &proxy).await?;
-    let follower = Follower::open(&node, "watcher", prefix("b")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("b")).await?;
     proxy.refuse().await?;
     proxy.cut_all(Cut::Reset).await?;
     let mut client = stage.client().await?;
@@ -117,7 +120,7 @@ async fn a_connection_that_fell_silent_is_noticed_and_replaced() -> Result<()> {
     let proxy = stage.proxy().await?;
     let node = stage.brisk_node_through("a", &proxy).await?;
     put(&node.config, "s/k", "1").await?;
-    let follower = Follower::open(&node, "watcher", prefix("s")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("s")).await?;
     // The server's side of every connection ends and the client is not told.
     for connection in proxy.connections() {
         connection.strand().await?;
@@ -135,7 +138,7 @@ async fn a_blackhole_shows_as_staleness_and_heals() -> Result<()> {
     let node = stage.brisk_node_through("a", &proxy).await?;
     put(&node.config, "h/k", "1").await?;
     let mirror = node.config.mirror(prefix("h")).await?;
-    let follower = Follower::open(&node, "watcher", prefix("h")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("h")).await?;
     proxy.set(Fault::Blackhole);
     let error = within("an answer", node.config.get("h/k")).await?.unwrap_err();
     assert!(matches!(error.code(), "unavailable" | "timeout"), "{error}");
@@ -155,7 +158,7 @@ async fn a_blackhole_shows_as_staleness_and_heals() -> Result<()> {
 async fn watches_survive_a_restart_of_the_server() -> Result<()> {
     let mut stage = Stage::alone(EtcdOptions::default()).await?;
     let node = stage.node("a").await?;
-    let follower = Follower::open(&node, "watcher", prefix("r")).await?;
+    let follower = Follower::open(&node.config, "watcher", prefix("r")).await?;
     let mut record = Record::default();
     for turn in 0..3 {
         let mut client = stage.client().await?;
@@ -174,12 +177,43 @@ async fn watches_survive_a_restart_of_the_server() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn after_the_restore_of_an_older_snapshot_watches_show_what_is_there_now() -> Result<()> {
+    let mut stage = Stage::alone(EtcdOptions::default()).await?;
+    let node = stage.node("a").await?;
+    put(&node.config, "o/old", "1").await?;
+    put(&node.config, "o/changed", "1").await?;
+    let snapshot = stage.folder().join("snapshot");
+    let file = snapshot.display().to_string();
+    stage.etcd.ctl(&["snapshot", "save", &file]).await?;
+    put(&node.config, "o/changed", "2").await?;
+    for number in 0..20 {
+        put(&node.config, "o/new", &number.to_string()).await?;
+    }
+    let follower = Follower::open(&node.config, "watcher", prefix("o")).await?;
+    let mirror = node.config.mirror(prefix("o")).await?;
+    stage.server()?.restore(&snapshot).await?;
+    let state = [("o/old", "1"), ("o/changed", "1")];
+    let state: BTreeMap<String, String> =
+        state.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+    follower.until_state(&state).await?;
+    assert!(!follower.now().resyncs.is_empty(), "the gap is not marked");
+    eventually("a live mirror", async || {
+        let cached = mirror.cached("o/changed", DEADLINE).filter(|cached| cached.live);
+        Ok(cached.and_then(|cached| cached.entry).filter(|entry| entry.value == "1").map(drop))
+    })
+    .await?;
+    // And it goes on from there.
+    eventually("a write", async || Ok(put(&node.config, "o/old", "2").await.ok())).await?;
+    follower.until("the change", |now| now.state["o/old"] == "2").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_opened_while_the_server_is_away_begins_when_it_comes() -> Result<()> {
     let mut stage = Stage::alone(EtcdOptions::default()).await?;
     stage.client().await?.put(stage.key("l/k"), "1", None).await?;
     stage.server()?.kill()?;
     let node = stage.node("a").await?;
-    let follower = Follower::begin(&node, "watcher", prefix("l")).await?;
+    let follower = Follower::begin(&node.config, "watcher", prefix("l")).await?;
     let error = node.config.get("l/k").await.unwrap_err();
     assert_eq!(error.code(), "unavailable", "{error}");
     assert!(error.to_string().contains(&stage.etcd.endpoint()), "{error}");

@@ -7,17 +7,16 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use futures::StreamExt;
-use pintle::config::{Target, Watch, WatchEvent};
+use pintle::config::{Config, Target, Watch, WatchEvent};
 use pintle_test_history::{
     Change, Opening, Promise, Report, Seen, Target as CheckedTarget, Watcher, Written, check_watch,
 };
-use pintle_test_suites::DEADLINE;
 use tokio::{sync::watch, task::JoinHandle};
 
-use crate::stage::Node;
+use crate::{DEADLINE, within};
 
 /// A watch, everything that it delivered, and the state that this adds up to.
-pub(crate) struct Follower {
+pub struct Follower {
     name: String,
     target: Target,
     shared: Arc<Mutex<Followed>>,
@@ -25,28 +24,39 @@ pub(crate) struct Follower {
     task: JoinHandle<()>,
 }
 
+/// What a watch delivered so far.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Followed {
-    pub(crate) events: Vec<WatchEvent>,
+pub struct Followed {
+    /// Everything, in its order.
+    pub events: Vec<WatchEvent>,
     /// Key and value of what is there.
-    pub(crate) state: BTreeMap<String, String>,
-    pub(crate) resyncs: Vec<String>,
+    pub state: BTreeMap<String, String>,
+    /// The reason of each resync.
+    pub resyncs: Vec<String>,
     /// Why it ended.
-    pub(crate) ended: Option<String>,
+    pub ended: Option<String>,
     has_snapshot: bool,
 }
 
 impl Follower {
     /// Opens a watch and waits for its snapshot.
-    pub(crate) async fn open(node: &Node, name: &str, target: Target) -> Result<Self> {
-        let follower = Self::begin(node, name, target).await?;
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is none in time.
+    pub async fn open(config: &Config, name: &str, target: Target) -> Result<Self> {
+        let follower = Self::begin(config, name, target).await?;
         follower.until("the snapshot", |followed| followed.has_snapshot).await?;
         Ok(follower)
     }
 
     /// Opens a watch.
-    pub(crate) async fn begin(node: &Node, name: &str, target: Target) -> Result<Self> {
-        let watch = node.config.watch(target.clone()).await?;
+    ///
+    /// # Errors
+    ///
+    /// As [`Config::watch`].
+    pub async fn begin(config: &Config, name: &str, target: Target) -> Result<Self> {
+        let watch = config.watch(target.clone()).await?;
         let shared = Arc::<Mutex<Followed>>::default();
         let (sender, changed) = watch::channel(());
         let task = tokio::spawn(follow(watch, Arc::clone(&shared), sender));
@@ -54,12 +64,17 @@ impl Follower {
     }
 
     /// What was delivered so far.
-    pub(crate) fn now(&self) -> Followed {
+    #[must_use]
+    pub fn now(&self) -> Followed {
         lock(&self.shared).clone()
     }
 
     /// Waits until what was delivered is as `holds` wants it.
-    pub(crate) async fn until(&self, what: &str, holds: impl Fn(&Followed) -> bool) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is not in time, with what was delivered.
+    pub async fn until(&self, what: &str, holds: impl Fn(&Followed) -> bool) -> Result<()> {
         let mut changed = self.changed.clone();
         let waiting = async {
             while !holds(&lock(&self.shared)) {
@@ -81,12 +96,16 @@ impl Follower {
     }
 
     /// Waits until the state is this one.
-    pub(crate) async fn until_state(&self, wanted: &BTreeMap<String, String>) -> Result<()> {
+    ///
+    /// # Errors
+    ///
+    /// As [`until`](Self::until).
+    pub async fn until_state(&self, wanted: &BTreeMap<String, String>) -> Result<()> {
         self.until("the final state", |followed| followed.state == *wanted).await
     }
 
     /// Checks everything against what was written, each change once where there was no resync.
-    pub(crate) fn check(&self, written: &Written, resyncs_max: usize) -> Report {
+    pub fn check(&self, written: &Written, resyncs_max: usize) -> Report {
         let followed = self.now();
         // After a resync the library delivers the differences only, without saying where they end:
         // from then on they cannot be told from changes.
@@ -123,8 +142,12 @@ impl Drop for Follower {
     }
 }
 
-/// Every check of a watch is clean.
-pub(crate) fn check_all(followers: &[Follower], written: &Written, resyncs_max: usize) {
+/// Checks all of them; see [`Follower::check`].
+///
+/// # Panics
+///
+/// When something is wrong.
+pub fn check_all(followers: &[Follower], written: &Written, resyncs_max: usize) {
     let mut report = Report::default();
     for follower in followers {
         report.absorb(follower.check(written, resyncs_max));
@@ -134,38 +157,49 @@ pub(crate) fn check_all(followers: &[Follower], written: &Written, resyncs_max: 
 
 /// What was written, key by key, and the state that it leads to.
 #[derive(Debug, Default, Clone)]
-pub(crate) struct Record {
-    pub(crate) written: Written,
-    pub(crate) state: BTreeMap<String, String>,
+pub struct Record {
+    /// The changes of each key.
+    pub written: Written,
+    /// Key and value of what is there.
+    pub state: BTreeMap<String, String>,
 }
 
 impl Record {
     /// A write that was acknowledged. Of one key they come in their order.
-    pub(crate) fn put(&mut self, key: &str, value: &str) {
+    pub fn put(&mut self, key: &str, value: &str) {
         self.written.push(key, Change::put(value, None));
         self.state.insert(key.into(), value.into());
     }
 
     /// A removal that was acknowledged.
-    pub(crate) fn removed(&mut self, key: &str) {
+    pub fn removed(&mut self, key: &str) {
         self.written.push(key, Change::removal(None));
         self.state.remove(key);
     }
 }
 
 /// The text of an event's value.
-pub(crate) fn text(value: &[u8]) -> String {
+#[must_use]
+pub fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).into_owned()
 }
 
 /// The next event of a watch.
-pub(crate) async fn next_event(watch: &mut Watch) -> Result<WatchEvent> {
-    let next = pintle_test_suites::within("an event", watch.next()).await?;
+///
+/// # Errors
+///
+/// Fails when none comes in time, or the watch has ended.
+pub async fn next_event(watch: &mut Watch) -> Result<WatchEvent> {
+    let next = within("an event", watch.next()).await?;
     Ok(next.context("the watch ended")??)
 }
 
 /// Reads a snapshot to its end; its keys and values.
-pub(crate) async fn snapshot(watch: &mut Watch) -> Result<BTreeMap<String, String>> {
+///
+/// # Errors
+///
+/// Fails when something else comes.
+pub async fn snapshot(watch: &mut Watch) -> Result<BTreeMap<String, String>> {
     let mut found = BTreeMap::new();
     let first = next_event(watch).await?;
     ensure!(first == WatchEvent::SnapshotBegin, "a snapshot begins with {first:?}");

@@ -1,0 +1,109 @@
+//! Clients that work on a register while something breaks, and what they saw.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use anyhow::Result;
+use pintle::{
+    Config, Effect,
+    config::{Put, PutOutcome},
+};
+use pintle_test_history::{Answer, Call, Entry, Expect, History, Report, check_linearizable};
+use tokio::task::JoinHandle;
+
+use crate::{eventually, follow::text, within};
+
+/// Keys that all clients share.
+const KEYS: u64 = 4;
+
+/// Clients that read and write one register, and record what they saw.
+pub struct Load {
+    history: History,
+    stop: Arc<AtomicBool>,
+    done: Arc<AtomicUsize>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    /// Begins: client after client on one of these.
+    #[must_use]
+    pub fn start(configs: &[Config], clients: u32) -> Self {
+        let (history, stop, done) = (History::new(), Arc::default(), Arc::default());
+        let tasks = (0..clients)
+            .map(|client| {
+                let config = configs.get(client as usize % configs.len().max(1)).cloned();
+                let (history, stop, done): (History, Arc<AtomicBool>, Arc<AtomicUsize>) =
+                    (history.clone(), Arc::clone(&stop), Arc::clone(&done));
+                tokio::spawn(async move {
+                    let Some(config) = config else { return };
+                    let mut turn = 0;
+                    while !stop.load(Ordering::Relaxed) {
+                        operate(&config, &history, client, turn).await;
+                        turn += 1;
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                })
+            })
+            .collect();
+        Self { history, stop, done, tasks }
+    }
+
+    /// How many operations have ended.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    /// Waits until this many more operations have ended.
+    ///
+    /// # Errors
+    ///
+    /// Fails when they have not in time.
+    pub async fn more(&self, count: usize) -> Result<()> {
+        let before = self.count();
+        eventually("operations", async || Ok((self.count() >= before + count).then_some(()))).await
+    }
+
+    /// Ends the clients, and checks what they saw.
+    ///
+    /// # Errors
+    ///
+    /// Fails when one does not end.
+    pub async fn end(self) -> Result<Report> {
+        self.stop.store(true, Ordering::Relaxed);
+        for task in self.tasks {
+            within("the end of a client", task).await??;
+        }
+        Ok(check_linearizable(&self.history.operations()))
+    }
+}
+
+/// One operation on one of a few keys; what is unknown is recorded as unknown.
+async fn operate(config: &Config, history: &History, client: u32, turn: u64) {
+    let key = format!("reg/{}", turn % KEYS);
+    let value = format!("{client}.{turn}");
+    if turn % 3 == 0 {
+        let pending = history.begin(client, &key, Call::Get);
+        match config.get(&key).await {
+            Ok(entry) => pending.ok(Answer::Got(entry.map(recorded))),
+            Err(_) => pending.failed(),
+        }
+        return;
+    }
+    let call = Call::Put { value: value.clone(), expect: Expect::Anything };
+    let pending = history.begin(client, &key, call);
+    match config.put(Put::new(key.as_str(), value)).await {
+        Ok(PutOutcome::Stored { version, .. }) => {
+            pending.ok(Answer::Stored(Some(version.to_string())));
+        }
+        Err(error) if error.effect() == Effect::None => pending.failed(),
+        // An outcome that cannot be is found by the checker as well.
+        Ok(_) | Err(_) => pending.unknown(),
+    }
+}
+
+fn recorded(entry: pintle::config::Entry) -> Entry {
+    Entry { value: text(&entry.value), version: Some(entry.version.to_string()) }
+}
