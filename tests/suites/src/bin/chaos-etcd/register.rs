@@ -32,7 +32,8 @@ pub(crate) async fn linearizable(size: Size) -> Result<ChaosRow> {
     // Each begins with another member.
     let of_backend = |number: usize| {
         let mut endpoints = endpoints.clone();
-        endpoints.rotate_left(number % endpoints.len().max(1));
+        let first = number % endpoints.len().max(1);
+        endpoints.rotate_left(first);
         endpoints
     };
     let of_backends: Vec<_> = (0..BACKENDS).map(of_backend).collect();
