@@ -44,11 +44,9 @@ pub(crate) async fn complete(size: Size) -> Result<ChaosRow> {
     let stop = Arc::new(AtomicBool::new(false));
     let writing = write(stage.client().await?, Arc::clone(&stop));
     let cutting = (0..backends).map(|number| cut(&stage, number, cuts));
-    let compacting = compact(stage.client().await?, Arc::clone(&stop));
-    try_join_all(cutting).await?;
+    let compactions: usize = try_join_all(cutting).await?.into_iter().sum();
     stop.store(true, Ordering::Relaxed);
     let record = writing.await??;
-    let compactions = compacting.await??;
     let report = check(&followers, &record, cuts).await;
     let resyncs: usize = followers.iter().map(|one| one.now().resyncs.len()).sum();
     let reconnects = (backends * cuts) as u64;
@@ -62,15 +60,35 @@ pub(crate) async fn complete(size: Size) -> Result<ChaosRow> {
         .detail(format!("{events} events, {resyncs} resyncs, {compactions} compactions; {first}")))
 }
 
-/// Cuts one backend's connections again and again, each time when they are there again.
-async fn cut(stage: &Stage, number: usize, cuts: usize) -> Result<()> {
-    let proxy = stage.host.proxy(number)?;
+/// Cuts one backend's connections again and again, each time when they are there again. Now and then
+/// what it misses meanwhile is compacted; how often.
+async fn cut(stage: &Stage, number: usize, cuts: usize) -> Result<usize> {
+    let (proxy, mut client) = (stage.host.proxy(number)?, stage.client().await?);
+    let mut compactions = 0;
     for turn in 0..cuts {
         let before = proxy.counts().accepted;
-        proxy.cut_all(if turn % 2 == 0 { Cut::Reset } else { Cut::Close }).await?;
+        if (turn + number) % 3 == 0 {
+            proxy.refuse().await?;
+            proxy.cut_all(Cut::Reset).await?;
+            tokio::time::sleep(20 * PACE).await;
+            compactions += usize::from(compact(&mut client).await?);
+            proxy.heal().await?;
+        } else {
+            proxy.cut_all(Cut::Close).await?;
+        }
         proxy.wait_until("a connection after the cut", |now| now.accepted > before).await?;
     }
-    Ok(())
+    Ok(compactions)
+}
+
+/// Compacts everything before the present; false when another just did.
+async fn compact(client: &mut Client) -> Result<bool> {
+    let now = client.get(ROOT, None).await?.header().context("a header")?.revision();
+    match client.compact(now, None).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.to_string().contains("has been compacted") => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// Writes natively until it is told to stop; what was written.
@@ -91,20 +109,6 @@ fn write(mut client: Client, stop: Arc<AtomicBool>) -> JoinHandle<Result<Record>
             tokio::time::sleep(PACE).await;
         }
         Ok(record)
-    })
-}
-
-/// Compacts everything before the present now and then; how often.
-fn compact(mut client: Client, stop: Arc<AtomicBool>) -> JoinHandle<Result<usize>> {
-    tokio::spawn(async move {
-        let mut count = 0;
-        while !stop.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_secs(1)).await;
-            let now = client.get(ROOT, None).await?.header().context("a header")?.revision();
-            client.compact(now, None).await?;
-            count += 1;
-        }
-        Ok(count)
     })
 }
 
