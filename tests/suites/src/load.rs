@@ -84,7 +84,7 @@ impl Load {
 async fn operate(config: &Config, history: &History, client: u32, turn: u64) {
     let key = format!("reg/{}", turn % KEYS);
     let value = format!("{client}.{turn}");
-    if turn % 3 == 0 {
+    if turn.is_multiple_of(3) {
         let pending = history.begin(client, &key, Call::Get);
         match config.get(&key).await {
             Ok(entry) => pending.ok(Answer::Got(entry.map(recorded))),

@@ -132,7 +132,7 @@ impl Control {
     async fn operate(client: &mut Client, history: &History, turn: u64) {
         const LIMIT: Duration = Duration::from_secs(2);
         let key = format!("{ROOT}control");
-        if turn % 2 == 0 {
+        if turn.is_multiple_of(2) {
             let pending = history.begin(0, &key, Call::Get);
             match tokio::time::timeout(LIMIT, client.get(key.as_str(), None)).await {
                 Ok(Ok(answer)) => {

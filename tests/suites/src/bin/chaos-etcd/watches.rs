@@ -67,7 +67,7 @@ async fn cut(stage: &Stage, number: usize, cuts: usize) -> Result<usize> {
     let mut compactions = 0;
     for turn in 0..cuts {
         let before = proxy.counts().accepted;
-        if (turn + number) % 3 == 0 {
+        if (turn + number).is_multiple_of(3) {
             proxy.refuse().await?;
             proxy.cut_all(Cut::Reset).await?;
             tokio::time::sleep(20 * PACE).await;
