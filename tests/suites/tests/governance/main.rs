@@ -1,6 +1,11 @@
 //! Governing a cluster, in one scenario that runs unchanged on every backend: nodes register, one
 //! dies, one is taken out by an operator, an event reaches all, and an operation that must be
 //! exclusive runs once.
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    reason = "what is not there fails the test, and says where"
+)]
 
 mod nodes;
 mod scenario;
