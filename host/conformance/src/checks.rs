@@ -1,6 +1,8 @@
 //! Every check, grouped by what it is about. The tests of the project hold that each promise and
 //! each feature of the WIT packages has one, and that each one can fail.
 
+mod calls;
+mod claims;
 mod config;
 mod lock;
 mod pages;
@@ -17,6 +19,7 @@ use crate::check::Check;
 /// The groups in the order in which a report shows them.
 pub(crate) const GROUPS: &[&[Check]] = &[
     plugin::CHECKS,
+    calls::CHECKS,
     config::CHECKS,
     pages::CHECKS,
     writes::CHECKS,
@@ -24,6 +27,7 @@ pub(crate) const GROUPS: &[&[Check]] = &[
     watch::CHECKS,
     registry::CHECKS,
     lock::CHECKS,
+    claims::CHECKS,
     sessions::CHECKS,
     tracing::CHECKS,
 ];

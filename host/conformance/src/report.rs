@@ -154,6 +154,15 @@ impl Report {
         }
     }
 
+    /// The same without what differs from run to run: times, and evidence.
+    #[must_use]
+    pub fn without_times(&self) -> Self {
+        let steady =
+            |check: &CheckReport| CheckReport { took_ms: 0, evidence: Vec::new(), ..check.clone() };
+        let checks = self.checks.iter().map(steady).collect();
+        Self { took_ms: 0, sha256: String::new(), checks, ..self.clone() }
+    }
+
     /// How many checks ended so.
     #[must_use]
     pub fn count(&self, verdict: Verdict) -> usize {

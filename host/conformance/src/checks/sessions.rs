@@ -140,12 +140,12 @@ async fn lock_stays_lost(trial: &mut Trial) -> Outcome {
 async fn lock_lost_reply(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let mut errors = 0;
-    for round in 0..4 {
+    for round in 0..6 {
         let name = trial.key(&format!("lost-reply/{round}"));
         let ttl = |name: &str| AcquireRequest { ttl_ms: LONG_TTL_MS, ..asking(name) };
         warm_up(&owner).await?;
         let id = owner.id();
-        owner.faults.set(Weather::LoseReply);
+        owner.faults.set(Weather::LoseReply { after: round });
         let first = owner.raw.lock_acquire(call(), id, ttl(&name)).await;
         owner.faults.set(Weather::Clear);
         match first {
@@ -241,7 +241,7 @@ async fn status(trial: &mut Trial) -> Outcome {
 
 async fn registry_lost_reply(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
-    for round in 0..4 {
+    for round in 0..6 {
         let service = trial.service(&format!("lost-reply-{round}"));
         warm_up(&owner).await?;
         let id = owner.id();
@@ -249,7 +249,7 @@ async fn registry_lost_reply(trial: &mut Trial) -> Outcome {
             instance: instance(&service, "x"),
             ttl_ms: LONG_TTL_MS,
         };
-        owner.faults.set(Weather::LoseReply);
+        owner.faults.set(Weather::LoseReply { after: round });
         let first = owner.raw.registry_register(call(), id, registration.clone()).await;
         owner.faults.set(Weather::Clear);
         let id = match first {

@@ -18,9 +18,12 @@ pub enum Weather {
     /// Nothing passes either way, new connections do not come about, and nobody is told. What was
     /// open goes on when it clears.
     Blackhole,
-    /// Requests pass. The first bytes that come back are lost, and every connection is reset with
-    /// them; then it is clear.
-    LoseReply,
+    /// Requests pass. After so many reads the next bytes that come back are lost, and every
+    /// connection is reset with them; then it is clear.
+    LoseReply {
+        /// Reads that still bring something.
+        after: u32,
+    },
 }
 
 /// The faults of one incarnation's network.
@@ -36,6 +39,8 @@ struct State {
     /// Connections that are older than the last reset are dead for good.
     resets: u64,
     replies_lost: u64,
+    /// Reads since the weather changed.
+    reads: u32,
     /// Reads and writes that wait for better weather.
     waiting: Vec<Waker>,
 }
@@ -45,6 +50,7 @@ impl Faults {
     pub fn set(&self, weather: Weather) {
         let mut state = self.lock();
         state.weather = weather;
+        state.reads = 0;
         if weather == Weather::Cut {
             state.resets += 1;
         }
@@ -64,7 +70,7 @@ impl Faults {
             tokio::pin!(changed);
             changed.as_mut().enable();
             match self.lock().weather {
-                Weather::Clear | Weather::LoseReply => return Ok(()),
+                Weather::Clear | Weather::LoseReply { .. } => return Ok(()),
                 Weather::Cut => return Err(io::ErrorKind::ConnectionRefused.into()),
                 Weather::Blackhole => {}
             }
@@ -112,14 +118,16 @@ impl Exposed {
         }
         match state.weather {
             Weather::Blackhole => Poll::Pending,
-            Weather::Clear | Weather::Cut | Weather::LoseReply => Poll::Ready(Ok(())),
+            Weather::Clear | Weather::Cut | Weather::LoseReply { .. } => Poll::Ready(Ok(())),
         }
     }
 
     /// After bytes came in; an error when they are lost.
     pub(super) fn receive(&self) -> io::Result<()> {
         let mut state = self.faults.lock();
-        if state.weather != Weather::LoseReply {
+        let Weather::LoseReply { after } = state.weather else { return Ok(()) };
+        if state.reads < after {
+            state.reads += 1;
             return Ok(());
         }
         state.weather = Weather::Clear;
@@ -193,7 +201,8 @@ mod tests {
     async fn a_lost_reply_reached_the_server_and_is_lost_once() {
         let faults = Arc::new(Faults::default());
         let mut wire = echo(&faults).await;
-        faults.set(Weather::LoseReply);
+        faults.set(Weather::LoseReply { after: 1 });
+        assert_eq!(exchange(&mut wire).await.unwrap(), 7);
         assert_eq!(exchange(&mut wire).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         assert_eq!(faults.replies_lost(), 1);
         assert_eq!(exchange(&mut echo(&faults).await).await.unwrap(), 7);
