@@ -50,6 +50,9 @@ const EVENTS_MAX: u32 = 256;
 /// After a poll that failed.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// One poll under way.
+type Fetch<'a, E> = BoxFuture<'a, Result<Vec<(u64, E)>, Failure>>;
+
 /// A call with the usual time.
 pub(crate) fn call() -> Call {
     Call::within(PROMPT)
@@ -131,7 +134,7 @@ impl Owner {
     fn pump<E: Clone + Send + 'static>(
         &self,
         inbox: &Arc<Inbox<E>>,
-        fetch: for<'a> fn(&'a Incarnation) -> BoxFuture<'a, Result<Vec<(u64, E)>, Failure>>,
+        fetch: for<'a> fn(&'a Incarnation) -> Fetch<'a, E>,
     ) -> BoxFuture<'static, ()> {
         let (raw, inbox) = (Arc::clone(&self.raw), Arc::clone(inbox));
         let mut fetching = self.fetching.subscribe();

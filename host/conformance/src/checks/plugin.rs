@@ -33,7 +33,7 @@ pub(super) const CHECKS: &[Check] = &[
     check!("plugin.resume", resume, "a successor finds what its predecessor held",
         needs Need::Keeps),
     check!("plugin.checkpoint", checkpoint, "killed at any point, its successor blocks nobody",
-        needs Need::Keeps, Need::Capability(Capability::Lock)),
+        needs Need::Keeps),
 ];
 
 async fn describe(trial: &mut Trial) -> Outcome {
@@ -307,29 +307,70 @@ async fn resume(trial: &mut Trial) -> Outcome {
 }
 
 async fn checkpoint(trial: &mut Trial) -> Outcome {
-    const ROUNDS: u32 = 8;
+    let plugin = trial.subject.plugin();
+    let locks = plugin.capabilities.contains(&Capability::Lock);
+    let registry = plugin.capabilities.contains(&Capability::Registry);
+    if !locks && !registry {
+        return Err(Stop::Skipped("it holds nothing on a server".to_owned()));
+    }
     for round in 0..ROUNDS {
-        let owner = trial.owner("a").await?;
-        let name = trial.key(&format!("checkpoint/{round}"));
-        let request = AcquireRequest { ttl_ms: LONG_TTL_MS, ..asking(&name) };
-        let acquiring = async {
-            let _ = owner.raw.lock_acquire(call(), owner.id(), request).await;
-        };
-        // From before the claim is written to when it has been granted.
-        let killing = async {
-            tokio::time::sleep(Duration::from_micros(400) * round * round).await;
-            owner.kill().await;
-        };
-        if round < ROUNDS - 1 {
-            futures::future::join(acquiring, killing).await;
-        } else {
-            acquiring.await;
-            killing.await;
+        if locks {
+            killed_acquiring(trial, round).await?;
         }
-        let later = trial.successor("a", &owner).await?;
-        let why = format!("its holder was killed at point {round} and has a successor");
-        free_within(&later, &name, 4_000, &why).await?;
-        later.kill().await;
+        if registry {
+            killed_registering(trial, round).await?;
+        }
     }
     Ok(())
+}
+
+/// Points at which an incarnation is killed, from before a claim is written to after its grant.
+const ROUNDS: u32 = 8;
+
+async fn killed_acquiring(trial: &mut Trial, round: u32) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let name = trial.key(&format!("checkpoint/{round}"));
+    let request = AcquireRequest { ttl_ms: LONG_TTL_MS, ..asking(&name) };
+    let acquiring = owner.raw.lock_acquire(call(), owner.id(), request);
+    kill_during(&owner, round, async { drop(acquiring.await) }).await;
+    let later = trial.successor("a", &owner).await?;
+    let why = format!("its holder was killed at point {round} and has a successor");
+    free_within(&later, &name, 4_000, &why).await?;
+    later.kill().await;
+    Ok(())
+}
+
+async fn killed_registering(trial: &mut Trial, round: u32) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let service = trial.service(&format!("checkpoint-{round}"));
+    let registering = owner.try_register(instance(&service, "x"), LONG_TTL_MS);
+    kill_during(&owner, round, async { drop(registering.await) }).await;
+    let later = trial.successor("a", &owner).await?;
+    let what = "a successor gets the name that its predecessor was registering";
+    eventually(what, Duration::from_secs(4), || async {
+        // The host repeats it after an error, too.
+        match later.try_register(instance(&service, "x"), LONG_TTL_MS).await {
+            Ok(again) => Ok(again.ok()),
+            Err(Stop::Unclear(_)) => Ok(None),
+            Err(stop) => Err(stop),
+        }
+    })
+    .await?;
+    let listed = later.instances(&service).await?.len();
+    ensure!(listed == 1, "one instance is registered, and {listed} are listed (point {round})");
+    later.stop().await
+}
+
+/// Kills `owner` somewhere in `pending`; in the last round when it is done.
+async fn kill_during(owner: &Owner, round: u32, pending: impl Future<Output = ()>) {
+    let killing = async {
+        tokio::time::sleep(Duration::from_micros(400) * round * round).await;
+        owner.kill().await;
+    };
+    if round < ROUNDS - 1 {
+        futures::future::join(pending, killing).await;
+    } else {
+        pending.await;
+        killing.await;
+    }
 }

@@ -393,7 +393,7 @@ async fn watch_final(trial: &mut Trial) -> Outcome {
                 let registration = other.register(it.clone(), TTL_MS).await?;
                 it.weight = round;
                 other.raw.registry_update(call(), registration, it).await?;
-                if round < 4 || number % 2 == 0 {
+                if round < 4 || number.is_multiple_of(2) {
                     other.raw.registry_deregister(call(), registration).await?;
                 }
             }

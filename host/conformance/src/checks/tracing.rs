@@ -70,7 +70,7 @@ async fn query(trial: &mut Trial) -> Outcome {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
     let trace = now.to_be_bytes();
     let one = span(&trace, &[1, 2, 3, 4, 5, 6, 7, 8]);
-    owner.raw.tracing_export(call(), request(&[one.clone()])).await?;
+    owner.raw.tracing_export(call(), request(&[one])).await?;
     owner.raw.tracing_export(call(), batch(3)).await?;
     let trace_id: String = trace.iter().map(|byte| format!("{byte:02x}")).collect();
     let ask = || QueryRequest { trace_id: Some(trace_id.clone()), service: None, limit: 10 };

@@ -183,7 +183,7 @@ async fn final_state(trial: &mut Trial) -> Outcome {
     let id = owner.watch_below(&prefix).await?;
     let keys: Vec<String> = (0..20).map(|number| trial.key(&format!("race/{number}"))).collect();
     let writers = (0..10).map(|writer: usize| {
-        let by = if writer % 2 == 0 { &owner } else { &other };
+        let by = if writer.is_multiple_of(2) { &owner } else { &other };
         // Each writer takes the keys in another order.
         let mine = keys.iter().cycle().skip(writer * 7).step_by(3).take(100).enumerate();
         async move {
