@@ -25,7 +25,8 @@ pub(super) const CHECKS: &[Check] = &[
     check!(
         "lock.exclusive/renewed",
         renewed,
-        "a lease is held beyond its TTL while its holder lives"
+        "a lease is held beyond its TTL while its holder lives";
+        slow
     ),
     check!("lock.token", token, "a later holder has a higher token"),
     check!("lock.token/restart", token_restart, "tokens rise over a crash of the plugin",

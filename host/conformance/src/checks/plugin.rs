@@ -24,7 +24,7 @@ pub(super) const CHECKS: &[Check] = &[
     ),
     check!("plugin.start-refuses", start_refuses, "settings that cannot work are refused by key"),
     check!("plugin.start-lazy", start_lazy, "it starts without its server, says so, and recovers",
-        needs Need::Network),
+        needs Need::Network; slow),
     check!("plugin.health", health, "it says how it is within a second"),
     check!("plugin.health/blackhole", health_blackhole, "so it does when its server is not heard",
         needs Need::Network),

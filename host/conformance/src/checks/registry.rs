@@ -21,7 +21,7 @@ pub(super) const CHECKS: &[Check] = &[
         exclusive,
         "of eight owners of one name exactly one is registered"
     ),
-    check!("registry.no-takeover", no_takeover, "a name is never taken from a live owner"),
+    check!("registry.no-takeover", no_takeover, "a name is never taken from a live owner"; slow),
     check!(
         "registry.visible",
         visible,

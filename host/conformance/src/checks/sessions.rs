@@ -19,13 +19,15 @@ pub(super) const CHECKS: &[Check] = &[
         "lock.lost/blackhole",
         lock_blackhole,
         "a holder whose network swallows everything is told before another can hold the lock",
-        needs Need::Network, Need::Shares
+        needs Need::Network, Need::Shares;
+        slow
     ),
     check!(
         "lock.no-reacquire/blackhole",
         lock_stays_lost,
         "a lease that was lost in a blackhole stays lost when the network is back",
-        needs Need::Network, Need::Shares
+        needs Need::Network, Need::Shares;
+        slow
     ),
     check!(
         "lock.lost-reply",
@@ -37,13 +39,15 @@ pub(super) const CHECKS: &[Check] = &[
         "registry.restored",
         restored,
         "after its session was lost an instance is registered again by itself",
-        needs Need::Network, Need::Shares
+        needs Need::Network, Need::Shares;
+        slow
     ),
     check!(
         "registry.status",
         status,
         "the loss of a registration and its recovery are reported, in this order",
-        needs Need::Network, Need::Shares
+        needs Need::Network, Need::Shares;
+        slow
     ),
     check!(
         "registry.lost-reply",
