@@ -14,10 +14,10 @@ pub use markdown::markdown;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Verdict {
-    /// The promise is kept, as far as the check can see.
-    Pass,
     /// It does not apply: a feature that is not declared, and is refused; no network to break.
     Skipped,
+    /// The promise is kept, as far as the check can see.
+    Pass,
     /// It cannot be told.
     Inconclusive,
     /// The promise is broken.
