@@ -16,6 +16,8 @@ struct Lines {
     began: Instant,
     kept: VecDeque<String>,
     dropped: u64,
+    /// The newest call with its answer, and how often it came in a row.
+    last: (String, u32),
 }
 
 /// As many lines are kept; older ones are counted.
@@ -23,7 +25,8 @@ const LINES_MAX: usize = 120;
 
 impl Evidence {
     pub(crate) fn new() -> Self {
-        let lines = Lines { began: Instant::now(), kept: VecDeque::new(), dropped: 0 };
+        let last = (String::new(), 0);
+        let lines = Lines { began: Instant::now(), kept: VecDeque::new(), dropped: 0, last };
         Self(Arc::new(Mutex::new(lines)))
     }
 
@@ -32,6 +35,7 @@ impl Evidence {
         let mut lines = self.lock();
         let at_ms = lines.began.elapsed().as_millis();
         lines.push(format!("{at_ms:>6} ms  — {}", text.as_ref()));
+        lines.last = (String::new(), 0);
     }
 
     /// Hears of the calls of one owner.
@@ -55,8 +59,16 @@ impl Evidence {
         let mut lines = self.lock();
         let at_ms = spoken.at.saturating_duration_since(lines.began).as_millis();
         let took_ms = spoken.took.as_millis();
-        let Spoken { asked, answered, .. } = spoken;
-        lines.push(format!("{at_ms:>6} ms  {owner}: {asked} → {answered} ({took_ms} ms)"));
+        let said = format!("{owner}: {} → {}", spoken.asked, spoken.answered);
+        // What is asked again and again until something happens shows once, with its last time.
+        let again = if lines.last.0 == said { lines.last.1 + 1 } else { 1 };
+        let mut line = format!("{at_ms:>6} ms  {said} ({took_ms} ms)");
+        if again > 1 {
+            line += &format!(" [{again} times]");
+            lines.kept.pop_back();
+        }
+        lines.push(line);
+        lines.last = (said, again);
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -71,5 +83,31 @@ impl Lines {
             self.dropped += 1;
         }
         self.kept.push_back(line);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn what_is_asked_again_and_again_shows_once() {
+        let evidence = Evidence::new();
+        let recorder = evidence.recorder("a");
+        let say = |asked: &str| {
+            let (at, took) = (Instant::now(), Duration::ZERO);
+            recorder(Spoken { at, took, asked: asked.to_owned(), answered: "x".to_owned() });
+        };
+        for _ in 0..500 {
+            say("config.get(1)");
+        }
+        say("config.get(2)");
+        evidence.note("the network of a is cut");
+        say("config.get(2)");
+        let lines = evidence.lines();
+        assert_eq!(lines.len(), 4, "{lines:?}");
+        assert!(lines[0].ends_with("[500 times]"), "{lines:?}");
     }
 }
