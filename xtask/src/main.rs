@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod capabilities;
 mod cargo;
 mod chaos;
 mod dist;
@@ -45,6 +46,8 @@ enum Task {
     Example(example::Arguments),
     /// Inject faults and print one table of violations
     Chaos(chaos::Arguments),
+    /// Measure what every plugin keeps, and write docs/capabilities.md
+    Capabilities(capabilities::Arguments),
     /// Say what this machine lacks and how to get it
     Doctor(doctor::Arguments),
     /// Put together one folder to install: binary, plugins, systemd unit, sample settings
@@ -70,6 +73,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build(arguments) => build::run(&workspace, &arguments),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Chaos(arguments) => chaos::run(&workspace, &arguments),
+        Task::Capabilities(arguments) => capabilities::run(&workspace, &arguments),
         Task::Doctor(arguments) => doctor::run(&workspace, &arguments),
         Task::Example(arguments) => example::run(&workspace, &arguments),
         Task::Dist(arguments) => dist::run(&workspace, &arguments),

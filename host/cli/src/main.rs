@@ -51,7 +51,7 @@ enum Noun {
     /// See and check the backends
     #[command(subcommand)]
     Backend(backend::Verb),
-    /// See the plugins in the plugins' directory
+    /// See the plugins in the plugins' directory, and measure one
     #[command(subcommand)]
     Plugin(plugin::Verb),
     /// Check and show the settings

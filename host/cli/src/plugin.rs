@@ -1,4 +1,6 @@
-//! `pintle plugin`: see the plugins in the plugins' directory.
+//! `pintle plugin`: see the plugins in the plugins' directory, and measure one.
+
+mod test;
 
 use clap::Subcommand;
 use pintle_client::{Client, api::plugin::Plugin};
@@ -20,14 +22,18 @@ pub(crate) enum Verb {
         /// Name of the plugin: its file without `.wasm`
         name: String,
     },
+    /// Measure what a plugin's file keeps of what it promises, on a test backend
+    Test(test::Arguments),
 }
 
 pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
-    session::with(global, async |client| match verb {
-        Verb::List => list(global, client).await,
-        Verb::Inspect { name } => inspect(global, client, &name).await,
-    })
-    .await
+    match verb {
+        Verb::List => session::with(global, async |client| list(global, client).await).await,
+        Verb::Inspect { name } => {
+            session::with(global, async |client| inspect(global, client, &name).await).await
+        }
+        Verb::Test(arguments) => test::run(global, arguments).await,
+    }
 }
 
 async fn list(global: &Global, client: &Client) -> anyhow::Result<Exit> {

@@ -120,21 +120,10 @@ impl Pintle {
     }
 
     async fn start(settings: Settings) -> Result<Self, StartError> {
-        let engine = Engine::start().map_err(|error| StartError::Engine(format!("{error:#}")))?;
-        let cache = CompiledCache::open(settings.cache_folder()?, engine.wasmtime.clone())
-            .map_err(StartError::Cache)?;
-        let loader = Loader::new(Arc::clone(&engine), settings.plugins_folder(), cache);
-        let lease_clock = Arc::new(LeaseClock::default());
-        let host = engine.host_runtime();
-        let clock = Arc::clone(&lease_clock);
+        let shared = share(settings)?;
+        let host = shared.engine.host_runtime();
+        let clock = Arc::clone(&shared.lease_clock);
         host.spawn(async move { clock.run().await });
-        let shared = Arc::new(Shared {
-            engine,
-            loader: Arc::new(loader),
-            lease_clock,
-            node: settings.node_name().into(),
-            settings,
-        });
         let backends: BTreeMap<_, _> = shared
             .settings
             .backends
@@ -328,6 +317,21 @@ impl Drop for Inner {
             backend.request_stop();
         }
     }
+}
+
+/// Makes what all backends of a host share. Nothing runs yet.
+pub(crate) fn share(settings: Settings) -> Result<Arc<Shared>, StartError> {
+    let engine = Engine::start().map_err(|error| StartError::Engine(format!("{error:#}")))?;
+    let cache = CompiledCache::open(settings.cache_folder()?, engine.wasmtime.clone())
+        .map_err(StartError::Cache)?;
+    let loader = Loader::new(Arc::clone(&engine), settings.plugins_folder(), cache);
+    Ok(Arc::new(Shared {
+        engine,
+        loader: Arc::new(loader),
+        lease_clock: Arc::new(LeaseClock::default()),
+        node: settings.node_name().into(),
+        settings,
+    }))
 }
 
 /// Waits for the first start of a backend to end, well or not.

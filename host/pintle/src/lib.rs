@@ -43,6 +43,8 @@ pub use error::{Effect, Error};
 pub use host::{BackendCheck, Builder, DEFAULT, Pintle, StartError};
 pub use leader::Leader;
 pub use lock::Lock;
+#[doc(hidden)]
+pub use plugin::direct;
 pub use plugin::{
     BackendState, BackendStatus, Capability, Health, HealthState, NetworkSnapshot, PluginEntry,
     PluginFileError, PluginInfo,

@@ -9,6 +9,7 @@ mod cache;
 mod calls;
 mod convert;
 mod data_dir;
+pub mod direct;
 mod engine;
 mod feed;
 mod file;

@@ -1,5 +1,6 @@
 //! What the suites share: a host in a folder of its own, with the plugins that were built.
 
+pub mod capabilities;
 pub mod follow;
 pub mod load;
 

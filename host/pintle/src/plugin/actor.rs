@@ -33,6 +33,7 @@ pub(crate) struct Incarnation {
     jobs: mpsc::Sender<Job>,
     calls: Arc<Calls>,
     ended: watch::Receiver<Option<Arc<str>>>,
+    store_dropped: watch::Receiver<bool>,
     limits: Limits,
 }
 
@@ -87,6 +88,7 @@ impl Incarnation {
     ) -> Arc<Self> {
         let (jobs, queue) = mpsc::channel(limits.calls_queued_max);
         let (ended, ended_seen) = watch::channel(None);
+        let (dropped, store_dropped) = watch::channel(false);
         let task =
             engine.plugin_runtime().spawn(run(store, plugin, queue, limits.calls_running_max));
         let calls = Arc::new(Calls {
@@ -106,8 +108,9 @@ impl Incarnation {
                 Err(error) => error.to_string(),
             };
             finished.end(&reason);
+            dropped.send_replace(true);
         });
-        Arc::new(Self { jobs, calls, ended: ended_seen, limits })
+        Arc::new(Self { jobs, calls, ended: ended_seen, store_dropped, limits })
     }
 
     /// Runs `function` in the store and waits for its result.
@@ -206,6 +209,13 @@ impl Incarnation {
             Ok(reason) => reason.clone().unwrap_or_default(),
             Err(_) => "it was stopped".into(),
         }
+    }
+
+    /// Waits until nothing of the incarnation is left: its files and connections are closed.
+    pub(crate) async fn dropped(&self) {
+        let mut dropped = self.store_dropped.clone();
+        // Fails only when the sender is gone, and then so is the store.
+        let _ = dropped.wait_for(|dropped| *dropped).await;
     }
 
     /// Ends the incarnation now, whatever it does.

@@ -24,7 +24,8 @@ wasmtime::component::bindgen!({
     exports: { default: async | store },
 });
 
-pub(crate) use self::pintle::plugin::{host, types};
-pub(crate) use exports::pintle::{
+pub(crate) use self::pintle::plugin::host;
+pub use self::pintle::plugin::types;
+pub use exports::pintle::{
     config::config, lock::lock, plugin::lifecycle, registry::registry, tracing::tracing,
 };

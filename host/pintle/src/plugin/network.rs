@@ -17,7 +17,7 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView};
 
 use crate::plugin::grants::{GrantError, Grants, Target};
 use crate::plugin::http::{HttpClient, HttpOptions};
-use crate::plugin::sockets::{self, Dialer, Names, Resolver, SystemResolver};
+use crate::plugin::sockets::{self, Dialer, Faults, Names, Resolver, SystemResolver};
 use crate::plugin::tls::{TlsError, TlsSetting, TlsTable};
 
 mod counters;
@@ -186,6 +186,11 @@ impl Network {
         let mut http_context = WasiHttpCtx::new();
         http_context.set_field_size_limit(limits.header_bytes_max);
         Ok(Self { names: Names::new(limits.names_max), dialer, http, http_context })
+    }
+
+    /// Lets `faults` happen to all connections that are made from now on. Once per network.
+    pub(crate) fn expose_to(&self, faults: &Arc<Faults>) {
+        self.dialer.faults.get_or_init(|| Arc::clone(faults));
     }
 
     /// The endpoints in the operator's order, for the guest's `start`.

@@ -9,6 +9,7 @@ use wasmtime::component::{HasData, Linker};
 use crate::plugin::network::{NetworkCtxView, NetworkView};
 
 mod dial;
+mod faults;
 mod lookup;
 mod names;
 mod resolve;
@@ -19,6 +20,7 @@ mod wasi02;
 mod wire;
 
 pub(crate) use dial::{DialError, Dialer, Link, Security};
+pub use faults::{Faults, Weather};
 pub(crate) use names::Names;
 #[cfg(test)]
 pub(crate) use resolve::Resolving;

@@ -34,11 +34,20 @@ const RESTARTS_MAX: u32 = 8;
 const RESTART_REFILL: Duration = Duration::from_secs(30);
 
 /// Why a plugin did not start.
-enum StartFailure {
+pub(super) enum StartFailure {
     /// It never will as things stand.
     Final(String),
     /// It may later: its server is away, or it trapped.
     Passing(String),
+}
+
+impl StartFailure {
+    /// The reason, in words.
+    pub(super) fn into_reason(self) -> String {
+        match self {
+            Self::Final(reason) | Self::Passing(reason) => reason,
+        }
+    }
 }
 
 impl From<PluginFileError> for StartFailure {
@@ -176,7 +185,7 @@ impl Supervisor {
         let loader = &backend.shared.loader;
         let plugin = loader.load(&settings.plugin, settings.sha256.as_deref()).await?;
         backend.set_plugin(&plugin);
-        let Prepared { options, scrubber, network } = self.prepare(&plugin)?;
+        let Prepared { options, scrubber, network } = prepare(&backend, &plugin)?;
         self.grant_data_dir(&plugin)?;
 
         let last_words = LastWords::default();
@@ -212,48 +221,6 @@ impl Supervisor {
         Ok(serving)
     }
 
-    /// What the plugin is told and may reach: read anew at each start, so that a changed secret
-    /// counts.
-    fn prepare(&self, plugin: &Plugin) -> Result<Prepared, StartFailure> {
-        let backend = &self.backend;
-        let settings = &backend.settings;
-        let schema = &plugin.info.settings_schema;
-        let prepared = backend.shared.settings.prepare(&backend.name, schema).map_err(refused)?;
-        for warning in &prepared.warnings {
-            tracing::warn!(backend = &*backend.name, "{warning}");
-        }
-        let scrubber = Arc::new(Scrubber::new(&prepared.secrets).map_err(refused)?);
-        let network = Network::new(NetworkOptions {
-            endpoints: settings
-                .endpoints
-                .iter()
-                .map(|endpoint| endpoint.to_string().into())
-                .collect(),
-            allow: settings.allow.clone(),
-            tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
-            http: HttpOptions {
-                h2c: settings.http.h2c,
-                proxy: prepared.proxy_url.as_ref().map(|url| url.expose().to_owned()),
-            },
-            limits: NetworkLimits {
-                connections_max: usize::try_from(backend.limits.connections).unwrap_or(usize::MAX),
-                ..NetworkLimits::default()
-            },
-            counters: Arc::clone(&backend.network_counters),
-            ..NetworkOptions::new(&*backend.name, backend.shared.engine.host_runtime())
-        })
-        .map_err(refused)?;
-        let endpoint = |GuestEndpoint { host, port, tls }| lifecycle::Endpoint { host, port, tls };
-        let options = lifecycle::StartOptions {
-            settings: prepared.json.expose().to_owned(),
-            endpoints: network.endpoints().into_iter().map(endpoint).collect(),
-            resume: backend.checkpoint.load(),
-            backend: backend.name.to_string(),
-            node: backend.shared.node.to_string(),
-        };
-        Ok(Prepared { options, scrubber, network })
-    }
-
     fn grant_data_dir(&mut self, plugin: &Plugin) -> Result<(), StartFailure> {
         if !plugin.info.data_directory || self.data_dir.is_some() {
             return Ok(());
@@ -272,11 +239,48 @@ impl Supervisor {
     }
 }
 
+/// What the plugin is told and may reach: read anew at each start, so that a changed secret
+/// counts.
+pub(super) fn prepare(backend: &Backend, plugin: &Plugin) -> Result<Prepared, StartFailure> {
+    let settings = &backend.settings;
+    let schema = &plugin.info.settings_schema;
+    let prepared = backend.shared.settings.prepare(&backend.name, schema).map_err(refused)?;
+    for warning in &prepared.warnings {
+        tracing::warn!(backend = &*backend.name, "{warning}");
+    }
+    let scrubber = Arc::new(Scrubber::new(&prepared.secrets).map_err(refused)?);
+    let network = Network::new(NetworkOptions {
+        endpoints: settings.endpoints.iter().map(|endpoint| endpoint.to_string().into()).collect(),
+        allow: settings.allow.clone(),
+        tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
+        http: HttpOptions {
+            h2c: settings.http.h2c,
+            proxy: prepared.proxy_url.as_ref().map(|url| url.expose().to_owned()),
+        },
+        limits: NetworkLimits {
+            connections_max: usize::try_from(backend.limits.connections).unwrap_or(usize::MAX),
+            ..NetworkLimits::default()
+        },
+        counters: Arc::clone(&backend.network_counters),
+        ..NetworkOptions::new(&*backend.name, backend.shared.engine.host_runtime())
+    })
+    .map_err(refused)?;
+    let endpoint = |GuestEndpoint { host, port, tls }| lifecycle::Endpoint { host, port, tls };
+    let options = lifecycle::StartOptions {
+        settings: prepared.json.expose().to_owned(),
+        endpoints: network.endpoints().into_iter().map(endpoint).collect(),
+        resume: backend.checkpoint.load(),
+        backend: backend.name.to_string(),
+        node: backend.shared.node.to_string(),
+    };
+    Ok(Prepared { options, scrubber, network })
+}
+
 /// What an incarnation starts with.
-struct Prepared {
-    options: lifecycle::StartOptions,
-    scrubber: Arc<Scrubber>,
-    network: Network,
+pub(super) struct Prepared {
+    pub(super) options: lifecycle::StartOptions,
+    pub(super) scrubber: Arc<Scrubber>,
+    pub(super) network: Network,
 }
 
 fn refused(error: impl std::fmt::Display) -> StartFailure {

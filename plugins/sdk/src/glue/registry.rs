@@ -13,6 +13,29 @@ use types::Context;
 /// Exports `pintle:registry` for a plugin.
 pub struct RegistryGlue<P>(PhantomData<P>);
 
+/// A registration with the name that it keeps for its life.
+struct Named<R> {
+    service: String,
+    instance: String,
+    registration: Rc<R>,
+}
+
+impl<R> Named<R> {
+    /// # Errors
+    ///
+    /// `invalid` when `instance` has another name: a plugin would store it in the wrong place.
+    fn require(&self, instance: &wire::Instance) -> Result<(), Error> {
+        let Self { service, instance: id, .. } = self;
+        if instance.service == *service && instance.id == *id {
+            return Ok(());
+        }
+        let (other, other_id) = (&instance.service, &instance.id);
+        Err(Error::invalid(format!(
+            "{service}/{id} cannot become {other}/{other_id}: register that, and deregister this"
+        )))
+    }
+}
+
 impl<P: Registry> wire::Guest for RegistryGlue<P> {
     async fn register(
         ctx: Context,
@@ -23,6 +46,8 @@ impl<P: Registry> wire::Guest for RegistryGlue<P> {
         admit::ttl(registration.ttl_ms)?;
         let plugin = own.plugin::<P>()?;
         let removing = Rc::clone(&plugin);
+        let (service, instance) =
+            (registration.instance.service.clone(), registration.instance.id.clone());
         let ask = Request {
             operation: "registry.register",
             id,
@@ -32,13 +57,14 @@ impl<P: Registry> wire::Guest for RegistryGlue<P> {
                 Ok(match plugin.register(cx, registration, reporter).await? {
                     Registered::Registered { registration, validity } => {
                         let told = wire::RegisterOutcome::Registered(validity.into());
-                        (Some(registration), told)
+                        let registration = Rc::new(registration);
+                        (Some(Named { service, instance, registration }), told)
                     }
                     Registered::Taken(by) => (None, wire::RegisterOutcome::Taken(by)),
                 })
             },
-            give_back: move |cx, registration| {
-                let plugin = Rc::clone(&removing);
+            give_back: move |cx, named: Rc<Named<P::Registration>>| {
+                let (plugin, registration) = (Rc::clone(&removing), Rc::clone(&named.registration));
                 Box::pin(async move { plugin.deregister(&cx, registration).await }) as _
             },
             events: PhantomData,
@@ -48,10 +74,11 @@ impl<P: Registry> wire::Guest for RegistryGlue<P> {
 
     async fn update(ctx: Context, id: u64, instance: wire::Instance) -> Result<(), types::Error> {
         let own = Incarnation::current();
-        let registration = own.registry.object::<P::Registration>(id);
-        let registration = registration.ok_or_else(|| {
+        let named = own.registry.object::<Named<P::Registration>>(id).ok_or_else(|| {
             Error::invalid(format!("registration {id} is not open, so it cannot be updated"))
         })?;
+        named.require(&instance)?;
+        let registration = Rc::clone(&named.registration);
         own.call("registry.update", Kind::Write, ctx, async |plugin: Rc<P>, cx| {
             plugin.update(cx, registration, instance).await
         })
@@ -60,9 +87,10 @@ impl<P: Registry> wire::Guest for RegistryGlue<P> {
 
     async fn deregister(ctx: Context, id: u64) -> Result<(), types::Error> {
         let own = Incarnation::current();
-        let Some(registration) = own.registry.object::<P::Registration>(id) else {
+        let Some(named) = own.registry.object::<Named<P::Registration>>(id) else {
             return Ok(());
         };
+        let registration = Rc::clone(&named.registration);
         own.call("registry.deregister", Kind::Write, ctx, async |plugin: Rc<P>, cx| {
             plugin.deregister(cx, registration).await
         })

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Resolver, wire::Wire};
+use super::{Faults, Resolver, wire::Wire};
 use crate::plugin::grants::{Denial, Grant, Grants, Host, Target};
 use crate::plugin::network::{NetworkCounters, NetworkLimits, NetworkOptions};
 use crate::plugin::tls::{Purpose, TlsTable};
@@ -33,6 +33,8 @@ pub(crate) struct Dialer {
     pub(crate) limits: NetworkLimits,
     pub(crate) counters: Arc<NetworkCounters>,
     pub(crate) runtime: Handle,
+    /// What goes wrong on purpose; empty but in measurements of plugins.
+    pub(crate) faults: OnceLock<Arc<Faults>>,
     resolver: Arc<dyn Resolver>,
     connections: Arc<Semaphore>,
 }
@@ -91,6 +93,7 @@ impl Dialer {
             limits: options.limits,
             counters: options.counters,
             runtime: options.runtime,
+            faults: OnceLock::new(),
             resolver: options.resolver,
         }
     }
@@ -181,10 +184,18 @@ impl Dialer {
         deadline: Instant,
     ) -> Result<Link, DialError> {
         let unreachable = |source| DialError::Unreachable { target: target.clone(), source };
+        let faults = self.faults.get();
+        if let Some(faults) = faults {
+            faults.admit().await.map_err(unreachable)?;
+        }
         let addresses = self.addresses(target, grant).await?;
         let stream = connect_first(&addresses, target.port, deadline).await.map_err(unreachable)?;
         let local = stream.local_addr().map_err(unreachable)?;
         let wire = Wire::new(stream, Arc::clone(&self.counters), permit).map_err(unreachable)?;
+        let wire = match faults {
+            Some(faults) => wire.exposed_to(faults),
+            None => wire,
+        };
         let (tls, purpose) = match security {
             Security::Plain => (None, Purpose::Http),
             Security::AsSet => (self.tls.client_for(target), Purpose::Tcp),

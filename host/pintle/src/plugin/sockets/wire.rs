@@ -9,6 +9,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::faults::{Exposed, Faults};
 use crate::plugin::network::NetworkCounters;
 
 /// A counted TCP connection. Cutting, delaying or blackholing a backend belongs here and nowhere
@@ -17,6 +18,7 @@ use crate::plugin::network::NetworkCounters;
 pub(crate) struct Wire {
     stream: TcpStream,
     counters: Arc<NetworkCounters>,
+    exposed: Option<Exposed>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -30,7 +32,18 @@ impl Wire {
     ) -> io::Result<Self> {
         stream.set_nodelay(true)?;
         counters.connection_opened();
-        Ok(Self { stream, counters, _permit: permit })
+        Ok(Self { stream, counters, exposed: None, _permit: permit })
+    }
+
+    /// Lets `faults` happen to this connection.
+    pub(crate) fn exposed_to(mut self, faults: &Arc<Faults>) -> Self {
+        self.exposed = Some(Exposed::new(faults));
+        self
+    }
+
+    /// Waits or fails where a fault says so.
+    fn pass(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.exposed.as_ref().map_or(Poll::Ready(Ok(())), |exposed| exposed.pass(context))
     }
 }
 
@@ -46,9 +59,18 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.pass(context))?;
         let before = buffer.filled().len();
         let result = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
-        self.counters.received(buffer.filled().len() - before);
+        let received = buffer.filled().len() - before;
+        self.counters.received(received);
+        if received > 0
+            && let Some(exposed) = &self.exposed
+            && let Err(lost) = exposed.receive()
+        {
+            buffer.set_filled(before);
+            return Poll::Ready(Err(lost));
+        }
         Poll::Ready(result)
     }
 }
@@ -59,6 +81,7 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.pass(context))?;
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes))?;
         self.counters.sent(written);
         Poll::Ready(Ok(written))
@@ -69,6 +92,7 @@ impl AsyncWrite for Wire {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.pass(context))?;
         let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, slices))?;
         self.counters.sent(written);
         Poll::Ready(Ok(written))

@@ -1,0 +1,294 @@
+//! Leases and registrations when the network fails.
+
+use std::time::{Duration, Instant};
+
+use pintle::direct::{
+    Failure, Weather, clock_ns,
+    lock::{AcquireRequest, Event as LockEvent},
+    registry::Event,
+};
+
+use crate::{
+    check::{Check, Need, Outcome, SOON, Stop, check, ensure},
+    owner::{Owner, asking, call, instance},
+    trial::{Trial, eventually},
+};
+
+pub(super) const CHECKS: &[Check] = &[
+    check!(
+        "lock.lost/blackhole",
+        lock_blackhole,
+        "a holder whose network swallows everything is told before another can hold the lock",
+        needs Need::Network, Need::Shares;
+        slow
+    ),
+    check!(
+        "lock.no-reacquire/blackhole",
+        lock_stays_lost,
+        "a lease that was lost in a blackhole stays lost when the network is back",
+        needs Need::Network, Need::Shares;
+        slow
+    ),
+    check!(
+        "lock.lost-reply",
+        lock_lost_reply,
+        "an acquire whose reply was lost blocks neither others nor its owner",
+        needs Need::Network
+    ),
+    check!(
+        "registry.restored",
+        restored,
+        "after its session was lost an instance is registered again by itself",
+        needs Need::Network, Need::Shares;
+        slow
+    ),
+    check!(
+        "registry.status",
+        status,
+        "the loss of a registration and its recovery are reported, in this order",
+        needs Need::Network, Need::Shares;
+        slow
+    ),
+    check!(
+        "registry.lost-reply",
+        registry_lost_reply,
+        "a register whose reply was lost leaves neither an orphan nor a double",
+        needs Need::Network
+    ),
+];
+
+/// The shortest TTL that there is.
+const TTL_MS: u32 = 2_000;
+/// Far longer than anything that a check waits for: what waits for it is blocked.
+const LONG_TTL_MS: u32 = 60_000;
+
+async fn lock_blackhole(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let other = trial.owner("b").await?;
+    let name = trial.key("blackhole");
+    let grant = owner.hold(AcquireRequest { ttl_ms: TTL_MS, ..asking(&name) }).await?;
+    trial.note("the network of a swallows everything from now on");
+    owner.faults.set(Weather::Blackhole);
+    let waiting = async {
+        let next = AcquireRequest { wait_ms: 15_000, ..asking(&name) };
+        other.hold(next).await?;
+        Outcome::Ok(Instant::now())
+    };
+    let losing = async {
+        owner
+            .lock
+            .wait(grant.id, Duration::from_secs(15), "the loss is reported", |events| {
+                let lost = |event: &LockEvent| matches!(event, LockEvent::Lost(_));
+                events.iter().find(|it| lost(&it.event)).map(|it| it.at)
+            })
+            .await
+    };
+    let (next, lost) = futures::future::try_join(waiting, losing).await?;
+    ensure!(
+        lost <= next + Duration::from_millis(20),
+        "another was granted the lock {} ms before the holder was told that it is lost",
+        lost.saturating_duration_since(next).as_millis()
+    );
+    // Before the grant itself was over: what the host would do without the plugin.
+    let validity = owner
+        .lock
+        .of(grant.id)
+        .iter()
+        .rev()
+        .find_map(|event| match event {
+            LockEvent::Renewed(validity) => Some(*validity),
+            _ => None,
+        })
+        .unwrap_or(grant.lease.validity);
+    let over_ns = validity.sent_at + u64::from(validity.valid_for_ms) * 1_000_000;
+    let lost_ns = clock_ns().saturating_sub(
+        u64::try_from(lost.elapsed().as_nanos()).map_err(|_| Stop::Unclear("too long".into()))?,
+    );
+    ensure!(
+        lost_ns <= over_ns + 50_000_000,
+        "the last grant was over {} ms before the loss was reported",
+        lost_ns.saturating_sub(over_ns) / 1_000_000
+    );
+    Ok(())
+}
+
+async fn lock_stays_lost(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let other = trial.owner("b").await?;
+    let name = trial.key("stays-lost");
+    let grant = owner.hold(AcquireRequest { ttl_ms: TTL_MS, ..asking(&name) }).await?;
+    owner.faults.set(Weather::Blackhole);
+    owner.lost(&grant, SOON).await?;
+    trial.note("the lease is lost; the network is whole again");
+    owner.faults.set(Weather::Clear);
+    eventually("the lock is free after its holder was lost", SOON, || async {
+        Ok(other.inspect(&name).await?.holders.is_empty().then_some(()))
+    })
+    .await?;
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        let holders = other.inspect(&name).await?.holders;
+        ensure!(
+            holders.is_empty(),
+            "the lease was lost and nobody asked again, and the lock shows {holders:?}"
+        );
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let events = owner.lock.of(grant.id);
+    let lost = events.iter().position(|event| matches!(event, LockEvent::Lost(_)));
+    let later = events.get(lost.map_or(0, |at| at + 1)..).unwrap_or_default();
+    ensure!(later.is_empty(), "after `lost` came {later:?}");
+    Ok(())
+}
+
+async fn lock_lost_reply(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let mut errors = 0;
+    for round in 0..6 {
+        let name = trial.key(&format!("lost-reply/{round}"));
+        let ttl = |name: &str| AcquireRequest { ttl_ms: LONG_TTL_MS, ..asking(name) };
+        warm_up(&owner).await?;
+        let id = owner.id();
+        owner.faults.set(Weather::LoseReply { after: round });
+        let first = owner.raw.lock_acquire(call(), id, ttl(&name)).await;
+        owner.faults.set(Weather::Clear);
+        match first {
+            Ok(pintle::direct::lock::AcquireOutcome::Held(_)) => {
+                // The plugin found its claim again, or tried again: it is held, and nobody else's.
+                let released = owner.raw.lock_release(call(), id).await?;
+                ensure!(released, "an acquire answered held, and its release false");
+            }
+            Ok(pintle::direct::lock::AcquireOutcome::Busy(claims)) => {
+                return Err(Stop::Broken(format!(
+                    "nobody had the lock, and an acquire whose reply was lost answers busy: it \
+                     meets its own claim {claims:?}"
+                )));
+            }
+            Err(Failure::Error(_)) => errors += 1,
+            Err(failure) => return Err(failure.into()),
+        }
+        let next = AcquireRequest { wait_ms: 4_000, ..ttl(&name) };
+        let again = owner.acquire(next).await?;
+        let again = again.map_err(|claims| {
+            Stop::Broken(format!(
+                "the reply to an acquire was lost, and 4 s later it still blocks its own owner \
+                 ({claims:?})"
+            ))
+        })?;
+        owner.release(&again).await?;
+        let left = owner.inspect(&name).await?;
+        ensure!(
+            left.holders.is_empty() && left.waiters.is_empty(),
+            "everything was released, and the lock shows {left:?}"
+        );
+    }
+    trial.note(format!("{} replies were lost, {errors} errors", owner.faults.replies_lost()));
+    Ok(())
+}
+
+/// A call that makes sure that there is a connection: a reply is lost, not a greeting.
+async fn warm_up(owner: &Owner) -> Outcome {
+    eventually("the plugin is connected", SOON, || async {
+        let names = owner.raw.lock_list(call(), String::new(), None, 1).await;
+        let instances = owner.raw.registry_services(call(), None, 1).await;
+        Ok((names.is_ok() || instances.is_ok()).then_some(()))
+    })
+    .await
+}
+
+/// Swallows everything of `owner` until its instance is gone, and then nothing any more.
+async fn lose_session(trial: &Trial, owner: &Owner, other: &Owner, service: &str) -> Outcome {
+    trial.note("the network of a swallows everything");
+    owner.faults.set(Weather::Blackhole);
+    eventually("the instance is gone while its owner is cut off", SOON, || async {
+        Ok(other.find(service, "x").await?.is_none().then_some(()))
+    })
+    .await?;
+    trial.note("it is whole again");
+    owner.faults.set(Weather::Clear);
+    Ok(())
+}
+
+async fn restored(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let other = trial.owner("b").await?;
+    let service = trial.service("restored");
+    owner.register(instance(&service, "x"), TTL_MS).await?;
+    for _ in 0..2 {
+        lose_session(trial, &owner, &other, &service).await?;
+        eventually("it is registered again by itself", Duration::from_secs(15), || async {
+            Ok(other.find(&service, "x").await?.map(drop))
+        })
+        .await?;
+    }
+    Ok(())
+}
+
+async fn status(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let other = trial.owner("b").await?;
+    let service = trial.service("status");
+    let id = owner.register(instance(&service, "x"), TTL_MS).await?;
+    lose_session(trial, &owner, &other, &service).await?;
+    eventually("it is registered again by itself", Duration::from_secs(15), || async {
+        Ok(other.find(&service, "x").await?.map(drop))
+    })
+    .await?;
+    owner
+        .registry
+        .wait(id, SOON, "a loss is reported, and after it the recovery", |events| {
+            let lost = events.iter().position(|it| matches!(it.event, Event::Lost(_)))?;
+            events.iter().skip(lost).find(|it| matches!(it.event, Event::Registered(_))).map(drop)
+        })
+        .await
+}
+
+async fn registry_lost_reply(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    for round in 0..6 {
+        let service = trial.service(&format!("lost-reply-{round}"));
+        warm_up(&owner).await?;
+        let id = owner.id();
+        let registration = pintle::direct::registry::Registration {
+            instance: instance(&service, "x"),
+            ttl_ms: LONG_TTL_MS,
+        };
+        owner.faults.set(Weather::LoseReply { after: round });
+        let first = owner.raw.registry_register(call(), id, registration.clone()).await;
+        owner.faults.set(Weather::Clear);
+        let id = match first {
+            Ok(pintle::direct::registry::RegisterOutcome::Registered(_)) => id,
+            Ok(pintle::direct::registry::RegisterOutcome::Taken(state)) => {
+                return Err(Stop::Broken(format!(
+                    "the name was free, and a register whose reply was lost meets its own \
+                     instance: {state:?}"
+                )));
+            }
+            Err(Failure::Error(_)) => {
+                // Repeated by the host until it succeeds.
+                eventually(
+                    "its own orphan does not block an owner",
+                    Duration::from_secs(5),
+                    || async {
+                        let id = owner.id();
+                        let again =
+                            owner.raw.registry_register(call(), id, registration.clone()).await?;
+                        let registered = matches!(
+                            again,
+                            pintle::direct::registry::RegisterOutcome::Registered(_)
+                        );
+                        Ok(registered.then_some(id))
+                    },
+                )
+                .await?
+            }
+            Err(failure) => return Err(failure.into()),
+        };
+        let listed = owner.instances(&service).await?.len();
+        ensure!(listed == 1, "one instance is registered, and {listed} are listed");
+        owner.raw.registry_deregister(call(), id).await?;
+        let orphan = owner.find(&service, "x").await?;
+        ensure!(orphan.is_none(), "it was deregistered, and an orphan is listed: {orphan:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! A table over several plugins: what each was measured to keep.
+
+use std::fmt::Write;
+
+use super::{Report, Verdict};
+use crate::features::FEATURES;
+
+/// Promises and features as rows, plugins as columns.
+#[must_use]
+pub fn markdown(reports: &[Report]) -> String {
+    let mut text = String::new();
+    let heads: Vec<String> =
+        reports.iter().map(|report| format!("{} {}", report.plugin, report.version)).collect();
+    let _ = writeln!(text, "| | {} |", heads.join(" | "));
+    let _ = writeln!(text, "|---|{}", ":-:|".repeat(reports.len()));
+    for feature in FEATURES {
+        let cells: Vec<&str> =
+            reports.iter().map(|report| feature_cell(report, feature.name)).collect();
+        let _ = writeln!(text, "| `{}`: {} | {} |", feature.name, feature.says, cells.join(" | "));
+    }
+    let mut promises: Vec<&str> = Vec::new();
+    for check in crate::checks() {
+        let promise = check.promise();
+        let is_feature = FEATURES.iter().any(|feature| feature.name == promise);
+        if !is_feature && !promises.contains(&promise) {
+            promises.push(promise);
+        }
+    }
+    for promise in promises {
+        let cells: Vec<&str> = reports.iter().map(|report| cell(report.verdict(promise))).collect();
+        let _ = writeln!(text, "| `{promise}` | {} |", cells.join(" | "));
+    }
+    text
+}
+
+fn feature_cell(report: &Report, name: &str) -> &'static str {
+    let Some(feature) = report.features.iter().find(|feature| feature.name == name) else {
+        return "";
+    };
+    match (feature.declared, feature.verdict) {
+        (false, Some(Verdict::Fail)) => "✗",
+        (false, _) => "–",
+        (true, verdict) => cell(verdict),
+    }
+}
+
+fn cell(verdict: Option<Verdict>) -> &'static str {
+    match verdict {
+        Some(Verdict::Pass) => "✓",
+        Some(Verdict::Fail) => "✗",
+        Some(Verdict::Inconclusive) => "?",
+        Some(Verdict::Skipped) => "·",
+        None => "",
+    }
+}
