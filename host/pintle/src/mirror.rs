@@ -31,11 +31,21 @@ const RING_LEN: usize = 1024;
 #[derive(Debug, Clone)]
 pub(crate) enum Upstream<V> {
     SnapshotBegin,
-    Put { key: Arc<str>, value: Arc<V>, previous: Option<Arc<V>> },
-    Removed { key: Arc<str>, version: Option<Arc<str>>, previous: Option<Arc<V>> },
-    SnapshotEnd,
+    Put {
+        key: Arc<str>,
+        value: Arc<V>,
+        previous: Option<Arc<V>>,
+    },
+    Removed {
+        key: Arc<str>,
+        version: Option<Arc<str>>,
+        previous: Option<Arc<V>>,
+    },
+    /// With the version of the whole that the snapshot shows, where there is one.
+    SnapshotEnd(Option<Arc<str>>),
     Resync(Arc<str>),
-    Progress,
+    /// Nothing is missing up to this version, or up to now where there is none.
+    Progress(Option<Arc<str>>),
     Ended(Error),
 }
 
@@ -154,14 +164,14 @@ impl<V: PartialEq + Send + Sync + 'static> Mirror<V> {
                 }
                 None => self.remove(&mut writer, &key, version, previous),
             },
-            Upstream::SnapshotEnd => self.finish_snapshot(&mut writer),
+            Upstream::SnapshotEnd(_) => self.finish_snapshot(&mut writer),
             Upstream::Resync(reason) => {
                 writer.staging = None;
                 writer.resync = Some(reason);
                 self.live.store(false, Ordering::Release);
                 return;
             }
-            Upstream::Progress => {}
+            Upstream::Progress(_) => {}
             Upstream::Ended(error) => {
                 self.live.store(false, Ordering::Release);
                 self.phase.send_replace(Phase::Ended(error));

@@ -25,6 +25,7 @@ mod pump;
 mod routes;
 mod sockets;
 mod supervisor;
+mod tail;
 mod tls;
 
 pub(crate) use backend::{Backend, Shared};
@@ -41,3 +42,4 @@ pub(crate) use made::Made;
 pub use network::NetworkSnapshot;
 pub(crate) use routes::LockWatchRoute;
 pub(crate) use supervisor::supervise;
+pub(crate) use tail::TailUser;

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use pintle::{
     BackendState, Effect, Pintle,
-    config::{Put, Target, WatchEvent},
+    config::{Changes, Put, PutOutcome, Target, Txn, TxnOp, WatchEvent},
     lock::{AcquireOutcome, LeaseStatus, LockRequest},
     registry::{Instance, RegisterOutcome, RegistrationStatus},
 };
@@ -155,6 +155,61 @@ async fn a_watch_goes_on_with_a_resync_and_only_the_differences() -> Result<()> 
     let put = within("the change", watch.next()).await?.unwrap()?;
     assert!(matches!(&put, WatchEvent::Put { entry, .. } if &*entry.key == "w/new"));
     Ok(())
+}
+
+/// More than the memory of the embedded backend's sandbox: it ends when it is given this.
+const TOO_LARGE_BYTES: usize = 64 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_version_goes_on_where_it_was_when_the_plugin_is_started_again() -> Result<()>
+{
+    let sandbox = Sandbox::new(&["plugins/local"])?;
+    let data_dir = sandbox.path().join("local").display().to_string();
+    let settings = format!(
+        "[backends.main]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n\
+         limits = {{ memory = \"24MiB\" }}\n"
+    );
+    let pintle = sandbox.start(&settings).await?;
+    let config = pintle.config("main")?;
+    let PutOutcome::Stored { version, .. } = config.put(Put::new("w/a", "0")).await? else {
+        bail!("not stored")
+    };
+    let mut changes = config.watch_from(Target::Prefix("w".into()), version).await?;
+    let mut expected = Vec::new();
+    let mut seen = Vec::new();
+    for restarts in 1..=3 {
+        for count in 1..=20 {
+            // Two changes at one version, so that an end can fall between them.
+            let value = format!("{restarts}.{count}");
+            let op = |key: &str| TxnOp::Put {
+                key: key.into(),
+                value: value.clone().into(),
+                content_type: None,
+            };
+            config.txn(Txn { ops: vec![op("w/a"), op("w/b")], ..Txn::default() }).await?;
+            expected.extend([format!("w/a={value}"), format!("w/b={value}")]);
+        }
+        while seen.len() < expected.len() - 5 {
+            seen.push(change(&mut changes).await?);
+        }
+        let error = config.put(Put::new("x", vec![0; TOO_LARGE_BYTES])).await.unwrap_err();
+        assert_eq!(error.code(), "plugin-ended", "{error}");
+        serving_again(&pintle, restarts).await?;
+    }
+    while seen.len() < expected.len() {
+        seen.push(change(&mut changes).await?);
+    }
+    assert_eq!(seen, expected);
+    Ok(())
+}
+
+async fn change(changes: &mut Changes) -> Result<String> {
+    match within("a change", changes.next()).await?.context("the watch ended")?? {
+        WatchEvent::Put { entry, .. } => {
+            Ok(format!("{}={}", entry.key, String::from_utf8_lossy(&entry.value)))
+        }
+        other => bail!("{other:?}"),
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

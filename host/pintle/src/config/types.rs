@@ -360,6 +360,39 @@ pub enum WatchEvent {
     Resync(Arc<str>),
 }
 
+/// Where a watch from a version continues: after a version, and after so many changes of the next
+/// (a transaction changes several keys at one version).
+///
+/// As a text it is `COUNT@VERSION`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChangePosition {
+    /// Everything up to this version was delivered.
+    pub after: Version,
+    /// So many changes that follow were delivered too.
+    pub delivered: u32,
+}
+
+impl From<Version> for ChangePosition {
+    fn from(after: Version) -> Self {
+        Self { after, delivered: 0 }
+    }
+}
+
+impl fmt::Display for ChangePosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.delivered, self.after)
+    }
+}
+
+impl std::str::FromStr for ChangePosition {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let (delivered, after) = text.split_once('@').ok_or(())?;
+        Ok(Self { after: after.into(), delivered: delivered.parse().map_err(|_| ())? })
+    }
+}
+
 /// Position of an event in a mirror: resumes a watch while the mirror still has what follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventId {

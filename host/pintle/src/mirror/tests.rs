@@ -21,7 +21,7 @@ fn fill(mirror: &Mirror<u32>, entries: &[(&str, u32)]) {
     for (key, value) in entries {
         mirror.apply(put(key, *value));
     }
-    mirror.apply(Upstream::SnapshotEnd);
+    mirror.apply(Upstream::SnapshotEnd(None));
 }
 
 fn text(item: &Item<u32>) -> String {
@@ -74,7 +74,7 @@ async fn nothing_is_delivered_before_the_first_snapshot_is_whole() {
     mirror.apply(put("a", 1));
     assert!(drain(&mut subscription).await.is_empty());
     assert!(mirror.cached("a").is_none());
-    mirror.apply(Upstream::SnapshotEnd);
+    mirror.apply(Upstream::SnapshotEnd(None));
     assert_eq!(drain(&mut subscription).await, ["begin", "=1", "end"]);
 }
 
@@ -164,7 +164,7 @@ async fn a_cached_value_tells_whether_the_watch_works() {
     mirror.interrupt("connection lost".into());
     let cached = mirror.cached("a").unwrap();
     assert_eq!((cached.value.as_deref(), cached.live), (Some(&1), false));
-    mirror.apply(Upstream::Progress);
+    mirror.apply(Upstream::Progress(None));
     assert!(!mirror.cached("a").unwrap().live, "progress proves nothing over a gap");
     fill(&mirror, &[("a", 1)]);
     assert!(mirror.cached("a").unwrap().live);

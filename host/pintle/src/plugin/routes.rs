@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use super::{
     feed::{ConfigFeeds, InstanceFeeds},
     made::Made,
+    tail::Tail,
 };
 use crate::{
     error::Error,
@@ -21,6 +22,7 @@ use crate::{
 #[derive(Default)]
 pub(crate) struct Routes {
     pub(crate) config: ConfigFeeds,
+    pub(crate) tails: Table<Tail>,
     pub(crate) instances: InstanceFeeds,
     pub(crate) registrations: Table<RegistrationRecord>,
     pub(crate) leases: Table<LeaseRecord>,

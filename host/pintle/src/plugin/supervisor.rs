@@ -318,6 +318,9 @@ async fn repeat_requests(backend: Arc<Backend>) {
             register_again(&backend, &registration).await;
         }
     }
+    for (_, tail) in backend.routes.tails.all() {
+        tail.reopen(&backend).await;
+    }
     backend.routes.config.reopen(&backend).await;
     backend.routes.instances.reopen(&backend).await;
     for (id, watch) in backend.routes.lock_watches.all() {

@@ -1,6 +1,6 @@
 //! `pintle:config`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::{
@@ -16,6 +16,7 @@ use crate::{
         convert::{self, config as from},
         loader::Exports,
         made::Made,
+        tail::Tail,
     },
 };
 
@@ -194,8 +195,26 @@ impl Backend {
         target: Target,
     ) -> Result<(), Error> {
         let opened = made.ensure(self, WATCH, async |serving| {
-            let request = from::watch_request(&target, serving.plugin.has("watch.previous"));
+            let request = from::watch_request(&target, None, serving.plugin.has("watch.previous"));
             let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            self.call(call, move |accessor, guest, context| {
+                Box::pin(
+                    async move { exports(guest)?.call_watch(accessor, context, id, request).await },
+                )
+            })
+            .await
+        });
+        opened.await.map(Option::unwrap_or_default)
+    }
+
+    /// Opens a watch from a version on, unless it is open on the incarnation that serves.
+    pub(crate) async fn config_tail(&self, tail: &Arc<Tail>) -> Result<(), Error> {
+        let opened = tail.made.ensure(self, WATCH, async |serving| {
+            let (id, from) = tail.begin(self);
+            let previous = serving.plugin.has("watch.previous");
+            let request = from::watch_request(&tail.target, from.as_ref(), previous);
+            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            let call = call.needs_if(true, "watch.from-version");
             self.call(call, move |accessor, guest, context| {
                 Box::pin(
                     async move { exports(guest)?.call_watch(accessor, context, id, request).await },
