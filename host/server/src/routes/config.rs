@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pintle::config as host;
 use pintle_api::{
@@ -16,6 +16,7 @@ use pintle_api::{
         HistoryPage, HistoryQuery, ListQuery, Mismatch, Stored, Txn, WatchQuery, WriteQuery,
     },
     etag::{self, Tags},
+    event::ConfigEvent,
     problem::code,
 };
 
@@ -211,11 +212,17 @@ async fn watch(
         (None, Some(prefix)) => host::Target::Prefix(prefix),
         _ => return Err(Failure::invalid("query: give either `key` or `prefix`")),
     };
-    // A position that cannot be read is as good as none: the watch begins with a snapshot.
-    let last = headers
-        .get(HeaderName::from_static("last-event-id"))
-        .and_then(|value| value.to_str().ok()?.parse().ok());
-    let watch = match last {
+    let last =
+        headers.get(HeaderName::from_static("last-event-id")).and_then(|value| value.to_str().ok());
+    if let Some(version) = query.from_version {
+        // A position that cannot be read is as good as none: the watch begins where it began.
+        let position: Option<host::ChangePosition> = last.and_then(|text| text.parse().ok());
+        let position = position.unwrap_or_else(|| host::Version::from(version).into());
+        let changes = config.watch_from(target, position).await?;
+        return Ok(stream::respond(positioned_changes(changes), state.stopping.clone()));
+    }
+    // As good as none here too: the watch begins with a snapshot.
+    let watch = match last.and_then(|text| text.parse().ok()) {
         Some(last) => config.watch_resuming(target, last).await?,
         None => config.watch(target).await?,
     };
@@ -228,6 +235,21 @@ async fn watch(
         Some((positioned, watch))
     });
     Ok(stream::respond(events, state.stopping.clone()))
+}
+
+fn positioned_changes(
+    changes: host::Changes,
+) -> impl Stream<Item = Result<Positioned<ConfigEvent>, Failure>> {
+    futures::stream::unfold(changes, |mut changes| async move {
+        let item = changes.next().await?;
+        // A version is the plugin's own text; what cannot be in a header cannot be an id.
+        let id = changes.position().to_string();
+        let id = (!id.contains(char::is_control)).then_some(id);
+        let positioned = item
+            .map_err(Failure::from)
+            .map(|event| Positioned { event: convert::event(event), id });
+        Some((positioned, changes))
+    })
 }
 
 fn raw(entry: host::Entry) -> Response {

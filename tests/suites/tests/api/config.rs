@@ -9,7 +9,7 @@ use pintle_client::{
         bytes::Value,
         config::{
             Condition, DeletePrefixQuery, EntriesPage, Entry, Expect, ListQuery, Txn, TxnOp,
-            TxnResult, WriteQuery,
+            TxnResult, WatchQuery, WriteQuery,
         },
         event::ConfigEvent,
     },
@@ -293,6 +293,49 @@ async fn a_client_finds_back_to_a_server_that_was_restarted() -> Result<()> {
     let _listening = again.listen(port).await?;
     // Whether it resumes or begins with a snapshot: the value arrives.
     while !is_put(&event(&mut watch).await?, "w/a", "2") {}
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_version_begins_after_it_and_a_lost_connection_repeats_nothing() -> Result<()>
+{
+    let served = Served::local().await?;
+    let listening = served.listen(0).await?;
+    let port = listening.address.port();
+    let config = listening.client()?.config("main");
+    let first = put(&config, "w/a", "1").await?;
+    put(&config, "w/a", "2").await?;
+    let op = |key: &str| TxnOp::Put { key: key.into(), value: Value::of(b"3"), content_type: None };
+    let txn = Txn { ops: vec![op("w/a"), op("w/b"), op("w/c")], ..Txn::default() };
+    config.txn(&txn).await?;
+    let prefix = Some("w".into());
+    let query = WatchQuery { prefix, from_version: Some(first), ..WatchQuery::default() };
+    let mut watch = config.watch(&query).await?;
+    for (key, value) in [("w/a", "2"), ("w/a", "3"), ("w/b", "3")] {
+        assert!(is_put(&event(&mut watch).await?, key, value));
+    }
+    listening.stop().await?;
+    // What came before the end and was not asked for yet may still be delivered.
+    let mut rest = Vec::new();
+    while let Delivery::Event(event) = next(&mut watch).await? {
+        rest.push(event);
+    }
+    let again = served.restarted();
+    put(&again.client().config("main"), "w/d", "4").await?;
+    let _listening = again.listen(port).await?;
+    while rest.len() < 2 {
+        rest.push(event(&mut watch).await?);
+    }
+    assert!(is_put(&rest[0], "w/c", "3") && is_put(&rest[1], "w/d", "4"), "{rest:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_version_is_refused_where_the_backend_cannot() -> Result<()> {
+    let served = Served::new().await?;
+    let target = "/v1/backends/main/config/watch?prefix=w&from_version=1";
+    let problem = served.get(target).await?.problem()?;
+    assert_eq!(problem.code(), "unsupported");
     Ok(())
 }
 

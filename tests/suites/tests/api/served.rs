@@ -45,6 +45,16 @@ impl Served {
         Ok(Self { _sandbox: sandbox, pintle, api })
     }
 
+    /// A host with the embedded backend.
+    pub(crate) async fn local() -> Result<Self> {
+        let sandbox = Sandbox::new(&["plugins/local"])?;
+        let data_dir = sandbox.path().join("local").display().to_string();
+        let settings = format!("[backends.main]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n");
+        let pintle = sandbox.start(&settings).await?;
+        let api = Api::new(pintle.clone());
+        Ok(Self { _sandbox: sandbox, pintle, api })
+    }
+
     /// The same host with an API that knows nothing of what was.
     pub(crate) fn restarted(self) -> Self {
         Self { api: Api::new(self.pintle.clone()), ..self }
