@@ -14,13 +14,22 @@ use super::{
     engine::StoreOptions,
     file::PluginFileError,
     http::HttpOptions,
+    limits::Limits,
     loader::Plugin,
-    network::{GuestEndpoint, Network, NetworkLimits, NetworkOptions},
+    network::{
+        GuestEndpoint, Network, NetworkCounters, NetworkError, NetworkLimits, NetworkOptions,
+    },
     output::LastWords,
     pump,
     tls::TlsSetting,
 };
-use crate::{error::Refusal, lock::LeaseStatus, registry::RegistrationRecord, secret::Scrubber};
+use crate::{
+    error::Refusal,
+    lock::LeaseStatus,
+    registry::RegistrationRecord,
+    secret::Scrubber,
+    settings::{BackendSettings, PreparedSettings},
+};
 
 const START: Operation = Operation::mutation("lifecycle.start");
 const STOP: Operation = Operation::mutation("lifecycle.stop");
@@ -227,11 +236,7 @@ impl Supervisor {
         }
         let name = &self.backend.name;
         let Some(path) = &self.backend.settings.data_dir else {
-            return Err(StartFailure::Final(format!(
-                "the plugin {} keeps files and has no directory for them; grant one by \
-                 data_dir = \"/var/lib/pintle/{name}\" in [backends.{name}]",
-                plugin.info.name
-            )));
+            return Err(StartFailure::Final(missing_data_dir(name, plugin)));
         };
         let opened = DataDir::open(path).map_err(|error| StartFailure::Final(error.to_string()))?;
         self.data_dir = Some(opened);
@@ -242,28 +247,20 @@ impl Supervisor {
 /// What the plugin is told and may reach: read anew at each start, so that a changed secret
 /// counts.
 pub(super) fn prepare(backend: &Backend, plugin: &Plugin) -> Result<Prepared, StartFailure> {
-    let settings = &backend.settings;
     let schema = &plugin.info.settings_schema;
     let prepared = backend.shared.settings.prepare(&backend.name, schema).map_err(refused)?;
     for warning in &prepared.warnings {
         tracing::warn!(backend = &*backend.name, "{warning}");
     }
     let scrubber = Arc::new(Scrubber::new(&prepared.secrets).map_err(refused)?);
-    let network = Network::new(NetworkOptions {
-        endpoints: settings.endpoints.iter().map(|endpoint| endpoint.to_string().into()).collect(),
-        allow: settings.allow.clone(),
-        tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
-        http: HttpOptions {
-            h2c: settings.http.h2c,
-            proxy: prepared.proxy_url.as_ref().map(|url| url.expose().to_owned()),
-        },
-        limits: NetworkLimits {
-            connections_max: usize::try_from(backend.limits.connections).unwrap_or(usize::MAX),
-            ..NetworkLimits::default()
-        },
-        counters: Arc::clone(&backend.network_counters),
-        ..NetworkOptions::new(&*backend.name, backend.shared.engine.host_runtime())
-    })
+    let network = network_of(
+        &backend.name,
+        &backend.settings,
+        &backend.limits,
+        &prepared,
+        Arc::clone(&backend.network_counters),
+        backend.shared.engine.host_runtime(),
+    )
     .map_err(refused)?;
     let endpoint = |GuestEndpoint { host, port, tls }| lifecycle::Endpoint { host, port, tls };
     let options = lifecycle::StartOptions {
@@ -274,6 +271,42 @@ pub(super) fn prepare(backend: &Backend, plugin: &Plugin) -> Result<Prepared, St
         node: backend.shared.node.to_string(),
     };
     Ok(Prepared { options, scrubber, network })
+}
+
+/// What a backend's plugin may reach.
+pub(super) fn network_of(
+    name: &str,
+    settings: &BackendSettings,
+    limits: &Limits,
+    prepared: &PreparedSettings,
+    counters: Arc<NetworkCounters>,
+    runtime: tokio::runtime::Handle,
+) -> Result<Network, NetworkError> {
+    let endpoints = settings.endpoints.iter();
+    Network::new(NetworkOptions {
+        endpoints: endpoints.map(|endpoint| endpoint.to_string().into()).collect(),
+        allow: settings.allow.clone(),
+        tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
+        http: HttpOptions {
+            h2c: settings.http.h2c,
+            proxy: prepared.proxy_url.as_ref().map(|url| url.expose().to_owned()),
+        },
+        limits: NetworkLimits {
+            connections_max: usize::try_from(limits.connections).unwrap_or(usize::MAX),
+            ..NetworkLimits::default()
+        },
+        counters,
+        ..NetworkOptions::new(name, runtime)
+    })
+}
+
+/// What to say of a backend whose plugin needs a directory that it was not given.
+pub(super) fn missing_data_dir(name: &str, plugin: &Plugin) -> String {
+    format!(
+        "the plugin {} keeps files and has no directory for them; grant one by \
+         data_dir = \"/var/lib/pintle/{name}\" in [backends.{name}]",
+        plugin.info.name
+    )
 }
 
 /// What an incarnation starts with.

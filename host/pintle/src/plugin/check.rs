@@ -1,0 +1,76 @@
+//! Whether backends could start with their settings, found out without starting any.
+
+use std::sync::Arc;
+
+use super::{
+    cache::CompiledCache,
+    engine::Engine,
+    file::PluginFileError,
+    limits::Limits,
+    loader::Loader,
+    supervisor::{missing_data_dir, network_of},
+};
+use crate::settings::{BackendSettings, Problem, Settings};
+
+/// What a check of the backends found.
+#[derive(Default)]
+pub(crate) struct Found {
+    /// With these a backend does not start.
+    pub(crate) problems: Vec<Problem>,
+    /// What the operator should know although it works.
+    pub(crate) warnings: Vec<Problem>,
+}
+
+/// Loads the plugin of each backend, lets it describe itself without any grant, and checks the
+/// backend's settings against that.
+pub(crate) async fn check_backends(settings: &Settings, engine: &Arc<Engine>) -> Found {
+    // A folder that the check created might belong to the wrong user.
+    let cache = settings.cache_folder().ok();
+    let cache = CompiledCache::if_present(cache, engine.wasmtime.clone());
+    let loader = Arc::new(Loader::new(Arc::clone(engine), settings.plugins_folder(), cache));
+    let mut found = Found::default();
+    for (name, backend) in &settings.backends {
+        check(settings, name, backend, &loader, engine, &mut found).await;
+    }
+    found
+}
+
+async fn check(
+    settings: &Settings,
+    name: &str,
+    backend: &BackendSettings,
+    loader: &Arc<Loader>,
+    engine: &Engine,
+    found: &mut Found,
+) {
+    let plugin = match loader.load(&backend.plugin, backend.sha256.as_deref()).await {
+        Ok(plugin) => plugin,
+        Err(error @ (PluginFileError::Missing { .. } | PluginFileError::Directory { .. })) => {
+            let text = format!("{error}; so its settings cannot be checked");
+            return found.warnings.push(settings.problem_of(name, &["plugin"], text));
+        }
+        Err(error) => {
+            let key = match error {
+                PluginFileError::Digest { .. } => "sha256",
+                _ => "plugin",
+            };
+            return found.problems.push(settings.problem_of(name, &[key], error.to_string()));
+        }
+    };
+    if plugin.info.data_directory && backend.data_dir.is_none() {
+        let text = missing_data_dir(name, &plugin);
+        found.problems.push(settings.problem_of(name, &[], text));
+    }
+    match settings.prepare(name, &plugin.info.settings_schema) {
+        Ok(prepared) => {
+            let limits = Limits::of(&backend.limits);
+            let runtime = engine.host_runtime();
+            let network = network_of(name, backend, &limits, &prepared, Arc::default(), runtime);
+            if let Err(error) = network {
+                found.problems.push(settings.problem_of(name, &[], error.to_string()));
+            }
+            found.warnings.extend(prepared.warnings);
+        }
+        Err(refused) => found.problems.extend(refused.problems),
+    }
+}
