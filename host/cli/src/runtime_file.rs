@@ -19,15 +19,32 @@ pub(crate) struct Record {
     pub(crate) pid: i32,
     /// When it started, in milliseconds of the Unix epoch.
     pub(crate) started_ms: u64,
+    /// Whether it can be asked.
+    #[serde(default)]
+    pub(crate) state: State,
+}
+
+/// Whether a server can be asked. In any of these it has the data directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum State {
+    /// It listens already, and will answer.
+    Starting,
+    /// It answers.
+    #[default]
+    Serving,
+    /// It answers no more, and lets go of what it has.
+    Stopping,
 }
 
 impl Record {
-    pub(crate) fn of_this_process(url: String) -> Self {
+    pub(crate) fn of_this_process(url: String, state: State) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             url,
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
             started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or_default(),
+            state,
         }
     }
 
@@ -92,31 +109,47 @@ impl Reservation {
         }
     }
 
-    /// Writes the file, at once and as a whole.
-    pub(crate) fn announce(self, record: &Record) -> Result<RuntimeFile, RuntimeFileError> {
-        let draft = self.path.with_extension("json.new");
-        let written = serde_json::to_vec_pretty(record)
-            .map_err(io::Error::other)
-            .and_then(|text| fs::write(&draft, text))
-            .and_then(|()| fs::rename(&draft, &self.path));
-        match written {
-            Ok(()) => Ok(RuntimeFile(self)),
-            Err(source) => Err(RuntimeFileError::Unwritable { path: draft, source }),
-        }
+    /// Writes the file.
+    pub(crate) fn announce(self, record: Record) -> Result<RuntimeFile, RuntimeFileError> {
+        let file = RuntimeFile { reservation: self, record };
+        file.write()?;
+        Ok(file)
     }
 }
 
 /// A file that is taken away when this is dropped.
 #[derive(Debug)]
-pub(crate) struct RuntimeFile(Reservation);
+pub(crate) struct RuntimeFile {
+    reservation: Reservation,
+    record: Record,
+}
+
+impl RuntimeFile {
+    /// Tells that the server is in another state now.
+    pub(crate) fn turn(&mut self, state: State) -> Result<(), RuntimeFileError> {
+        self.record.state = state;
+        self.write()
+    }
+
+    /// At once and as a whole.
+    fn write(&self) -> Result<(), RuntimeFileError> {
+        let path = &self.reservation.path;
+        let draft = path.with_extension("json.new");
+        serde_json::to_vec_pretty(&self.record)
+            .map_err(io::Error::other)
+            .and_then(|text| fs::write(&draft, text))
+            .and_then(|()| fs::rename(&draft, path))
+            .map_err(|source| RuntimeFileError::Unwritable { path: draft, source })
+    }
+}
 
 impl Drop for RuntimeFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0.path) {
-            tracing::warn!(path = %self.0.path.display(), %error, "not removed");
+        if let Err(error) = fs::remove_file(&self.reservation.path) {
+            tracing::warn!(path = %self.reservation.path.display(), %error, "not removed");
         }
         // Given free by closing it in any case.
-        let _ = self.0.lock.unlock();
+        let _ = self.reservation.lock.unlock();
     }
 }
 
@@ -125,15 +158,17 @@ mod tests {
     use super::*;
 
     fn record(pid: i32) -> Record {
-        Record { url: "http://127.0.0.1:1".into(), pid, started_ms: 0 }
+        Record { url: "http://127.0.0.1:1".into(), pid, started_ms: 0, state: State::Serving }
     }
 
     #[test]
     fn the_file_is_found_while_its_server_lives_and_gone_afterwards() {
         let root = tempfile::tempdir().unwrap();
-        let ours = Record::of_this_process("http://127.0.0.1:1".into());
-        let file = Reservation::of(root.path()).unwrap().announce(&ours).unwrap();
+        let ours = Record::of_this_process("http://127.0.0.1:1".into(), State::Starting);
+        let mut file = Reservation::of(root.path()).unwrap().announce(ours.clone()).unwrap();
         assert_eq!(read(root.path()), Some(ours.clone()));
+        file.turn(State::Serving).unwrap();
+        assert_eq!(read(root.path()).map(|record| record.state), Some(State::Serving));
         assert!(ours.is_alive());
         drop(file);
         assert_eq!(read(root.path()), None);
@@ -146,7 +181,7 @@ mod tests {
         let reservation = Reservation::of(root.path()).unwrap();
         let early = Reservation::of(root.path()).unwrap_err();
         assert!(matches!(early, RuntimeFileError::Taken(None)), "{early}");
-        let _file = reservation.announce(&record(17)).unwrap();
+        let _file = reservation.announce(record(17)).unwrap();
         let text = Reservation::of(root.path()).unwrap_err().to_string();
         assert!(text.contains("process 17 at http://127.0.0.1:1"), "{text}");
     }

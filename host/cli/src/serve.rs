@@ -3,6 +3,7 @@
 use std::{
     io::{self, IsTerminal},
     net::SocketAddr,
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::Context;
@@ -16,7 +17,7 @@ use crate::{
     exit::{self, Exit, Failure},
     global::Global,
     output,
-    runtime_file::{Record, Reservation},
+    runtime_file::{Record, Reservation, State},
     signals::Signals,
 };
 
@@ -52,23 +53,30 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     // Early, because it is likely to fail and leaves nothing behind.
     let listener = bind(settings.server.listen).await?;
     let address = listener.local_addr()?;
+    let url = format!("http://{address}");
+    // Already now: a command that finds the data directory taken waits for this server.
+    let record = Record::of_this_process(url.clone(), State::Starting);
+    let mut file = reservation.announce(record)?;
     let pintle = tokio::select! {
         started = Pintle::builder().settings(settings).start() => started?,
         signal = signals.next() => return Err(exit::ended_by(signal)),
     };
     let api = Api::new(pintle.clone());
-    let url = format!("http://{address}");
-    let file = reservation.announce(&Record::of_this_process(url.clone()))?;
+    file.turn(State::Serving)?;
     greet(global, &url)?;
 
+    let file = Mutex::new(file);
     let stop = async {
         let signal = signals.next().await;
         tracing::info!(%signal, "stopping; once more to stop at once");
+        let turned = file.lock().unwrap_or_else(PoisonError::into_inner).turn(State::Stopping);
+        if let Err(error) = turned {
+            tracing::warn!(%error, "commands do not see that this server stops");
+        }
     };
     let mut again = Signals::to_end()?;
     let graceful = async {
         let served = api.serve(listener, stop).await;
-        drop(file);
         pintle.shutdown().await;
         served
     };

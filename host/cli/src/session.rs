@@ -1,11 +1,20 @@
 //! The way to a host: over HTTP to one that runs, or within this process.
 
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
 use anyhow::Context;
 use pintle::Pintle;
 use pintle_client::Client;
 use pintle_server::Api;
 
-use crate::{global::Global, runtime_file};
+use crate::{
+    exit::{Exit, Failure},
+    global::Global,
+    runtime_file::{self, Record, State},
+};
 
 /// A host to speak to, for the time of one command.
 pub(crate) struct Session {
@@ -56,17 +65,20 @@ pub(crate) async fn with<T>(
     result
 }
 
+/// How long a command waits for a server that is starting or stopping.
+const CHANGE_MAX: Duration = Duration::from_secs(60);
+/// After this time it says what it waits for.
+const QUIET_MAX: Duration = Duration::from_millis(500);
+/// How often it looks.
+const LOOK_PERIOD: Duration = Duration::from_millis(25);
+
 async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
     if let Some(url) = &global.server {
         return Ok(Some(Client::http(url)?));
     }
     let settings = global.load_settings()?;
     let root = settings.data_root()?;
-    let Some(record) = runtime_file::read(&root) else { return Ok(None) };
-    if !record.is_alive() {
-        tracing::info!(pid = record.pid, "the server that ran here last is gone");
-        return Ok(None);
-    }
+    let Some(record) = settled(&root).await? else { return Ok(None) };
     let client = Client::http(&record.url)
         .with_context(|| format!("in {}", runtime_file::path(&root).display()))?;
     match client.admin().liveness().await {
@@ -78,4 +90,39 @@ async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
             Ok(None)
         }
     }
+}
+
+/// The server on this data directory, waiting while it is starting or stopping: until it serves it
+/// cannot be asked, and nobody else can have the data.
+async fn settled(root: &Path) -> anyhow::Result<Option<Record>> {
+    let begun = Instant::now();
+    let mut told = false;
+    loop {
+        let Some(record) = runtime_file::read(root) else { return Ok(None) };
+        if !record.is_alive() {
+            tracing::info!(pid = record.pid, "the server that ran here last is gone");
+            return Ok(None);
+        }
+        let doing = match record.state {
+            State::Serving => return Ok(Some(record)),
+            // It listens from the beginning; another process with its number does not.
+            State::Starting if !listens(&record).await => return Ok(None),
+            State::Starting => "starting",
+            State::Stopping => "stopping",
+        };
+        let server = format!("the server on {} (process {})", root.display(), record.pid);
+        if begun.elapsed() >= CHANGE_MAX {
+            let text = format!("{server} is still {doing} after {} s", CHANGE_MAX.as_secs());
+            return Err(Failure::error(Exit::FAILED, text));
+        }
+        if begun.elapsed() >= QUIET_MAX && !std::mem::replace(&mut told, true) {
+            eprintln!("{server} is {doing}; waiting for it");
+        }
+        tokio::time::sleep(LOOK_PERIOD).await;
+    }
+}
+
+async fn listens(record: &Record) -> bool {
+    let address = record.url.trim_start_matches("http://");
+    tokio::net::TcpStream::connect(address).await.is_ok()
 }

@@ -265,7 +265,9 @@ fn resident_of_child(sandbox: &Sandbox, settings: &str) -> Result<f64> {
         .spawn()?;
     let runtime_file = sandbox.path().join("data/run/server.json");
     let begin = Instant::now();
-    while !runtime_file.exists() && begin.elapsed() < Duration::from_secs(60) {
+    let serves =
+        || std::fs::read_to_string(&runtime_file).is_ok_and(|text| text.contains("serving"));
+    while !serves() && begin.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(20));
     }
     // What was only needed to start has been given back after a moment.

@@ -1,6 +1,7 @@
 //! `pintle serve`, and how commands find it.
 
 use anyhow::Result;
+use pintle_test_suites::within;
 
 use crate::shell::Shell;
 
@@ -37,6 +38,31 @@ async fn a_killed_server_loses_nothing_and_its_traces_mislead_nobody() -> Result
     assert_eq!(list.lines().count(), 21, "{list}");
     let (_again, _) = shell.serve().await?;
     assert_eq!(shell.run(&["config", "get", "k/7"]).await?.text()?, "v");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_waits_for_a_server_that_is_starting() -> Result<()> {
+    let shell = Shell::new()?;
+    let start = |arguments: &[&str]| {
+        let mut command = shell.command(arguments);
+        // With nothing compiled it takes a while.
+        command.env("PINTLE_PLUGINS__CACHE_DIR", shell.path("cache")).spawn()
+    };
+    let mut server = start(&["serve", "--listen", "127.0.0.1:0"])?;
+    let file = shell.data_dir().join("run/server.json");
+    within("the server's file", async {
+        while !std::fs::read_to_string(&file).is_ok_and(|text| text.contains("starting")) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await?;
+    let put = start(&["config", "put", "a", "patient"])?;
+    let output = within("the command", put.wait_with_output()).await??;
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read_to_string(&file)?.contains("serving"));
+    assert!(server.try_wait()?.is_none());
+    assert_eq!(shell.run(&["config", "get", "a"]).await?.text()?, "patient");
     Ok(())
 }
 
