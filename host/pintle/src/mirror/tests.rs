@@ -2,6 +2,18 @@
 
 use super::*;
 
+impl Weight for u32 {
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
+impl Weight for Vec<u8> {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
 fn put(key: &str, value: u32) -> Upstream<u32> {
     Upstream::Put { key: key.into(), value: Arc::new(value), previous: None }
 }
@@ -145,6 +157,37 @@ async fn what_cannot_be_resumed_yields_a_resync_and_a_snapshot() {
     }
     let mut resumed = Subscription::resuming(mirror, last);
     assert!(drain(&mut resumed).await[0].starts_with("resync("));
+}
+
+#[tokio::test]
+async fn the_ring_keeps_fewer_large_changes_than_small_ones() {
+    let mirror = Arc::new(Mirror::<Vec<u8>>::new());
+    mirror.apply(Upstream::SnapshotBegin);
+    mirror.apply(Upstream::SnapshotEnd(None));
+    let put = |bytes: usize| {
+        let value = Arc::new(vec![0; bytes]);
+        mirror.apply(Upstream::Put { key: "k".into(), value, previous: None });
+        mirror.position()
+    };
+    let resumes = |last| {
+        let first = Subscription::resuming(Arc::clone(&mirror), last);
+        async move {
+            let mut first = first;
+            !matches!(first.next().await, Some(Ok((_, Item::Change(Change::Resync(_))))))
+        }
+    };
+    let small = put(1);
+    let large = put(3 << 20);
+    assert!(resumes(small).await);
+    // With what it replaces it is more than is kept.
+    put(3 << 20);
+    assert!(!resumes(small).await);
+    assert!(resumes(large).await);
+    // A single change is kept whatever its size.
+    let before = mirror.position();
+    put(64 << 20);
+    assert!(resumes(before).await);
+    assert!(!resumes(large).await);
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::{backend::Backend, made::Made};
 use crate::{
     config::{Entry, EventId, Target},
     error::Error,
-    mirror::{Mirror, Subscription, Upstream},
+    mirror::{Mirror, Subscription, Upstream, Weight},
     registry::InstanceState,
 };
 
@@ -21,7 +21,7 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// A capability that can be watched.
 pub(crate) trait Watched: Default + Send + Sync + 'static {
-    type Value: PartialEq + Send + Sync + 'static;
+    type Value: PartialEq + Weight + Send + Sync + 'static;
     type Target: Clone + Eq + Hash + Send + Sync;
 
     /// Opens watch `id` on the incarnation that serves, unless it is open there.
