@@ -212,8 +212,7 @@ async fn watch(
         (None, Some(prefix)) => host::Target::Prefix(prefix),
         _ => return Err(Failure::invalid("query: give either `key` or `prefix`")),
     };
-    let last =
-        headers.get(HeaderName::from_static("last-event-id")).and_then(|value| value.to_str().ok());
+    let last = stream::last_event_id(&headers);
     if let Some(version) = query.from_version {
         // A position that cannot be read is as good as none: the watch begins where it began.
         let position: Option<host::ChangePosition> = last.and_then(|text| text.parse().ok());
@@ -221,7 +220,7 @@ async fn watch(
         let changes = config.watch_from(target, position).await?;
         return Ok(stream::respond(positioned_changes(changes), state.stopping.clone()));
     }
-    // As good as none here too: the watch begins with a snapshot.
+    // As good as none here too: it begins with a snapshot.
     let watch = match last.and_then(|text| text.parse().ok()) {
         Some(last) => config.watch_resuming(target, last).await?,
         None => config.watch(target).await?,

@@ -3,7 +3,6 @@
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body_util::BodyExt;
 use pintle_client::{
     api::{
         bytes::Value,
@@ -234,20 +233,7 @@ async fn a_watch_begins_with_what_is_there_and_goes_on_with_what_changes() -> Re
     Ok(())
 }
 
-/// Events of a stream as they are on the wire, until one that contains `last`.
-async fn wire(served: &Served, last_id: Option<&str>, last: &str) -> Result<String> {
-    let mut watch = request(Method::GET, "/v1/backends/main/config/watch?prefix=w", "")?;
-    if let Some(id) = last_id {
-        watch.headers_mut().extend(with(HeaderName::from_static("last-event-id"), id)?);
-    }
-    let mut body = within("an answer", served.open(watch)).await?.into_body();
-    let mut text = String::new();
-    while !text.contains(last) || !text.ends_with("\n\n") {
-        let frame = within("more of the stream", body.frame()).await?.context("the end")??;
-        text.push_str(std::str::from_utf8(frame.data_ref().context("data")?)?);
-    }
-    Ok(text)
-}
+const WATCH: &str = "/v1/backends/main/config/watch?prefix=w";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_resumes_after_the_last_event_that_was_seen() -> Result<()> {
@@ -258,17 +244,17 @@ async fn a_watch_resumes_after_the_last_event_that_was_seen() -> Result<()> {
     while event(&mut keeper).await? != ConfigEvent::SnapshotEnd {}
     put(&config, "w/a", "first").await?;
     while !is_put(&event(&mut keeper).await?, "w/a", "first") {}
-    let text = wire(&served, None, "snapshot-end").await?;
+    let text = served.events(WATCH, None, "snapshot-end").await?;
     let id = text.lines().rev().find_map(|line| line.strip_prefix("id: ")).context("an id")?;
     put(&config, "w/b", "second").await?;
     put(&config, "w/c", "third").await?;
-    let resumed = wire(&served, Some(id), "third").await?;
+    let resumed = served.events(WATCH, Some(id), "third").await?;
     assert!(!resumed.contains("snapshot-begin") && !resumed.contains("first"), "{resumed}");
     assert!(resumed.contains("second"), "{resumed}");
 
     // What is not kept any more begins anew, and says so.
     for unknown in ["0.1", "nonsense"] {
-        let anew = wire(&served, Some(unknown), "third").await?;
+        let anew = served.events(WATCH, Some(unknown), "third").await?;
         assert!(anew.contains("snapshot-begin") || anew.contains("resync"), "{anew}");
         assert!(anew.contains("first") && anew.contains("second"), "{anew}");
     }
