@@ -27,6 +27,7 @@ mod routes;
 mod sockets;
 mod supervisor;
 mod tail;
+mod throttle;
 mod tls;
 
 pub(crate) use backend::{Backend, Shared};

@@ -80,6 +80,30 @@ async fn a_plugin_that_spins_is_ended_and_its_neighbour_answers_meanwhile() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_computes_all_the_time_is_held_back_and_goes_on() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/memory"])?;
+    let pintle = sandbox
+        .start(
+            "[backends.free]\nplugin = \"memory\"\n[backends.limited]\nplugin = \"memory\"\n\
+             limits = { cpu = \"50ms/s\" }\n",
+        )
+        .await?;
+    let turns = async |name: &str| -> Result<u64> {
+        let config = pintle.config(name)?.with_timeout(Duration::from_secs(10));
+        let entry = within("the burning", config.get("do/burn")).await??.context("a count")?;
+        Ok(std::str::from_utf8(&entry.value)?.parse()?)
+    };
+    let (free, limited) = futures::try_join!(turns("free"), turns("limited"))?;
+    // In two seconds it may use 150 ms of processor time, and the other 2,000.
+    assert!(limited * 3 < free, "{limited} turns with the limit, {free} without");
+    assert!(limited > 0);
+    let config = pintle.config("limited")?;
+    within("an answer", config.put(Put::new("a", "1"))).await??;
+    assert_eq!(pintle.backend("limited")?.restarts, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_never_returns_is_ended_by_the_plugins_own_deadline() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let error = pintle.config("main")?.get("do/hang").await.unwrap_err();

@@ -26,6 +26,7 @@ use super::{
     limits::Limits,
     loader::{Exports, Plugin},
     output::LastWords,
+    throttle::throttle,
 };
 
 /// A plugin at work. Dropping every handle ends it.
@@ -89,8 +90,9 @@ impl Incarnation {
         let (jobs, queue) = mpsc::channel(limits.calls_queued_max);
         let (ended, ended_seen) = watch::channel(None);
         let (dropped, store_dropped) = watch::channel(false);
-        let task =
-            engine.plugin_runtime().spawn(run(store, plugin, queue, limits.calls_running_max));
+        let backend = Arc::clone(&store.data().host.backend);
+        let running = run(store, plugin, queue, limits.calls_running_max);
+        let task = engine.plugin_runtime().spawn(throttle(limits.cpu, backend, running));
         let calls = Arc::new(Calls {
             running: Mutex::default(),
             next_id: AtomicU64::new(1),
