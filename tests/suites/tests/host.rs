@@ -238,8 +238,13 @@ async fn a_missing_plugin_names_the_directory_and_what_is_in_it() -> Result<()> 
 async fn after_shutdown_calls_are_refused() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let lease = acquire(&pintle, "job").await?;
+    let mut watch = pintle.config("main")?.watch(Target::Prefix("w".into())).await?;
+    while within("an event", watch.next()).await?.unwrap()? != WatchEvent::SnapshotEnd {}
     within("the shutdown", pintle.shutdown()).await?;
     assert!(!lease.is_held());
+    let end = within("the end of the watch", watch.next()).await?.unwrap();
+    assert_eq!(end.unwrap_err().code(), "shutting-down");
+    assert!(within("nothing", watch.next()).await?.is_none());
     let error = pintle.config("main")?.get("a").await.unwrap_err();
     assert_eq!(error.code(), "shutting-down");
     Ok(())

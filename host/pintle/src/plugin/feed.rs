@@ -171,6 +171,13 @@ impl<K: Watched> Feeds<K> {
         }
     }
 
+    /// Ends every watch for good.
+    pub(crate) fn end(&self, error: &Error) {
+        for slot in self.lock().iter() {
+            slot.feed.mirror.apply(Upstream::Ended(error.clone()));
+        }
+    }
+
     /// Opens every watch again on a new incarnation.
     pub(crate) async fn reopen(&self, backend: &Backend) {
         let feeds: Vec<_> = self.lock().iter().map(|slot| Arc::clone(&slot.feed)).collect();

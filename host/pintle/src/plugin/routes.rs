@@ -29,6 +29,20 @@ pub(crate) struct Routes {
     pub(crate) lock_watches: Table<LockWatchRoute>,
 }
 
+impl Routes {
+    /// Ends every watch: nothing will ever come of it.
+    pub(crate) fn end_watches(&self, error: &Error) {
+        self.config.end(error);
+        self.instances.end(error);
+        for (_, tail) in self.tails.all() {
+            tail.end(error.clone());
+        }
+        for (_, watch) in self.lock_watches.all() {
+            watch.state.send_replace(Some(Err(error.clone())));
+        }
+    }
+}
+
 /// The watch of one lock.
 pub(crate) struct LockWatchRoute {
     pub(crate) name: String,

@@ -75,7 +75,9 @@ pub(crate) async fn supervise(backend: Arc<Backend>) {
         incarnations: 0,
     };
     supervisor.run().await;
-    supervisor.backend.publish(BackendState::Stopped, "");
+    let backend = supervisor.backend;
+    backend.publish(BackendState::Stopped, "");
+    backend.routes.end_watches(&Refusal::ShuttingDown.into());
 }
 
 struct Supervisor {

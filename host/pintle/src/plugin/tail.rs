@@ -74,12 +74,16 @@ impl Tail {
     pub(super) async fn reopen(self: &Arc<Self>, backend: &Backend) {
         while let Err(error) = backend.config_tail(self).await {
             if !error.is_transient() {
-                self.lock().backlog.apply(Upstream::Ended(error));
-                self.arrived.notify_one();
-                return;
+                return self.end(error);
             }
             tokio::time::sleep(error.retry_after().unwrap_or(REOPEN_PAUSE)).await;
         }
+    }
+
+    /// Ends it for good.
+    pub(super) fn end(&self, error: Error) {
+        self.lock().backlog.apply(Upstream::Ended(error));
+        self.arrived.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
