@@ -10,7 +10,7 @@ use super::{
     loader::Loader,
     supervisor::{missing_data_dir, network_of},
 };
-use crate::settings::{BackendSettings, Problem, Settings};
+use crate::settings::{BackendSettings, Origin, Problem, Settings};
 
 /// What a check of the backends found.
 #[derive(Default)]
@@ -32,7 +32,17 @@ pub(crate) async fn check_backends(settings: &Settings, engine: &Arc<Engine>) ->
     for (name, backend) in &settings.backends {
         check(settings, name, backend, &loader, engine, &mut found).await;
     }
+    // As the operator reads the file, not as the backends are named.
+    found.problems.sort_by_key(line_of);
+    found.warnings.sort_by_key(line_of);
     found
+}
+
+fn line_of(problem: &Problem) -> usize {
+    match problem.origin {
+        Some(Origin::File { line, .. }) => line,
+        _ => 0,
+    }
 }
 
 async fn check(

@@ -64,6 +64,8 @@ async fn what_is_set_for_a_plugin_is_checked_against_what_it_takes() -> Result<(
     ] {
         assert!(wrong.stderr.contains(part), "{wrong:?}");
     }
+    let line_of = |part| wrong.stderr.find(part);
+    assert!(line_of(":6: ") < line_of(":7: "), "{wrong:?}");
     let no_folder = check("[backends.main]\nplugin = \"local\"\n").await?;
     assert_eq!(no_folder.code, Some(2), "{no_folder:?}");
     assert!(no_folder.stderr.contains("pintle.toml:1: backends.main: "), "{no_folder:?}");
