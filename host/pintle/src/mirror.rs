@@ -125,10 +125,18 @@ pub(crate) struct Mirror<V> {
     writer: Mutex<Writer<V>>,
     phase: watch::Sender<Phase>,
     ring: Mutex<Ring<V>>,
-    /// Number of the newest change, for those who wait for the next.
-    newest: watch::Sender<u64>,
+    /// For those who wait for what comes next: one thing to wait on, because they are many.
+    newest: watch::Sender<Newest>,
     proven_at: AtomicU64,
     live: AtomicBool,
+}
+
+/// How far the sequence has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Newest {
+    sequence: u64,
+    /// Nothing more will come.
+    ended: bool,
 }
 
 struct Writer<V> {
@@ -145,7 +153,7 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
             writer: Mutex::new(Writer { staging: None, resync: None }),
             phase: watch::Sender::new(Phase::Filling),
             ring: Mutex::default(),
-            newest: watch::Sender::new(0),
+            newest: watch::Sender::new(Newest::default()),
             proven_at: AtomicU64::new(0),
             live: AtomicBool::new(false),
         }
@@ -179,6 +187,7 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
             Upstream::Ended(error) => {
                 self.live.store(false, Ordering::Release);
                 self.phase.send_replace(Phase::Ended(error));
+                self.newest.send_modify(|newest| newest.ended = true);
                 return;
             }
         }
@@ -282,7 +291,7 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
         let sequence = self.state.load().sequence + 1;
         self.state.store(Arc::new(State { entries, sequence }));
         self.ring().push(Arc::new(Published { sequence, change }));
-        self.newest.send_replace(sequence);
+        self.newest.send_modify(|newest| newest.sequence = sequence);
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring<V>> {

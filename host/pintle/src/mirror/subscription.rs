@@ -2,7 +2,9 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use super::{After, Change, Mirror, Published, State, Weight};
+use tokio::sync::watch;
+
+use super::{After, Change, Mirror, Newest, Published, State, Weight};
 use crate::{config::EventId, error::Error};
 
 /// What a subscriber sees next.
@@ -17,6 +19,7 @@ pub(crate) enum Item<V> {
 /// A place in a mirror's sequence. Keeps the mirror alive.
 pub(crate) struct Subscription<V> {
     mirror: Arc<Mirror<V>>,
+    newest: watch::Receiver<Newest>,
     /// What to deliver before looking at the ring.
     queued: VecDeque<(u64, Item<V>)>,
     /// The last event delivered or covered by a snapshot; nothing before the first.
@@ -27,7 +30,8 @@ pub(crate) struct Subscription<V> {
 impl<V: PartialEq + Weight + Send + Sync + 'static> Subscription<V> {
     /// Begins with a snapshot.
     pub(crate) fn new(mirror: Arc<Mirror<V>>) -> Self {
-        Self { mirror, queued: VecDeque::new(), sequence: None, ended: false }
+        let newest = mirror.newest.subscribe();
+        Self { mirror, newest, queued: VecDeque::new(), sequence: None, ended: false }
     }
 
     /// Continues after `last`, if the mirror still has everything since; else with a resync and a
@@ -70,16 +74,15 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Subscription<V> {
                 After::Event(published) => self.queue(&published),
                 After::Gone(missed) => self.start_over(missed),
                 After::Nothing => {
-                    let mut newest = self.mirror.newest.subscribe();
-                    let mut phase = self.mirror.phase.subscribe();
-                    tokio::select! {
-                        biased;
-                        // The mirror is held by `self`, and its senders with it.
-                        _ = newest.wait_for(|newest| *newest > delivered) => {}
-                        _ = phase.wait_for(|phase| matches!(phase, super::Phase::Ended(_))) => {
-                            self.ended = true;
-                            return self.mirror.end().map(Err);
-                        }
+                    let next = |newest: &Newest| newest.sequence > delivered || newest.ended;
+                    // Fails only without a sender, and `self` holds the mirror with it.
+                    let over = match self.newest.wait_for(next).await {
+                        Ok(newest) => newest.sequence <= delivered,
+                        Err(_) => true,
+                    };
+                    if over {
+                        self.ended = true;
+                        return self.mirror.end().map(Err);
                     }
                 }
             }
