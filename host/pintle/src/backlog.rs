@@ -7,8 +7,8 @@
 use std::{collections::VecDeque, sync::Arc};
 
 use crate::{
-    config::{ChangePosition, Entry, Version, WatchEvent},
-    error::Error,
+    config::{ChangePosition, DeliveredPart, Entry, Version, WatchEvent},
+    error::{Error, Refusal},
     mirror::Upstream,
 };
 
@@ -16,6 +16,10 @@ use crate::{
 const WAITING_LEN_MAX: usize = 1024;
 /// Bytes of keys and values that wait for the reader, after which no more are taken.
 const WAITING_BYTES_MAX: usize = 8 << 20;
+/// Most entries of a snapshot that wait for the reader. All of it is taken, or the watch ends.
+const SNAPSHOT_LEN_MAX: usize = 1 << 20;
+/// Bytes of keys and values of a snapshot that wait for the reader, after which the watch ends.
+const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
 /// Whether an event was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +32,12 @@ pub(crate) enum Fit {
 pub(crate) struct Backlog {
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
-    /// Where the watch continues; nothing while only a snapshot can help.
-    position: Option<ChangePosition>,
-    /// The version whose changes `position` counts.
-    counted: Option<Version>,
+    /// Where the watch continues.
+    position: ChangePosition,
+    /// The version of the last change, while `position` has none.
+    newest: Option<Version>,
     /// Changes that an opening repeats.
-    repeated: u32,
+    repeated: Option<DeliveredPart>,
     in_snapshot: bool,
     end: End,
     /// Where the watch continues for one who has seen what was taken.
@@ -43,7 +47,7 @@ pub(crate) struct Backlog {
 struct Waiting {
     event: WatchEvent,
     bytes: usize,
-    position: Option<ChangePosition>,
+    position: ChangePosition,
 }
 
 enum End {
@@ -59,9 +63,9 @@ impl Backlog {
         Self {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
-            position: Some(position.clone()),
-            counted: None,
-            repeated: 0,
+            position: position.clone(),
+            newest: None,
+            repeated: None,
             in_snapshot: false,
             end: End::Open,
             taken_position: position,
@@ -71,18 +75,25 @@ impl Backlog {
     /// Prepares for an opening: the version to open from; without one, a snapshot comes and the
     /// reader is told why.
     pub(crate) fn reopen(&mut self) -> Option<Version> {
-        self.counted = None;
-        self.repeated = 0;
-        let Some(position) = &self.position else {
+        self.newest = None;
+        let ChangePosition::After { version, part } = &self.position else {
             self.apply(Upstream::Resync("the watch was interrupted and begins anew".into()));
             return None;
         };
-        self.repeated = position.delivered;
-        Some(position.after.clone())
+        self.repeated.clone_from(part);
+        Some(version.clone())
+    }
+
+    /// Whether nothing more is taken.
+    pub(crate) fn is_over(&self) -> bool {
+        !matches!(self.end, End::Open)
     }
 
     /// Takes the next event of the watch.
     pub(crate) fn apply(&mut self, event: Upstream<Entry>) -> Fit {
+        if self.is_over() {
+            return Fit::Taken;
+        }
         match event {
             Upstream::Put { value, previous, .. } => {
                 let version = Some(value.version.clone());
@@ -98,6 +109,8 @@ impl Backlog {
                 self.continue_at(None);
                 self.push(WatchEvent::SnapshotBegin);
             }
+            // The end of nothing.
+            Upstream::SnapshotEnd(_) if !self.in_snapshot => {}
             Upstream::SnapshotEnd(version) => {
                 self.in_snapshot = false;
                 self.continue_at(version);
@@ -113,8 +126,7 @@ impl Backlog {
                 self.continue_at(Some(version));
             }
             Upstream::Progress(_) => {}
-            Upstream::Ended(error) if matches!(self.end, End::Open) => self.end = End::Ended(error),
-            Upstream::Ended(_) => {}
+            Upstream::Ended(error) => self.end = End::Ended(error),
         }
         Fit::Taken
     }
@@ -124,9 +136,7 @@ impl Backlog {
     pub(crate) fn take(&mut self) -> Option<Option<Result<WatchEvent, Error>>> {
         if let Some(Waiting { event, bytes, position }) = self.waiting.pop_front() {
             self.waiting_bytes -= bytes;
-            if let Some(position) = position {
-                self.taken_position = position;
-            }
+            self.taken_position = position;
             return Some(Some(Ok(event)));
         }
         match std::mem::replace(&mut self.end, End::Told) {
@@ -142,10 +152,7 @@ impl Backlog {
     /// Where a watch continues for one who has seen everything that was taken.
     pub(crate) fn taken_position(&self) -> &ChangePosition {
         // Proof that nothing is missing reaches further than the last change.
-        match &self.position {
-            Some(position) if self.waiting.is_empty() => position,
-            _ => &self.taken_position,
-        }
+        if self.waiting.is_empty() { &self.position } else { &self.taken_position }
     }
 
     fn change(&mut self, event: WatchEvent, version: Option<Version>) -> Fit {
@@ -167,37 +174,43 @@ impl Backlog {
 
     /// Whether the reader has this change from an earlier opening.
     fn is_repeated(&mut self, version: Option<&Version>) -> bool {
-        if self.repeated == 0 {
-            return false;
-        }
-        let goes_on = self.counted.is_none() || self.counted.as_ref() == version;
-        if !goes_on {
-            self.repeated = 0;
-            return false;
-        }
-        self.repeated -= 1;
-        self.counted = version.cloned();
+        // A change of another version ends the repetition: the repeated one may be gone by now.
+        let goes_on = |part: &DeliveredPart| part.count > 0 && Some(&part.version) == version;
+        self.repeated = self.repeated.take().filter(goes_on);
+        let Some(part) = &mut self.repeated else { return false };
+        part.count -= 1;
         true
     }
 
     /// Moves the position over a change at `version`.
     fn count(&mut self, version: Option<Version>) {
         let Some(version) = version else { return self.continue_at(None) };
-        if self.counted.as_ref() == Some(&version) {
-            if let Some(position) = &mut self.position {
-                position.delivered = position.delivered.saturating_add(1);
+        let first = |version| Some(DeliveredPart { version, count: 1 });
+        match &mut self.position {
+            ChangePosition::After { part: Some(part), .. } if part.version == version => {
+                part.count = part.count.saturating_add(1);
             }
-            return;
+            ChangePosition::After { version: after, part } => {
+                if let Some(finished) = std::mem::replace(part, first(version)) {
+                    *after = finished.version;
+                }
+            }
+            ChangePosition::Snapshot => {
+                let finished = self.newest.replace(version.clone()).filter(|last| *last != version);
+                if let Some(after) = finished {
+                    self.position = ChangePosition::After { version: after, part: first(version) };
+                }
+            }
         }
-        let finished = self.counted.replace(version);
-        let after = finished.or_else(|| self.position.take().map(|position| position.after));
-        self.position = after.map(|after| ChangePosition { after, delivered: 1 });
     }
 
     fn continue_at(&mut self, version: Option<Arc<str>>) {
-        self.counted = None;
-        self.repeated = 0;
-        self.position = version.map(|text| Version::from(&*text).into());
+        self.newest = None;
+        self.repeated = None;
+        self.position = match version {
+            Some(text) => Version::from(&*text).into(),
+            None => ChangePosition::Snapshot,
+        };
     }
 
     /// Takes back a snapshot that another one supersedes.
@@ -216,8 +229,24 @@ impl Backlog {
 
     fn push(&mut self, event: WatchEvent) {
         let bytes = bytes_of(&event);
+        if self.waiting.len() >= SNAPSHOT_LEN_MAX
+            || self.waiting_bytes + bytes > SNAPSHOT_BYTES_MAX + WAITING_BYTES_MAX
+        {
+            return self.give_up();
+        }
         self.waiting_bytes += bytes;
         self.waiting.push_back(Waiting { event, bytes, position: self.position.clone() });
+    }
+
+    /// Ends a watch whose snapshot is too large. What waits is of no use without the rest of it.
+    fn give_up(&mut self) {
+        let what = format!(
+            "{SNAPSHOT_LEN_MAX} entries or {} MiB of a snapshot that wait for their reader",
+            SNAPSHOT_BYTES_MAX >> 20
+        );
+        self.waiting = VecDeque::new();
+        self.waiting_bytes = 0;
+        self.end = End::Ended(Refusal::Exhausted { what }.into());
     }
 }
 

@@ -188,14 +188,17 @@ impl Config {
     ///
     /// # Errors
     ///
-    /// `unsupported` without the feature, `invalid` for a target that cannot be, and `not-running`.
-    /// Whatever else goes wrong, a version that the backend does not know too, ends the stream.
+    /// `unsupported` without the feature, `invalid` for a target that cannot be, `exhausted`, and
+    /// `not-running`. Whatever else goes wrong, a version that the backend does not know too, ends
+    /// the stream.
     ///
     /// # Limits
     ///
     /// At most 1,024 changes and 8 MiB of them wait for the reader, and after a resync the whole
-    /// snapshot. When more come, the watch on the backend is closed, and opened again where it was
-    /// once the reader has caught up: nothing is lost by reading slowly while the backend keeps it.
+    /// snapshot; one of more than 256 MiB or a million entries ends the watch with `exhausted`, and
+    /// so is opening refused on a backend that has 256 of them. When more changes come, the watch on
+    /// the backend is closed, and opened again where it was once the reader has caught up: nothing is
+    /// lost by reading slowly while the backend keeps it.
     pub async fn watch_from(
         &self,
         target: Target,

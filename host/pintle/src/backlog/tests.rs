@@ -30,6 +30,11 @@ fn after(version: &str) -> Backlog {
     Backlog::new(ChangePosition::from(Version::from(version)))
 }
 
+fn partly(after: &str, count: u32, version: &str) -> ChangePosition {
+    let part = DeliveredPart { version: version.into(), count };
+    ChangePosition::After { version: after.into(), part: Some(part) }
+}
+
 fn apply(backlog: &mut Backlog, events: impl IntoIterator<Item = Upstream<Entry>>) {
     for event in events {
         assert_eq!(backlog.apply(event), Fit::Taken);
@@ -60,7 +65,7 @@ fn an_opening_after_an_end_repeats_nothing_and_leaves_nothing_out() {
     // The plugin begins after version 5 again, and there were three changes at version 6.
     apply(&mut backlog, [put("a", 6), put("b", 6), put("c", 6), put("a", 7)]);
     assert_eq!(take(&mut backlog), ["a=5", "a=6", "b=6", "c=6", "a=7"]);
-    assert_eq!(backlog.taken_position().to_string(), "1@6");
+    assert_eq!(backlog.taken_position().to_string(), "1@6/7");
 }
 
 #[test]
@@ -70,7 +75,7 @@ fn a_position_is_that_of_what_was_taken_and_opens_another_watch_there() {
     backlog.take();
     backlog.take();
     let position: ChangePosition = backlog.taken_position().to_string().parse().unwrap();
-    assert_eq!(position, ChangePosition { after: "4".into(), delivered: 2 });
+    assert_eq!(position, partly("4", 2, "5"));
 
     let mut other = Backlog::new(position);
     assert_eq!(other.reopen(), Some("4".into()));
@@ -80,11 +85,63 @@ fn a_position_is_that_of_what_was_taken_and_opens_another_watch_there() {
 
 #[test]
 fn what_was_not_repeated_after_all_is_delivered() {
-    let position = ChangePosition { after: "4".into(), delivered: 2 };
-    let mut backlog = Backlog::new(position);
+    let mut backlog = Backlog::new(partly("4", 2, "5"));
     backlog.reopen();
     apply(&mut backlog, [put("a", 5), put("a", 6)]);
     assert_eq!(take(&mut backlog), ["a=6"]);
+    // The version of which one change was delivered is not shown any more.
+    let mut backlog = Backlog::new(partly("4", 1, "5"));
+    backlog.reopen();
+    apply(&mut backlog, [put("a", 6), put("b", 6)]);
+    assert_eq!(take(&mut backlog), ["a=6", "b=6"]);
+}
+
+#[test]
+fn within_a_snapshot_the_position_is_that_only_another_helps() {
+    let mut backlog = after("4");
+    apply(&mut backlog, [put("a", 5), Upstream::Resync("too far behind".into())]);
+    apply(&mut backlog, [Upstream::SnapshotBegin, put("a", 5), put("b", 3)]);
+    backlog.take();
+    assert_eq!(backlog.taken_position(), &partly("4", 1, "5"));
+    // The resync, the beginning, and one of two keys.
+    for _ in 0..3 {
+        backlog.take();
+        assert_eq!(backlog.taken_position(), &ChangePosition::Snapshot);
+    }
+    let mut other = Backlog::new(backlog.taken_position().clone());
+    assert_eq!(other.reopen(), None);
+    apply(&mut other, [Upstream::SnapshotBegin, put("a", 5), put("b", 3)]);
+    apply(&mut other, [end_snapshot(Some("5"))]);
+    assert_eq!(take(&mut other), ["resync", "begin", "a=5", "b=3", "end"]);
+    assert_eq!(other.taken_position(), &ChangePosition::from(Version::from("5")));
+
+    apply(&mut backlog, [end_snapshot(Some("5"))]);
+    assert_eq!(take(&mut backlog), ["b=3", "end"]);
+    assert_eq!(backlog.reopen(), Some("5".into()));
+}
+
+#[test]
+fn a_snapshot_that_does_not_end_ends_the_watch_instead_of_filling_the_memory() {
+    let mut by_bytes = after("4");
+    apply(&mut by_bytes, [Upstream::Resync("gap".into()), Upstream::SnapshotBegin]);
+    // One value, counted as often as it comes.
+    let Upstream::Put { value, .. } = sized("k", 5, 32 << 20) else { panic!("a put") };
+    while !by_bytes.is_over() {
+        let value = Arc::clone(&value);
+        by_bytes.apply(Upstream::Put { key: "k".into(), value, previous: None });
+        assert!(by_bytes.waiting_bytes <= SNAPSHOT_BYTES_MAX + WAITING_BYTES_MAX);
+    }
+    let Some(Some(Err(error))) = by_bytes.take() else { panic!("no error") };
+    assert_eq!(error.code(), "exhausted");
+
+    let mut by_len = after("4");
+    while !by_len.is_over() {
+        by_len.apply(Upstream::SnapshotBegin);
+        // The second is the end of nothing.
+        apply(&mut by_len, [end_snapshot(None), end_snapshot(None)]);
+        assert!(by_len.waiting.len() <= SNAPSHOT_LEN_MAX);
+    }
+    assert_eq!(take(&mut by_len).len(), 1);
 }
 
 #[test]
@@ -115,7 +172,7 @@ fn a_snapshot_without_a_version_can_be_continued_after_the_next_versions() {
     let mut backlog = after("4");
     apply(&mut backlog, [Upstream::Resync("gap".into()), Upstream::SnapshotBegin]);
     apply(&mut backlog, [end_snapshot(None), put("a", 10)]);
-    assert_eq!(backlog.position, None);
+    assert_eq!(backlog.position, ChangePosition::Snapshot);
     apply(&mut backlog, [put("a", 11)]);
     assert_eq!(backlog.reopen(), Some("10".into()));
 }

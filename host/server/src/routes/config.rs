@@ -214,9 +214,12 @@ async fn watch(
     };
     let last = stream::last_event_id(&headers);
     if let Some(version) = query.from_version {
-        // A position that cannot be read is as good as none: the watch begins where it began.
-        let position: Option<host::ChangePosition> = last.and_then(|text| text.parse().ok());
-        let position = position.unwrap_or_else(|| host::Version::from(version).into());
+        // Without it the watch would begin where it began, and repeat what was delivered.
+        let unreadable = || Failure::invalid("Last-Event-ID: not one of a watch from a version");
+        let position: host::ChangePosition = match headers.get("last-event-id") {
+            Some(_) => last.and_then(|text| text.parse().ok()).ok_or_else(unreadable)?,
+            None => host::Version::from(version).into(),
+        };
         let changes = config.watch_from(target, position).await?;
         return Ok(stream::respond(positioned_changes(changes), state.stopping.clone()));
     }
@@ -241,9 +244,7 @@ fn positioned_changes(
 ) -> impl Stream<Item = Result<Positioned<ConfigEvent>, Failure>> {
     futures::stream::unfold(changes, |mut changes| async move {
         let item = changes.next().await?;
-        // A version is the plugin's own text; what cannot be in a header cannot be an id.
-        let id = changes.position().to_string();
-        let id = (!id.contains(char::is_control)).then_some(id);
+        let id = Some(changes.position().to_string());
         let positioned = item
             .map_err(Failure::from)
             .map(|event| Positioned { event: convert::event(event), id });

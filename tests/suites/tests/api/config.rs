@@ -20,6 +20,7 @@ use pintle_test_suites::within;
 use crate::served::{Served, request};
 
 const KEYS: &str = "/v1/backends/main/config/keys";
+const FROM_FIRST: &str = "/v1/backends/main/config/watch?prefix=w&from_version=1";
 
 async fn put(config: &Config, key: &str, value: &str) -> Result<String> {
     match config.put(Put::new(key, value.to_owned())).await? {
@@ -319,9 +320,34 @@ async fn a_watch_from_a_version_begins_after_it_and_a_lost_connection_repeats_no
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_from_a_version_is_refused_where_the_backend_cannot() -> Result<()> {
     let served = Served::new().await?;
-    let target = "/v1/backends/main/config/watch?prefix=w&from_version=1";
-    let problem = served.get(target).await?.problem()?;
+    let problem = served.get(FROM_FIRST).await?.problem()?;
     assert_eq!(problem.code(), "unsupported");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_in_a_watch_from_a_version_that_cannot_be_read_is_refused() -> Result<()> {
+    let served = Served::local().await?;
+    for id in ["a.7", "0@", "é"] {
+        let mut watch = request(Method::GET, FROM_FIRST, "")?;
+        let header = HeaderValue::from_bytes(id.as_bytes())?;
+        watch.headers_mut().insert("last-event-id", header);
+        let problem = served.send(watch).await?.problem()?;
+        assert_eq!((problem.status, problem.code()), (400, "invalid"), "{id}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_a_snapshot_half_way_gets_another() -> Result<()> {
+    let served = Served::local().await?;
+    put(&served.client().config("main"), "w/a", "1").await?;
+    let text = served.events(FROM_FIRST, Some("snapshot"), "snapshot-end").await?;
+    let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!(names, ["resync", "snapshot-begin", "put", "snapshot-end"], "{text}");
+    let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids.len(), 4, "{text}");
+    assert!(ids[..3].iter().all(|id| *id == "snapshot") && ids[3].starts_with("0@"), "{text}");
     Ok(())
 }
 
