@@ -27,8 +27,8 @@ pub(crate) struct Limits {
     pub(crate) calls_running_max: usize,
     /// Calls waiting in the queue; more are refused as busy.
     pub(crate) calls_queued_max: usize,
-    /// Longest run without returning to the event loop, in epoch ticks.
-    pub(crate) unyielded_ticks_max: u32,
+    /// Longest run without returning to the event loop, in processor time.
+    pub(crate) unyielded_max: Duration,
     /// Bytes copied out of the guest by one host call. An OTLP batch is the largest.
     pub(crate) hostcall_bytes: usize,
     /// Component-model handles.
@@ -85,7 +85,7 @@ impl Default for Limits {
             stop_timeout: Duration::from_secs(5),
             calls_running_max: 1024,
             calls_queued_max: 1024,
-            unyielded_ticks_max: 200,
+            unyielded_max: Duration::from_secs(1),
             hostcall_bytes: 16 << 20,
             handles_max: 10_000,
             table_elements: 100_000,

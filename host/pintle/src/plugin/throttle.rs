@@ -3,7 +3,10 @@
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     task::Poll,
     time::{Duration, Instant},
 };
@@ -11,6 +14,7 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Sleep, sleep};
 
+use super::limits::EPOCH_TICK;
 use crate::settings::CpuShare;
 
 /// How much may be used at once after a rest, in seconds of the share.
@@ -23,8 +27,13 @@ const TELL_PERIOD: Duration = Duration::from_secs(60);
 /// core over time: while it owes, it is not polled.
 ///
 /// A run of the guest is cut by the epoch, so what it owes at most is one tick and one host call.
-/// Its deadlines go on meanwhile.
-pub(super) async fn throttle<F: Future>(share: CpuShare, backend: Arc<str>, store: F) -> F::Output {
+/// `meters` tell how long it ran and for how long it was held back.
+pub(super) async fn throttle<F: Future>(
+    share: CpuShare,
+    backend: Arc<str>,
+    meters: Meters,
+    store: F,
+) -> F::Output {
     // A store has one thread at a time, so it never takes more than this.
     if share >= CpuShare::WHOLE_CORE {
         return store.await;
@@ -40,10 +49,12 @@ pub(super) async fn throttle<F: Future>(share: CpuShare, backend: Arc<str>, stor
                 return Poll::Pending;
             }
             pause = None;
+            meters.held_back.end(Instant::now());
         }
         let before = thread_time();
         let polled = store.as_mut().poll(context);
         let used = thread_time().saturating_sub(before);
+        meters.unyielded.add(used);
         let now = Instant::now();
         if let (Poll::Pending, Some(owed)) = (&polled, budget.take(used, now)) {
             if told.is_none_or(|at| now.duration_since(at) >= TELL_PERIOD) {
@@ -57,11 +68,82 @@ pub(super) async fn throttle<F: Future>(share: CpuShare, backend: Arc<str>, stor
             let mut sleep = Box::pin(sleep(owed));
             if sleep.as_mut().poll(context).is_pending() {
                 pause = Some(sleep);
+                meters.held_back.begin(now);
             }
         }
         polled
     })
     .await
+}
+
+/// What others are told of a store that is held back.
+pub(super) struct Meters {
+    pub(super) unyielded: Arc<Unyielded>,
+    pub(super) held_back: Arc<HeldBack>,
+}
+
+/// For how long a guest has run without returning to its event loop.
+pub(crate) struct Unyielded {
+    nanos: AtomicU64,
+    /// What a tick stands for. A store that is not held back runs from one to the next; of one
+    /// that is, the throttle adds what each run took.
+    tick: Duration,
+}
+
+impl Unyielded {
+    pub(super) fn new(share: CpuShare) -> Self {
+        let tick = if share >= CpuShare::WHOLE_CORE { EPOCH_TICK } else { Duration::ZERO };
+        Self { nanos: AtomicU64::new(0), tick }
+    }
+
+    /// Counts a tick, and answers the time so far.
+    pub(super) fn tick(&self) -> Duration {
+        self.add(self.tick);
+        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+    }
+
+    pub(super) fn reset(&self) {
+        self.nanos.store(0, Ordering::Relaxed);
+    }
+
+    fn add(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+}
+
+/// For how long a store was held back. Who waits for it does not count that against the plugin.
+#[derive(Debug, Default)]
+pub(super) struct HeldBack(Mutex<Pauses>);
+
+#[derive(Debug, Default)]
+struct Pauses {
+    over: Duration,
+    since: Option<Instant>,
+}
+
+impl HeldBack {
+    /// All pauses up to `now` together.
+    pub(super) fn total(&self, now: Instant) -> Duration {
+        let pauses = self.lock();
+        let present = pauses.since.map(|since| now.saturating_duration_since(since));
+        pauses.over + present.unwrap_or_default()
+    }
+
+    fn begin(&self, now: Instant) {
+        self.lock().since = Some(now);
+    }
+
+    fn end(&self, now: Instant) {
+        let mut pauses = self.lock();
+        if let Some(since) = pauses.since.take() {
+            pauses.over += now.saturating_duration_since(since);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Pauses> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A bucket of processor time that fills at the rate of the share.
@@ -111,6 +193,25 @@ mod tests {
         Duration::from_millis(ms)
     }
 
+    fn meters_of(share: CpuShare) -> Meters {
+        Meters { unyielded: Arc::new(Unyielded::new(share)), held_back: Arc::default() }
+    }
+
+    #[test]
+    fn a_run_is_measured_by_ticks_or_by_the_time_that_its_slices_took() {
+        let whole = Unyielded::new(CpuShare::WHOLE_CORE);
+        whole.tick();
+        assert_eq!(whole.tick(), EPOCH_TICK * 2);
+        whole.reset();
+        assert_eq!(whole.tick(), EPOCH_TICK);
+
+        let part = Unyielded::new(QUARTER);
+        part.add(ms(2));
+        assert_eq!(part.tick(), ms(2));
+        part.add(ms(3));
+        assert_eq!(part.tick(), ms(5));
+    }
+
     #[test]
     fn after_a_rest_a_burst_is_free_and_what_is_over_is_waited_for() {
         let start = Instant::now();
@@ -145,7 +246,9 @@ mod tests {
     async fn a_greedy_future_is_polled_only_as_often_as_it_may_and_a_quiet_one_is_not_delayed() {
         let share = CpuShare::from_millis_per_second(20);
         let begin = Instant::now();
-        let greedy = throttle(share, "greedy".into(), async {
+        let meters = meters_of(share);
+        let held = Arc::clone(&meters.held_back);
+        let greedy = throttle(share, "greedy".into(), meters, async {
             for _ in 0..40 {
                 let begun = thread_time();
                 while thread_time() - begun < ms(1) {}
@@ -155,11 +258,13 @@ mod tests {
         greedy.await;
         // 20 ms are free, the rest takes a second.
         assert!(begin.elapsed() >= ms(900), "{:?}", begin.elapsed());
+        let total = held.total(Instant::now());
+        assert!(total >= ms(800) && total <= begin.elapsed(), "{total:?}");
         let woken = async {
             let (tell, told) = tokio::sync::oneshot::channel();
             tokio::spawn(async move { tell.send(7) });
             told.await
         };
-        assert_eq!(throttle(share, "quiet".into(), woken).await, Ok(7));
+        assert_eq!(throttle(share, "quiet".into(), meters_of(share), woken).await, Ok(7));
     }
 }
