@@ -4,10 +4,10 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use serde::{Deserialize, Serialize};
 
 /// What the file says.
@@ -33,7 +33,7 @@ pub(crate) enum State {
     /// It answers.
     #[default]
     Serving,
-    /// It answers no more, and lets go of what it has.
+    /// It answers no more, and lets go of the data.
     Stopping,
 }
 
@@ -46,12 +46,6 @@ impl Record {
             started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or_default(),
             state,
         }
-    }
-
-    /// Whether its process lives. The file stays behind when a server is killed.
-    pub(crate) fn is_alive(&self) -> bool {
-        // Zero and below would name groups of processes.
-        self.pid > 0 && !matches!(kill(Pid::from_raw(self.pid), None), Err(Errno::ESRCH))
     }
 }
 
@@ -66,6 +60,34 @@ pub(crate) fn read(data_root: &Path) -> Option<Record> {
     serde_json::from_slice(&text).ok()
 }
 
+/// Whether a server has this data directory, whatever the file says: that stays behind when a server
+/// is killed.
+pub(crate) fn is_reserved(data_root: &Path) -> Result<bool, RuntimeFileError> {
+    let path = lock_path(data_root);
+    let unreadable = |source| RuntimeFileError::Unusable { path: path.clone(), source };
+    let lock = match File::open(&path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // Another user's server is named by its address; without that this is not about its data.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+        Err(error) => return Err(unreadable(error)),
+    };
+    // Given back at once, with the file.
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(unreadable(error)),
+    }
+}
+
+fn lock_path(data_root: &Path) -> PathBuf {
+    path(data_root).with_file_name("server.lock")
+}
+
+/// A command that looks has the lock for a moment, and must not keep a server from starting.
+const ATTEMPTS_MAX: u32 = 20;
+const ATTEMPT_PERIOD: Duration = Duration::from_millis(10);
+
 /// Why there is no runtime file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeFileError {
@@ -75,9 +97,9 @@ pub(crate) enum RuntimeFileError {
          its own", .0.as_ref().map(|r| format!(", process {} at {}", r.pid, r.url)).unwrap_or_default()
     )]
     Taken(Option<Record>),
-    /// It cannot be written.
+    /// It cannot be read or written.
     #[error("{}: {source}", path.display())]
-    Unwritable {
+    Unusable {
         /// Which file or folder.
         path: PathBuf,
         /// What the system said.
@@ -97,16 +119,19 @@ impl Reservation {
     pub(crate) fn of(data_root: &Path) -> Result<Self, RuntimeFileError> {
         let path = path(data_root);
         let folder = path.parent().unwrap_or(data_root);
-        let lock_path = folder.join("server.lock");
+        let lock_path = lock_path(data_root);
         let opened = fs::create_dir_all(folder)
             .and_then(|()| File::options().create(true).append(true).open(&lock_path));
-        let unwritable = |source| RuntimeFileError::Unwritable { path: lock_path.clone(), source };
-        let lock = opened.map_err(unwritable)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock }),
-            Err(TryLockError::WouldBlock) => Err(RuntimeFileError::Taken(read(data_root))),
-            Err(TryLockError::Error(error)) => Err(unwritable(error)),
+        let unusable = |source| RuntimeFileError::Unusable { path: lock_path.clone(), source };
+        let lock = opened.map_err(unusable)?;
+        for _ in 0..ATTEMPTS_MAX {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { path, lock }),
+                Err(TryLockError::WouldBlock) => thread::sleep(ATTEMPT_PERIOD),
+                Err(TryLockError::Error(error)) => return Err(unusable(error)),
+            }
         }
+        Err(RuntimeFileError::Taken(read(data_root)))
     }
 
     /// Writes the file.
@@ -139,7 +164,7 @@ impl RuntimeFile {
             .map_err(io::Error::other)
             .and_then(|text| fs::write(&draft, text))
             .and_then(|()| fs::rename(&draft, path))
-            .map_err(|source| RuntimeFileError::Unwritable { path: draft, source })
+            .map_err(|source| RuntimeFileError::Unusable { path: draft, source })
     }
 }
 
@@ -169,9 +194,10 @@ mod tests {
         assert_eq!(read(root.path()), Some(ours.clone()));
         file.turn(State::Serving).unwrap();
         assert_eq!(read(root.path()).map(|record| record.state), Some(State::Serving));
-        assert!(ours.is_alive());
+        assert!(is_reserved(root.path()).unwrap());
         drop(file);
         assert_eq!(read(root.path()), None);
+        assert!(!is_reserved(root.path()).unwrap());
         assert!(Reservation::of(root.path()).is_ok());
     }
 
@@ -187,13 +213,18 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_process_is_told_from_a_living_one() {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        child.wait().unwrap();
-        assert!(!record(pid).is_alive());
-        assert!(!record(0).is_alive());
-        assert!(!record(-1).is_alive());
+    fn commands_that_look_do_not_keep_a_server_from_starting() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!is_reserved(root.path()).unwrap());
+        drop(Reservation::of(root.path()).unwrap());
+        let look = File::open(lock_path(root.path())).unwrap();
+        look.try_lock_shared().unwrap();
+        let looking = thread::spawn(move || {
+            thread::sleep(ATTEMPT_PERIOD * 3);
+            drop(look);
+        });
+        assert!(Reservation::of(root.path()).is_ok());
+        looking.join().unwrap();
     }
 
     #[test]

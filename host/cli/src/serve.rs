@@ -3,7 +3,6 @@
 use std::{
     io::{self, IsTerminal},
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
 };
 
 use anyhow::Context;
@@ -65,18 +64,17 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     file.turn(State::Serving)?;
     greet(global, &url)?;
 
-    let file = Mutex::new(file);
     let stop = async {
         let signal = signals.next().await;
         tracing::info!(%signal, "stopping; once more to stop at once");
-        let turned = file.lock().unwrap_or_else(PoisonError::into_inner).turn(State::Stopping);
-        if let Err(error) = turned {
-            tracing::warn!(%error, "commands do not see that this server stops");
-        }
     };
     let mut again = Signals::to_end()?;
     let graceful = async {
         let served = api.serve(listener, stop).await;
+        // Not before: until here it answers those who still have to release what they hold.
+        if let Err(error) = file.turn(State::Stopping) {
+            tracing::warn!(%error, "commands do not see that this server stops");
+        }
         pintle.shutdown().await;
         served
     };

@@ -72,47 +72,37 @@ const QUIET_MAX: Duration = Duration::from_millis(500);
 /// How often it looks.
 const LOOK_PERIOD: Duration = Duration::from_millis(25);
 
+/// The server on the data directory, waiting while it is starting or stopping: until it serves it
+/// cannot be asked, and nobody else can have the data.
 async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
     if let Some(url) = &global.server {
         return Ok(Some(Client::http(url)?));
     }
     let settings = global.load_settings()?;
     let root = settings.data_root()?;
-    let Some(record) = settled(&root).await? else { return Ok(None) };
-    let client = Client::http(&record.url)
-        .with_context(|| format!("in {}", runtime_file::path(&root).display()))?;
-    match client.admin().liveness().await {
-        Ok(liveness) if i32::try_from(liveness.pid).ok() == Some(record.pid) => Ok(Some(client)),
-        Ok(_) => Ok(None),
-        // Its number may have gone to another process since.
-        Err(error) => {
-            tracing::info!(url = record.url, %error, "no server answers where one ran last");
-            Ok(None)
-        }
-    }
-}
-
-/// The server on this data directory, waiting while it is starting or stopping: until it serves it
-/// cannot be asked, and nobody else can have the data.
-async fn settled(root: &Path) -> anyhow::Result<Option<Record>> {
     let begun = Instant::now();
     let mut told = false;
-    loop {
-        let Some(record) = runtime_file::read(root) else { return Ok(None) };
-        if !record.is_alive() {
-            tracing::info!(pid = record.pid, "the server that ran here last is gone");
-            return Ok(None);
-        }
-        let doing = match record.state {
-            State::Serving => return Ok(Some(record)),
-            // It listens from the beginning; another process with its number does not.
-            State::Starting if !listens(&record).await => return Ok(None),
-            State::Starting => "starting",
-            State::Stopping => "stopping",
+    while runtime_file::is_reserved(&root)? {
+        let record = runtime_file::read(&root);
+        let doing = match &record {
+            Some(record) if record.state == State::Serving => {
+                if let Some(client) = answering(&root, record).await? {
+                    return Ok(Some(client));
+                }
+                // It began to stop a moment ago, or this is what a killed one left behind.
+                "not answering"
+            }
+            Some(Record { state: State::Stopping, .. }) => "stopping",
+            _ => "starting",
         };
-        let server = format!("the server on {} (process {})", root.display(), record.pid);
+        let process = record.map(|record| format!(" (process {})", record.pid)).unwrap_or_default();
+        let server = format!("the server on {}{process}", root.display());
         if begun.elapsed() >= CHANGE_MAX {
-            let text = format!("{server} is still {doing} after {} s", CHANGE_MAX.as_secs());
+            let text = format!(
+                "{server} is still {doing} after {} s: stop that process, name another server by \
+                 --server, or use another `data_dir`",
+                CHANGE_MAX.as_secs()
+            );
             return Err(Failure::error(Exit::FAILED, text));
         }
         if begun.elapsed() >= QUIET_MAX && !std::mem::replace(&mut told, true) {
@@ -120,9 +110,22 @@ async fn settled(root: &Path) -> anyhow::Result<Option<Record>> {
         }
         tokio::time::sleep(LOOK_PERIOD).await;
     }
+    Ok(None)
 }
 
-async fn listens(record: &Record) -> bool {
-    let address = record.url.trim_start_matches("http://");
-    tokio::net::TcpStream::connect(address).await.is_ok()
+/// A client of the server, if it answers.
+async fn answering(root: &Path, record: &Record) -> anyhow::Result<Option<Client>> {
+    let client = Client::http(&record.url)
+        .with_context(|| format!("in {}", runtime_file::path(root).display()))?;
+    match client.admin().liveness().await {
+        Ok(liveness) if i32::try_from(liveness.pid).ok() == Some(record.pid) => Ok(Some(client)),
+        Ok(liveness) => {
+            tracing::info!(url = record.url, pid = liveness.pid, "another server answers there");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::info!(url = record.url, %error, "the server does not answer");
+            Ok(None)
+        }
+    }
 }
