@@ -28,7 +28,8 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 }
 
 async fn check(global: &Global) -> anyhow::Result<Exit> {
-    let settings = global.load_settings()?;
+    let mut settings = global.load_settings()?;
+    settings.ensure_backend()?;
     let warnings = Pintle::check(&settings).await?;
     if global.is_json() {
         let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();

@@ -124,14 +124,17 @@ impl Pintle {
     /// starting them: their plugins' files, secrets, certificates, and what is set for the plugins
     /// against the plugins' own schemas. Answers what the operator should know although it works.
     ///
-    /// A plugin whose file is not there is a warning: it may be put there later.
+    /// A plugin whose file is not there is a warning, since it may be put there later; unless its
+    /// backend is required.
     ///
     /// # Errors
     ///
     /// Everything with which a backend would be refused, where it was written.
     pub async fn check(settings: &Settings) -> Result<Vec<Problem>, StartError> {
         let engine = Engine::start().map_err(|error| StartError::Engine(format!("{error:#}")))?;
-        let Found { problems, warnings } = check_backends(settings, &engine).await;
+        let mut settings = settings.clone();
+        settings.ensure_backend()?;
+        let Found { problems, warnings } = check_backends(&settings, &engine).await;
         if problems.is_empty() { Ok(warnings) } else { Err(SettingsError { problems }.into()) }
     }
 

@@ -57,7 +57,9 @@ async fn check(
         Ok(plugin) => plugin,
         Err(error @ (PluginFileError::Missing { .. } | PluginFileError::Directory { .. })) => {
             let text = format!("{error}; so its settings cannot be checked");
-            return found.warnings.push(settings.problem_of(name, &["plugin"], text));
+            let problem = settings.problem_of(name, &["plugin"], text);
+            let found = if backend.required { &mut found.problems } else { &mut found.warnings };
+            return found.push(problem);
         }
         Err(error) => {
             let key = match error {

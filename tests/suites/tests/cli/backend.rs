@@ -74,6 +74,15 @@ async fn what_is_set_for_a_plugin_is_checked_against_what_it_takes() -> Result<(
     for part in ["warning: ", "pintle.toml:2: backends.main.plugin: ", "etcd.wasm", "local"] {
         assert!(no_file.stderr.contains(part), "{no_file:?}");
     }
+    let required = check("[backends.main]\nplugin = \"etcd\"\nrequired = true\n").await?;
+    assert_eq!(required.code, Some(2), "{required:?}");
+    assert!(required.stderr.contains("pintle.toml:2: backends.main.plugin: "), "{required:?}");
+    // Without any backend the host uses one of its own, which is checked as well.
+    assert!(check("").await?.text()?.contains("backends: local"));
+    std::fs::write(shell.plugins_dir().join("local.wasm"), "no component")?;
+    let broken = check("").await?;
+    assert_eq!(broken.code, Some(2), "{broken:?}");
+    assert!(broken.stderr.contains("local.wasm"), "{broken:?}");
     assert!(!shell.data_dir().exists(), "a check leaves nothing behind");
     Ok(())
 }
