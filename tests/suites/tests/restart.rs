@@ -1,6 +1,6 @@
 //! What happens when a plugin traps, spins, hangs or eats memory.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
@@ -104,6 +104,28 @@ async fn a_plugin_that_computes_all_the_time_is_held_back_and_goes_on() -> Resul
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_not_ended_for_what_it_cannot_do_while_it_is_held_back() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/memory"])?;
+    let pintle = sandbox
+        .start(
+            "[backends.limited]\nplugin = \"memory\"\nlimits = { cpu = \"20ms/s\", call = \"100ms\" }\n",
+        )
+        .await?;
+    let config = pintle.config("limited")?;
+    // A run of some 100 ms is spread over five seconds; the grace is one.
+    let begun = Instant::now();
+    let error = within("the end of the run", config.get("do/run")).await?.err();
+    assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(error.is_none_or(|error| error.code() == "timeout"));
+    let status = pintle.backend("limited")?;
+    assert_eq!((status.state, status.restarts), (BackendState::Serving, 0), "{}", status.reason);
+    let patient = config.with_timeout(Duration::from_secs(10));
+    within("an answer", patient.put(Put::new("a", "1"))).await??;
+    assert_eq!(pintle.backend("limited")?.restarts, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_never_returns_is_ended_by_the_plugins_own_deadline() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let error = pintle.config("main")?.get("do/hang").await.unwrap_err();
@@ -153,6 +175,36 @@ async fn registrations_are_there_again_after_the_plugin_ended() -> Result<()> {
     })
     .await?;
     assert_eq!(registry.instances("web", None, 0, None).await?.instances.len(), 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_again_and_again_holds_up_nothing_else() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let config = pintle.config("main")?;
+    let instance = Instance::new("denied-later", "1", "127.0.0.1", 80);
+    let RegisterOutcome::Registered(registration) =
+        pintle.registry("main")?.register(instance, Duration::from_secs(5)).await?
+    else {
+        bail!("not registered")
+    };
+    let mut watch = config.watch(Target::Prefix("w".into())).await?;
+    for _ in 0..2 {
+        within("the snapshot", watch.next()).await?.context("the watch ended")??;
+    }
+    config.get("do/checkpoint").await?;
+    config.get("do/panic").await.unwrap_err();
+    serving_again(&pintle, 1).await?;
+    within("the refusal", async {
+        let told = |reason: &str| reason.contains("denied");
+        while !matches!(registration.status(), RegistrationStatus::Lost(why) if told(&why)) {
+            registration.changed().await;
+        }
+    })
+    .await?;
+    config.put(Put::new("w/a", "1")).await?;
+    let follows = |event: &WatchEvent| matches!(event, WatchEvent::Put { .. });
+    while !follows(&within("the change", watch.next()).await?.context("the watch ended")??) {}
     Ok(())
 }
 
@@ -253,6 +305,7 @@ async fn a_successor_gets_the_last_checkpoint() -> Result<()> {
 async fn a_plugin_that_ends_again_and_again_is_quarantined() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let config = pintle.config("main")?.with_timeout(Duration::from_secs(10));
+    let watch = config.watch(Target::Prefix("w".into())).await?;
     within("the quarantine", async {
         while pintle.backend("main")?.state != BackendState::Quarantined {
             config.get("do/panic").await.unwrap_err();
@@ -264,5 +317,41 @@ async fn a_plugin_that_ends_again_and_again_is_quarantined() -> Result<()> {
     assert_eq!(error.code(), "not-running");
     assert!(error.to_string().contains("quarantined: its plugin ended"), "{error}");
     assert!(pintle.config("victim")?.get("a").await?.is_none());
+    // Nothing will come any more, and whoever follows something is told.
+    for mut watch in [watch, config.watch(Target::Prefix("w".into())).await?] {
+        let error = within("the end of the watch", async {
+            loop {
+                match watch.next().await {
+                    Some(Err(error)) => break Some(error),
+                    Some(Ok(_)) => {}
+                    None => break None,
+                }
+            }
+        })
+        .await?
+        .context("an error")?;
+        assert_eq!(error.code(), "not-running", "{error}");
+        assert!(error.to_string().contains("quarantined"), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_waits_for_its_data_while_another_process_has_it() -> Result<()> {
+    let sandbox = Sandbox::new(&["plugins/local"])?;
+    let data_dir = sandbox.path().join("local").display().to_string();
+    let settings = format!("[backends.main]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n");
+    let first = sandbox.start(&settings).await?;
+    first.config("main")?.put(Put::new("a", "1")).await?;
+    let second = sandbox.start(&settings).await?;
+    let status = second.backend("main")?;
+    assert_eq!((status.state, status.restarts), (BackendState::Restarting, 0));
+    let holder = format!("in use by process {}", std::process::id());
+    assert!(status.reason.contains(&holder), "{}", status.reason);
+    let error = second.config("main")?.with_timeout(Duration::from_millis(10)).get("a").await;
+    assert!(error.unwrap_err().to_string().contains(&holder));
+    first.shutdown().await;
+    serving_again(&second, 0).await?;
+    assert!(second.config("main")?.get("a").await?.is_some());
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{backend::Backend, made::Made};
 use crate::{
@@ -143,19 +143,19 @@ impl<K: Watched> Feed<K> {
     /// Opens the watch on the incarnation that serves. An error ends it for all its users.
     async fn open(&self, backend: &Backend) {
         // It may take as long as the backend takes to come up: reopening does the same.
-        while let Err(error) = K::open(backend, &self.made, self.id, self.target.clone()).await {
-            if !error.is_transient() {
-                self.mirror.apply(Upstream::Ended(error));
-                return;
+        let attempt = move || async move {
+            let opened = K::open(backend, &self.made, self.id, self.target.clone()).await;
+            if let Err(error) = &opened {
+                self.mirror.interrupt(error.to_string().into());
             }
-            self.mirror.interrupt(error.to_string().into());
-            tokio::time::sleep(error.retry_after().unwrap_or(REOPEN_PAUSE)).await;
+            opened
+        };
+        let is_over = || self.mirror.end().is_some();
+        if let Err(error) = backend.open_patiently(attempt, is_over).await {
+            self.mirror.apply(Upstream::Ended(error));
         }
     }
 }
-
-/// Between attempts to open a watch on a backend that does not run.
-const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 
 impl<K: Watched> Feeds<K> {
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Mirror<K::Value>>> {
@@ -178,12 +178,11 @@ impl<K: Watched> Feeds<K> {
         }
     }
 
-    /// Opens every watch again on a new incarnation.
+    /// Opens every watch again on a new incarnation, each on its own.
     pub(crate) async fn reopen(&self, backend: &Backend) {
         let feeds: Vec<_> = self.lock().iter().map(|slot| Arc::clone(&slot.feed)).collect();
-        for feed in feeds.iter().filter(|feed| feed.mirror.end().is_none()) {
-            feed.open(backend).await;
-        }
+        let open = feeds.iter().map(|feed| feed.open(backend));
+        open.collect::<FuturesUnordered<_>>().collect::<()>().await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Slot<K>>> {

@@ -5,12 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
+
 use super::{
     actor::{CallFailure, Incarnation, Operation},
-    backend::{Backend, BackendState, Serving},
+    backend::{Backend, BackendState, Serving, pause_after},
     bindings::lifecycle,
     convert,
-    data_dir::DataDir,
+    data_dir::{DataDir, DataDirError},
     engine::StoreOptions,
     file::PluginFileError,
     http::HttpOptions,
@@ -21,6 +23,7 @@ use super::{
     },
     output::LastWords,
     pump,
+    routes::LockWatchRoute,
     tls::TlsSetting,
 };
 use crate::{
@@ -37,6 +40,9 @@ const STOP: Operation = Operation::mutation("lifecycle.stop");
 /// Shortest and longest pause before a plugin is started again.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// How often a data directory that another process has is tried.
+const DATA_DIR_PERIOD: Duration = Duration::from_millis(100);
 
 /// How often a plugin may end before its backend is quarantined, and how fast it may again.
 const RESTARTS_MAX: u32 = 8;
@@ -77,7 +83,7 @@ pub(crate) async fn supervise(backend: Arc<Backend>) {
     supervisor.run().await;
     let backend = supervisor.backend;
     backend.publish(BackendState::Stopped, "");
-    backend.routes.end_watches(&Refusal::ShuttingDown.into());
+    backend.end_watches();
 }
 
 struct Supervisor {
@@ -106,6 +112,7 @@ impl Supervisor {
                     tracing::error!(backend = &*self.backend.name, reason, "backend refused");
                     self.backend.publish(BackendState::Refused, &reason);
                     self.let_go(&reason.into());
+                    self.backend.end_watches();
                     return self.stopped().await;
                 }
                 Err(StartFailure::Passing(reason)) => reason,
@@ -115,6 +122,7 @@ impl Supervisor {
                     format!("its plugin ended {RESTARTS_MAX} times in a row, last: {reason}");
                 tracing::error!(backend = &*self.backend.name, reason, "backend quarantined");
                 self.backend.publish(BackendState::Quarantined, &reason);
+                self.backend.end_watches();
                 return self.stopped().await;
             };
             tracing::warn!(
@@ -197,7 +205,7 @@ impl Supervisor {
         let plugin = loader.load(&settings.plugin, settings.sha256.as_deref()).await?;
         backend.set_plugin(&plugin);
         let Prepared { options, scrubber, network } = prepare(&backend, &plugin)?;
-        self.grant_data_dir(&plugin)?;
+        self.grant_data_dir(&plugin).await?;
 
         let last_words = LastWords::default();
         let store = backend
@@ -232,7 +240,9 @@ impl Supervisor {
         Ok(serving)
     }
 
-    fn grant_data_dir(&mut self, plugin: &Plugin) -> Result<(), StartFailure> {
+    /// Takes the plugin's directory, waiting while another process has it: a server that stops, or
+    /// a command.
+    async fn grant_data_dir(&mut self, plugin: &Plugin) -> Result<(), StartFailure> {
         if !plugin.info.data_directory || self.data_dir.is_some() {
             return Ok(());
         }
@@ -240,9 +250,26 @@ impl Supervisor {
         let Some(path) = &self.backend.settings.data_dir else {
             return Err(StartFailure::Final(missing_data_dir(name, plugin)));
         };
-        let opened = DataDir::open(path).map_err(|error| StartFailure::Final(error.to_string()))?;
-        self.data_dir = Some(opened);
-        Ok(())
+        let mut told = false;
+        loop {
+            match DataDir::open(path) {
+                Ok(opened) => {
+                    self.data_dir = Some(opened);
+                    return Ok(());
+                }
+                Err(error @ DataDirError::InUse { .. }) => {
+                    if !std::mem::replace(&mut told, true) {
+                        let reason = error.to_string();
+                        tracing::warn!(backend = &**name, reason, "backend waits for its data");
+                        self.backend.publish_wait(&reason);
+                    }
+                    tokio::time::sleep(DATA_DIR_PERIOD).await;
+                }
+                Err(error @ DataDirError::Io { .. }) => {
+                    return Err(StartFailure::Final(error.to_string()));
+                }
+            }
+        }
     }
 }
 
@@ -346,35 +373,44 @@ fn explain(failure: CallFailure, serving: &Serving) -> StartFailure {
     }
 }
 
-/// Asks a new incarnation for everything that users have open.
+/// Asks a new incarnation for everything that users have open: each on its own, because one that
+/// is refused again and again must not hold up the others.
 async fn repeat_requests(backend: Arc<Backend>) {
-    for (_, registration) in backend.routes.registrations.all() {
-        if !registration.is_over() {
-            register_again(&backend, &registration).await;
-        }
-    }
-    for (_, tail) in backend.routes.tails.all() {
-        tail.reopen(&backend).await;
-    }
-    backend.routes.config.reopen(&backend).await;
-    backend.routes.instances.reopen(&backend).await;
-    for (id, watch) in backend.routes.lock_watches.all() {
-        if let Err(error) = backend.lock_watch(id, &watch).await {
-            watch.state.send_replace(Some(Err(error)));
-        }
+    let routes = &backend.routes;
+    let (registrations, tails) = (routes.registrations.all(), routes.tails.all());
+    let lock_watches = routes.lock_watches.all();
+    let registering = registrations.iter().map(|(_, record)| register_again(&backend, record));
+    let registering: FuturesUnordered<_> = registering.collect();
+    let following: FuturesUnordered<_> =
+        tails.iter().map(|(_, tail)| tail.reopen(&backend)).collect();
+    let watching = lock_watches.iter().map(|(id, watch)| watch_lock_again(&backend, *id, watch));
+    let watching: FuturesUnordered<_> = watching.collect();
+    tokio::join!(
+        registering.collect::<()>(),
+        following.collect::<()>(),
+        watching.collect::<()>(),
+        routes.config.reopen(&backend),
+        routes.instances.reopen(&backend),
+    );
+}
+
+async fn watch_lock_again(backend: &Backend, id: u64, watch: &Arc<LockWatchRoute>) {
+    let _permit = backend.routes.openings.acquire().await;
+    if let Err(error) = backend.lock_watch(id, watch).await {
+        watch.state.send_replace(Some(Err(error)));
     }
 }
 
 async fn register_again(backend: &Backend, registration: &Arc<RegistrationRecord>) {
-    loop {
-        match backend.registry_register(None, registration).await {
-            Ok(_) => return,
-            Err(_) if registration.is_over() => return,
-            Err(error) => {
-                registration.lost(error.to_string().into());
-                // When this incarnation ends too, so does this task.
-                tokio::time::sleep(error.retry_after().unwrap_or(BACKOFF_MAX / 10)).await;
-            }
+    while !registration.is_over() {
+        let permit = backend.routes.openings.acquire().await;
+        let registered = backend.registry_register(None, registration).await;
+        drop(permit);
+        let Err(error) = registered else { return };
+        if !registration.is_over() {
+            registration.lost(error.to_string().into());
+            // When this incarnation ends too, so does this task.
+            tokio::time::sleep(pause_after(&error)).await;
         }
     }
 }

@@ -1,22 +1,19 @@
 //! A watch of its own, from a version on, opened again whenever the plugin or the reader needs it.
 
-use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 
-use super::{backend::Backend, made::Made};
+use super::{backend::Backend, calls::WATCH_CONFIG, made::Made};
 use crate::{
     backlog::{Backlog, Fit},
     config::{ChangePosition, Entry, Target, Version, WatchEvent},
-    error::Error,
+    error::{Error, Refusal},
     mirror::Upstream,
 };
 
-/// Between attempts to open it on a backend that does not run.
-const REOPEN_PAUSE: Duration = Duration::from_millis(500);
+/// Most watches from a version on one backend: each is one upstream, with what waits for its reader.
+pub(super) const TAILS_MAX: usize = 256;
 
 /// The watch, seen from the plugin's side.
 pub(crate) struct Tail {
@@ -34,12 +31,22 @@ struct State {
     id: Option<u64>,
     /// The reader was too far behind: it is opened again when the backlog was read.
     paused: bool,
+    /// Nobody reads any more.
+    abandoned: bool,
+}
+
+impl State {
+    /// Whether it is never opened again.
+    fn is_over(&self) -> bool {
+        self.abandoned || self.backlog.is_over()
+    }
 }
 
 /// The one who reads it. The watch ends with this.
 pub(crate) struct TailUser {
     backend: Arc<Backend>,
     tail: Arc<Tail>,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Tail {
@@ -49,8 +56,9 @@ impl Tail {
         if state.id != Some(id) {
             return;
         }
-        if state.backlog.apply(event) == Fit::Full {
-            state.paused = true;
+        let fit = state.backlog.apply(event);
+        state.paused = fit == Fit::Full;
+        if state.paused || state.is_over() {
             close(backend, &mut state);
         }
         drop(state);
@@ -58,25 +66,31 @@ impl Tail {
     }
 
     /// Prepares an opening: its number, and the version that it continues after; without one it
-    /// begins with a snapshot.
-    pub(super) fn begin(self: &Arc<Self>, backend: &Backend) -> (u64, Option<Version>) {
-        let id = backend.next_id();
+    /// begins with a snapshot. Nothing when it is over.
+    pub(super) fn begin(self: &Arc<Self>, backend: &Backend) -> Option<(u64, Option<Version>)> {
         let mut state = self.lock();
         close(backend, &mut state);
+        if state.is_over() {
+            return None;
+        }
+        let id = backend.next_id();
         state.id = Some(id);
         let from = state.backlog.reopen();
-        drop(state);
         backend.routes.tails.insert(id, self);
-        (id, from)
+        drop(state);
+        Some((id, from))
+    }
+
+    /// Whether opening `id` is still wanted.
+    pub(super) fn is_open(&self, id: u64) -> bool {
+        self.lock().id == Some(id)
     }
 
     /// Opens it again, however long it takes until the backend runs. Another error ends it.
     pub(super) async fn reopen(self: &Arc<Self>, backend: &Backend) {
-        while let Err(error) = backend.config_tail(self).await {
-            if !error.is_transient() {
-                return self.end(error);
-            }
-            tokio::time::sleep(error.retry_after().unwrap_or(REOPEN_PAUSE)).await;
+        let attempt = move || backend.config_tail(self);
+        if let Err(error) = backend.open_patiently(attempt, || self.lock().is_over()).await {
+            self.end(error);
         }
     }
 
@@ -96,13 +110,19 @@ impl TailUser {
     ///
     /// # Errors
     ///
-    /// Those of the plugin, `unsupported` without the feature `watch.from-version`.
+    /// Those of the plugin, `unsupported` without the feature `watch.from-version`, and `exhausted`
+    /// with too many of them.
     pub(crate) async fn open(
         backend: Arc<Backend>,
         target: Target,
         position: ChangePosition,
     ) -> Result<Self, Error> {
-        let state = State { backlog: Backlog::new(position), id: None, paused: false };
+        let place = Arc::clone(&backend.routes.tail_places).try_acquire_owned().map_err(|_| {
+            let what = format!("{TAILS_MAX} watches from a version on this backend");
+            backend.refuse(WATCH_CONFIG, Refusal::Exhausted { what })
+        })?;
+        let backlog = Backlog::new(position);
+        let state = State { backlog, id: None, paused: false, abandoned: false };
         let tail = Arc::new(Tail {
             target,
             made: Made::default(),
@@ -110,7 +130,7 @@ impl TailUser {
             arrived: Notify::new(),
         });
         // First, so that it is closed whatever becomes of the opening.
-        let user = Self { backend, tail };
+        let user = Self { backend, tail, _place: place };
         user.backend.config_tail(&user.tail).await?;
         Ok(user)
     }
@@ -152,7 +172,9 @@ impl TailUser {
 
 impl Drop for TailUser {
     fn drop(&mut self) {
-        close(&self.backend, &mut self.tail.lock());
+        let mut state = self.tail.lock();
+        state.abandoned = true;
+        close(&self.backend, &mut state);
     }
 }
 
