@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::build::{self, Profile, TargetArguments};
+use crate::process;
 use crate::report::timed;
 use crate::target::GuestToolchain;
 use crate::workspace::Workspace;
@@ -24,8 +25,9 @@ pub(crate) struct Arguments {
 const SETTINGS: &str = include_str!("../assets/pintle.toml");
 const UNIT: &str = include_str!("../assets/pintle.service");
 
-/// Files at the repository's root that go along where they exist.
-const ALONG: [&str; 2] = ["README.md", "LICENSE"];
+/// Files of the repository that go along where they exist.
+const ALONG: [&str; 5] =
+    ["README.md", "LICENSE", "docs/operating.md", "docs/settings.md", "docs/security.md"];
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let toolchain = timed("wasm target", || {
@@ -36,6 +38,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
     let plugins = timed("build the plugins", || build::plugins(workspace, &toolchain))?;
     let folder = arguments.out.clone().unwrap_or_else(|| workspace.target.join("dist"));
     assemble(&workspace.root, &folder, &binary, &plugins)?;
+    strip(&folder.join("pintle"))?;
     eprintln!("==> {}", folder.display());
     eprintln!("    try it:  {}/pintle serve --settings {0}/pintle.toml", folder.display());
     eprintln!(
@@ -57,12 +60,25 @@ fn assemble(root: &Path, folder: &Path, binary: &Path, plugins: &[PathBuf]) -> R
         let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    for file in ALONG.map(|name| root.join(name)) {
+    for name in ALONG {
+        let (file, place) = (root.join(name), folder.join(name));
+        let place = place.parent().unwrap_or(folder);
         if file.is_file() {
-            copy(&file, folder)?;
+            fs::create_dir_all(place)
+                .with_context(|| format!("cannot create {}", place.display()))?;
+            copy(&file, place)?;
         }
     }
     Ok(())
+}
+
+/// Takes away what only a debugger needs: most of the file. Names of functions stay.
+fn strip(binary: &Path) -> Result<()> {
+    if !process::is_installed("strip") {
+        eprintln!("    `strip` is not installed (binutils): {} is large", binary.display());
+        return Ok(());
+    }
+    process::run(Command::new("strip").arg("--strip-debug").arg(binary))
 }
 
 /// Copies a file under a temporary name first: the old one may be running.
@@ -82,7 +98,8 @@ mod tests {
     fn the_folder_holds_all_that_an_operator_needs() {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
-        for name in ["pintle", "local.wasm", "README.md"] {
+        fs::create_dir(at("docs")).unwrap();
+        for name in ["pintle", "local.wasm", "README.md", "docs/settings.md"] {
             fs::write(at(name), name).unwrap();
         }
         let out = at("out");
@@ -95,8 +112,13 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         names.sort();
-        assert_eq!(names, ["README.md", "pintle", "pintle.service", "pintle.toml", "plugins"]);
-        assert!(out.join("plugins/local.wasm").is_file());
+        assert_eq!(
+            names,
+            ["README.md", "docs", "pintle", "pintle.service", "pintle.toml", "plugins"]
+        );
+        for file in ["plugins/local.wasm", "docs/settings.md"] {
+            assert!(out.join(file).is_file(), "{file}");
+        }
     }
 
     #[test]

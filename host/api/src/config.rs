@@ -158,6 +158,9 @@ pub struct WatchQuery {
     /// Watch everything below this prefix; empty for everything.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prefix: Option<String>,
+    /// Every change after this version instead of a snapshot first (feature `watch.from-version`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from_version: Option<String>,
 }
 
 /// Query of the history of a key.

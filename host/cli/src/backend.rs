@@ -68,8 +68,10 @@ async fn check(global: &Global, client: &Client, name: Option<String>) -> anyhow
         match admin.check(&name).await {
             Ok(check) => checks.push(check),
             Err(error) if error.problem().is_some() => {
-                eprintln!("{error}");
-                failure = Some(error);
+                // The last one is what this command ends with.
+                if let Some(earlier) = failure.replace(error) {
+                    eprintln!("error: {earlier}");
+                }
             }
             Err(error) => return Err(error.into()),
         }

@@ -12,7 +12,10 @@ use futures::StreamExt;
 use pintle_client::{
     Client,
     api::{
-        config::{Consistency, DeletePrefixQuery, EntriesPage, Entry, Expect, GetQuery, ListQuery},
+        config::{
+            Consistency, DeletePrefixQuery, EntriesPage, Entry, Expect, GetQuery, ListQuery,
+            WatchQuery,
+        },
         event::ConfigEvent,
     },
     config::{Delete, Put, WriteOutcome},
@@ -64,6 +67,9 @@ pub(crate) enum Verb {
         /// Watch everything below the target
         #[arg(long)]
         prefix: bool,
+        /// Every change after this version instead of the present state first
+        #[arg(long, value_name = "VERSION")]
+        from_version: Option<String>,
     },
 }
 
@@ -143,8 +149,10 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
             };
             list(global, client, query, limit).await
         }
-        Verb::Watch { target, prefix } => {
-            watch(global, client, target.unwrap_or_default(), prefix).await
+        Verb::Watch { target, prefix, from_version } => {
+            let target = target.unwrap_or_default();
+            let (key, prefix) = if prefix { (None, Some(target)) } else { (Some(target), None) };
+            watch(global, client, &WatchQuery { key, prefix, from_version }).await
         }
     })
     .await
@@ -282,19 +290,9 @@ async fn list(
     Ok(Exit::OK)
 }
 
-async fn watch(
-    global: &Global,
-    client: &Client,
-    target: String,
-    prefix: bool,
-) -> anyhow::Result<Exit> {
-    let config = client.config(&global.backend);
+async fn watch(global: &Global, client: &Client, query: &WatchQuery) -> anyhow::Result<Exit> {
     let mut signals = Signals::to_end()?;
-    let mut watch = if prefix {
-        config.watch_prefix(&target).await?
-    } else {
-        config.watch_key(&target).await?
-    };
+    let mut watch = client.config(&global.backend).watch(query).await?;
     loop {
         let delivery = tokio::select! {
             delivery = watch.next() => delivery,

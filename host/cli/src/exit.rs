@@ -67,7 +67,9 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
         if let Some(error) = cause.downcast_ref::<ClientError>() {
             return of_client(error);
         }
-        if cause.is::<pintle::settings::SettingsError>() {
+        if cause.is::<pintle::settings::SettingsError>()
+            || matches!(cause.downcast_ref(), Some(pintle::StartError::Settings(_)))
+        {
             return Exit::USAGE;
         }
     }

@@ -26,7 +26,7 @@ use global::Global;
 
 /// Governance for clusters: configuration, registry and locks over any backend that has a plugin.
 #[derive(Debug, Parser)]
-#[command(name = "pintle", version, about, after_help = exit::HELP, max_term_width = 100)]
+#[command(name = "pintle", version, after_help = exit::HELP, max_term_width = 100)]
 #[command(arg_required_else_help = true)]
 struct Arguments {
     #[command(flatten)]

@@ -40,7 +40,8 @@ impl Table {
     }
 
     pub(crate) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.rows.push(cells.into());
+        // Several problems in one text are one line each; a row is one line.
+        self.rows.push(cells.map(|cell| cell.replace('\n', "; ")).into());
     }
 
     /// Prints the table; `empty` instead if it has no rows.

@@ -4,10 +4,10 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    time::{SystemTime, UNIX_EPOCH},
+    thread,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use nix::{errno::Errno, sys::signal::kill, unistd::Pid};
 use serde::{Deserialize, Serialize};
 
 /// What the file says.
@@ -19,22 +19,33 @@ pub(crate) struct Record {
     pub(crate) pid: i32,
     /// When it started, in milliseconds of the Unix epoch.
     pub(crate) started_ms: u64,
+    /// Whether it can be asked.
+    #[serde(default)]
+    pub(crate) state: State,
+}
+
+/// Whether a server can be asked. In any of these it has the data directory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum State {
+    /// It listens already, and will answer.
+    Starting,
+    /// It answers.
+    #[default]
+    Serving,
+    /// It answers no more, and lets go of the data.
+    Stopping,
 }
 
 impl Record {
-    pub(crate) fn of_this_process(url: String) -> Self {
+    pub(crate) fn of_this_process(url: String, state: State) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             url,
             pid: i32::try_from(std::process::id()).unwrap_or_default(),
             started_ms: u64::try_from(since_epoch.as_millis()).unwrap_or_default(),
+            state,
         }
-    }
-
-    /// Whether its process lives. The file stays behind when a server is killed.
-    pub(crate) fn is_alive(&self) -> bool {
-        // Zero and below would name groups of processes.
-        self.pid > 0 && !matches!(kill(Pid::from_raw(self.pid), None), Err(Errno::ESRCH))
     }
 }
 
@@ -49,6 +60,34 @@ pub(crate) fn read(data_root: &Path) -> Option<Record> {
     serde_json::from_slice(&text).ok()
 }
 
+/// Whether a server has this data directory, whatever the file says: that stays behind when a server
+/// is killed.
+pub(crate) fn is_reserved(data_root: &Path) -> Result<bool, RuntimeFileError> {
+    let path = lock_path(data_root);
+    let unreadable = |source| RuntimeFileError::Unusable { path: path.clone(), source };
+    let lock = match File::open(&path) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        // Another user's server is named by its address; without that this is not about its data.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return Ok(false),
+        Err(error) => return Err(unreadable(error)),
+    };
+    // Given back at once, with the file.
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(unreadable(error)),
+    }
+}
+
+fn lock_path(data_root: &Path) -> PathBuf {
+    path(data_root).with_file_name("server.lock")
+}
+
+/// A command that looks has the lock for a moment, and must not keep a server from starting.
+const ATTEMPTS_MAX: u32 = 20;
+const ATTEMPT_PERIOD: Duration = Duration::from_millis(10);
+
 /// Why there is no runtime file.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RuntimeFileError {
@@ -58,9 +97,9 @@ pub(crate) enum RuntimeFileError {
          its own", .0.as_ref().map(|r| format!(", process {} at {}", r.pid, r.url)).unwrap_or_default()
     )]
     Taken(Option<Record>),
-    /// It cannot be written.
+    /// It cannot be read or written.
     #[error("{}: {source}", path.display())]
-    Unwritable {
+    Unusable {
         /// Which file or folder.
         path: PathBuf,
         /// What the system said.
@@ -80,43 +119,62 @@ impl Reservation {
     pub(crate) fn of(data_root: &Path) -> Result<Self, RuntimeFileError> {
         let path = path(data_root);
         let folder = path.parent().unwrap_or(data_root);
-        let lock_path = folder.join("server.lock");
+        let lock_path = lock_path(data_root);
         let opened = fs::create_dir_all(folder)
             .and_then(|()| File::options().create(true).append(true).open(&lock_path));
-        let unwritable = |source| RuntimeFileError::Unwritable { path: lock_path.clone(), source };
-        let lock = opened.map_err(unwritable)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path, lock }),
-            Err(TryLockError::WouldBlock) => Err(RuntimeFileError::Taken(read(data_root))),
-            Err(TryLockError::Error(error)) => Err(unwritable(error)),
+        let unusable = |source| RuntimeFileError::Unusable { path: lock_path.clone(), source };
+        let lock = opened.map_err(unusable)?;
+        for _ in 0..ATTEMPTS_MAX {
+            match lock.try_lock() {
+                Ok(()) => return Ok(Self { path, lock }),
+                Err(TryLockError::WouldBlock) => thread::sleep(ATTEMPT_PERIOD),
+                Err(TryLockError::Error(error)) => return Err(unusable(error)),
+            }
         }
+        Err(RuntimeFileError::Taken(read(data_root)))
     }
 
-    /// Writes the file, at once and as a whole.
-    pub(crate) fn announce(self, record: &Record) -> Result<RuntimeFile, RuntimeFileError> {
-        let draft = self.path.with_extension("json.new");
-        let written = serde_json::to_vec_pretty(record)
-            .map_err(io::Error::other)
-            .and_then(|text| fs::write(&draft, text))
-            .and_then(|()| fs::rename(&draft, &self.path));
-        match written {
-            Ok(()) => Ok(RuntimeFile(self)),
-            Err(source) => Err(RuntimeFileError::Unwritable { path: draft, source }),
-        }
+    /// Writes the file.
+    pub(crate) fn announce(self, record: Record) -> Result<RuntimeFile, RuntimeFileError> {
+        let file = RuntimeFile { reservation: self, record };
+        file.write()?;
+        Ok(file)
     }
 }
 
 /// A file that is taken away when this is dropped.
 #[derive(Debug)]
-pub(crate) struct RuntimeFile(Reservation);
+pub(crate) struct RuntimeFile {
+    reservation: Reservation,
+    record: Record,
+}
+
+impl RuntimeFile {
+    /// Tells that the server is in another state now.
+    pub(crate) fn turn(&mut self, state: State) -> Result<(), RuntimeFileError> {
+        self.record.state = state;
+        self.write()
+    }
+
+    /// At once and as a whole.
+    fn write(&self) -> Result<(), RuntimeFileError> {
+        let path = &self.reservation.path;
+        let draft = path.with_extension("json.new");
+        serde_json::to_vec_pretty(&self.record)
+            .map_err(io::Error::other)
+            .and_then(|text| fs::write(&draft, text))
+            .and_then(|()| fs::rename(&draft, path))
+            .map_err(|source| RuntimeFileError::Unusable { path: draft, source })
+    }
+}
 
 impl Drop for RuntimeFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.0.path) {
-            tracing::warn!(path = %self.0.path.display(), %error, "not removed");
+        if let Err(error) = fs::remove_file(&self.reservation.path) {
+            tracing::warn!(path = %self.reservation.path.display(), %error, "not removed");
         }
         // Given free by closing it in any case.
-        let _ = self.0.lock.unlock();
+        let _ = self.reservation.lock.unlock();
     }
 }
 
@@ -125,18 +183,21 @@ mod tests {
     use super::*;
 
     fn record(pid: i32) -> Record {
-        Record { url: "http://127.0.0.1:1".into(), pid, started_ms: 0 }
+        Record { url: "http://127.0.0.1:1".into(), pid, started_ms: 0, state: State::Serving }
     }
 
     #[test]
     fn the_file_is_found_while_its_server_lives_and_gone_afterwards() {
         let root = tempfile::tempdir().unwrap();
-        let ours = Record::of_this_process("http://127.0.0.1:1".into());
-        let file = Reservation::of(root.path()).unwrap().announce(&ours).unwrap();
+        let ours = Record::of_this_process("http://127.0.0.1:1".into(), State::Starting);
+        let mut file = Reservation::of(root.path()).unwrap().announce(ours.clone()).unwrap();
         assert_eq!(read(root.path()), Some(ours.clone()));
-        assert!(ours.is_alive());
+        file.turn(State::Serving).unwrap();
+        assert_eq!(read(root.path()).map(|record| record.state), Some(State::Serving));
+        assert!(is_reserved(root.path()).unwrap());
         drop(file);
         assert_eq!(read(root.path()), None);
+        assert!(!is_reserved(root.path()).unwrap());
         assert!(Reservation::of(root.path()).is_ok());
     }
 
@@ -146,19 +207,24 @@ mod tests {
         let reservation = Reservation::of(root.path()).unwrap();
         let early = Reservation::of(root.path()).unwrap_err();
         assert!(matches!(early, RuntimeFileError::Taken(None)), "{early}");
-        let _file = reservation.announce(&record(17)).unwrap();
+        let _file = reservation.announce(record(17)).unwrap();
         let text = Reservation::of(root.path()).unwrap_err().to_string();
         assert!(text.contains("process 17 at http://127.0.0.1:1"), "{text}");
     }
 
     #[test]
-    fn a_dead_process_is_told_from_a_living_one() {
-        let mut child = std::process::Command::new("true").spawn().unwrap();
-        let pid = i32::try_from(child.id()).unwrap();
-        child.wait().unwrap();
-        assert!(!record(pid).is_alive());
-        assert!(!record(0).is_alive());
-        assert!(!record(-1).is_alive());
+    fn commands_that_look_do_not_keep_a_server_from_starting() {
+        let root = tempfile::tempdir().unwrap();
+        assert!(!is_reserved(root.path()).unwrap());
+        drop(Reservation::of(root.path()).unwrap());
+        let look = File::open(lock_path(root.path())).unwrap();
+        look.try_lock_shared().unwrap();
+        let looking = thread::spawn(move || {
+            thread::sleep(ATTEMPT_PERIOD * 3);
+            drop(look);
+        });
+        assert!(Reservation::of(root.path()).is_ok());
+        looking.join().unwrap();
     }
 
     #[test]

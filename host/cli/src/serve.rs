@@ -16,7 +16,7 @@ use crate::{
     exit::{self, Exit, Failure},
     global::Global,
     output,
-    runtime_file::{Record, Reservation},
+    runtime_file::{Record, Reservation, State},
     signals::Signals,
 };
 
@@ -52,13 +52,16 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     // Early, because it is likely to fail and leaves nothing behind.
     let listener = bind(settings.server.listen).await?;
     let address = listener.local_addr()?;
+    let url = format!("http://{address}");
+    // Already now: a command that finds the data directory taken waits for this server.
+    let record = Record::of_this_process(url.clone(), State::Starting);
+    let mut file = reservation.announce(record)?;
     let pintle = tokio::select! {
         started = Pintle::builder().settings(settings).start() => started?,
         signal = signals.next() => return Err(exit::ended_by(signal)),
     };
     let api = Api::new(pintle.clone());
-    let url = format!("http://{address}");
-    let file = reservation.announce(&Record::of_this_process(url.clone()))?;
+    file.turn(State::Serving)?;
     greet(global, &url)?;
 
     let stop = async {
@@ -68,7 +71,10 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let mut again = Signals::to_end()?;
     let graceful = async {
         let served = api.serve(listener, stop).await;
-        drop(file);
+        // Not before: until here it answers those who still have to release what they hold.
+        if let Err(error) = file.turn(State::Stopping) {
+            tracing::warn!(%error, "commands do not see that this server stops");
+        }
         pintle.shutdown().await;
         served
     };

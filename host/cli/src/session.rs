@@ -1,11 +1,20 @@
 //! The way to a host: over HTTP to one that runs, or within this process.
 
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+
 use anyhow::Context;
 use pintle::Pintle;
 use pintle_client::Client;
 use pintle_server::Api;
 
-use crate::{global::Global, runtime_file};
+use crate::{
+    exit::{Exit, Failure},
+    global::Global,
+    runtime_file::{self, Record, State},
+};
 
 /// A host to speak to, for the time of one command.
 pub(crate) struct Session {
@@ -56,25 +65,66 @@ pub(crate) async fn with<T>(
     result
 }
 
+/// How long a command waits for a server that is starting or stopping.
+const CHANGE_MAX: Duration = Duration::from_secs(60);
+/// After this time it says what it waits for.
+const QUIET_MAX: Duration = Duration::from_millis(500);
+/// How often it looks.
+const LOOK_PERIOD: Duration = Duration::from_millis(25);
+
+/// The server on the data directory, waiting while it is starting or stopping: until it serves it
+/// cannot be asked, and nobody else can have the data.
 async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
     if let Some(url) = &global.server {
         return Ok(Some(Client::http(url)?));
     }
     let settings = global.load_settings()?;
     let root = settings.data_root()?;
-    let Some(record) = runtime_file::read(&root) else { return Ok(None) };
-    if !record.is_alive() {
-        tracing::info!(pid = record.pid, "the server that ran here last is gone");
-        return Ok(None);
+    let begun = Instant::now();
+    let mut told = false;
+    while runtime_file::is_reserved(&root)? {
+        let record = runtime_file::read(&root);
+        let doing = match &record {
+            Some(record) if record.state == State::Serving => {
+                if let Some(client) = answering(&root, record).await? {
+                    return Ok(Some(client));
+                }
+                // It began to stop a moment ago, or this is what a killed one left behind.
+                "not answering"
+            }
+            Some(Record { state: State::Stopping, .. }) => "stopping",
+            _ => "starting",
+        };
+        let process = record.map(|record| format!(" (process {})", record.pid)).unwrap_or_default();
+        let server = format!("the server on {}{process}", root.display());
+        if begun.elapsed() >= CHANGE_MAX {
+            let text = format!(
+                "{server} is still {doing} after {} s: stop that process, name another server by \
+                 --server, or use another `data_dir`",
+                CHANGE_MAX.as_secs()
+            );
+            return Err(Failure::error(Exit::FAILED, text));
+        }
+        if begun.elapsed() >= QUIET_MAX && !std::mem::replace(&mut told, true) {
+            eprintln!("{server} is {doing}; waiting for it");
+        }
+        tokio::time::sleep(LOOK_PERIOD).await;
     }
+    Ok(None)
+}
+
+/// A client of the server, if it answers.
+async fn answering(root: &Path, record: &Record) -> anyhow::Result<Option<Client>> {
     let client = Client::http(&record.url)
-        .with_context(|| format!("in {}", runtime_file::path(&root).display()))?;
+        .with_context(|| format!("in {}", runtime_file::path(root).display()))?;
     match client.admin().liveness().await {
         Ok(liveness) if i32::try_from(liveness.pid).ok() == Some(record.pid) => Ok(Some(client)),
-        Ok(_) => Ok(None),
-        // Its number may have gone to another process since.
+        Ok(liveness) => {
+            tracing::info!(url = record.url, pid = liveness.pid, "another server answers there");
+            Ok(None)
+        }
         Err(error) => {
-            tracing::info!(url = record.url, %error, "no server answers where one ran last");
+            tracing::info!(url = record.url, %error, "the server does not answer");
             Ok(None)
         }
     }

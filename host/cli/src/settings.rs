@@ -1,6 +1,7 @@
 //! `pintle settings`: check and show what the operator wrote.
 
 use clap::Subcommand;
+use pintle::Pintle;
 
 use crate::{
     exit::Exit,
@@ -12,7 +13,8 @@ use crate::{
 /// What to do with the settings.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Verb {
-    /// Check the settings file and the environment, without starting anything
+    /// Check the settings file, the environment, and what is set for each plugin against what the
+    /// plugin takes, without starting a backend
     Check,
     /// Show the settings in force, where each was set, and no secrets
     Show,
@@ -20,19 +22,25 @@ pub(crate) enum Verb {
 
 pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     match verb {
-        Verb::Check => check(global),
+        Verb::Check => check(global).await,
         Verb::Show => show(global).await,
     }
 }
 
-fn check(global: &Global) -> anyhow::Result<Exit> {
-    let settings = global.load_settings()?;
+async fn check(global: &Global) -> anyhow::Result<Exit> {
+    let mut settings = global.load_settings()?;
+    settings.ensure_backend()?;
+    let warnings = Pintle::check(&settings).await?;
     if global.is_json() {
-        output::json(&serde_json::json!({ "ok": true }))?;
-    } else {
-        let names: Vec<&str> = settings.backends.keys().map(String::as_str).collect();
-        output::line(&format!("the settings are right; backends: {}", names.join(", ")))?;
+        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+        output::json(&serde_json::json!({ "ok": true, "warnings": warnings }))?;
+        return Ok(Exit::OK);
     }
+    for warning in warnings {
+        eprintln!("warning: {warning}");
+    }
+    let names: Vec<&str> = settings.backends.keys().map(String::as_str).collect();
+    output::line(&format!("the settings are right; backends: {}", names.join(", ")))?;
     Ok(Exit::OK)
 }
 

@@ -175,7 +175,7 @@ impl Config {
     /// # Errors
     /// Any of [`ClientError`], if the first connection does not come about.
     pub async fn watch_key(&self, key: &str) -> Result<Watch<ConfigEvent>, ClientError> {
-        self.watch(WatchQuery { key: Some(key.into()), prefix: None }).await
+        self.watch(&WatchQuery { key: Some(key.into()), ..WatchQuery::default() }).await
     }
 
     /// Watches everything below a prefix; empty for everything.
@@ -183,11 +183,15 @@ impl Config {
     /// # Errors
     /// Any of [`ClientError`], if the first connection does not come about.
     pub async fn watch_prefix(&self, prefix: &str) -> Result<Watch<ConfigEvent>, ClientError> {
-        self.watch(WatchQuery { key: None, prefix: Some(prefix.into()) }).await
+        self.watch(&WatchQuery { prefix: Some(prefix.into()), ..WatchQuery::default() }).await
     }
 
-    async fn watch(&self, query: WatchQuery) -> Result<Watch<ConfigEvent>, ClientError> {
-        let call = Call::get(address::config(&self.backend, "watch")).query(&query)?;
+    /// Watches what `query` names: from a snapshot on, or every change after a version.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`], if the first connection does not come about.
+    pub async fn watch(&self, query: &WatchQuery) -> Result<Watch<ConfigEvent>, ClientError> {
+        let call = Call::get(address::config(&self.backend, "watch")).query(query)?;
         Watch::open(self.client.clone(), call.into_target()).await
     }
 }

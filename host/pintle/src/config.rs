@@ -1,5 +1,6 @@
 //! Configuration: values under keys, with versions, transactions and watches.
 
+mod changes;
 mod types;
 mod watch;
 
@@ -9,9 +10,10 @@ use crate::{
     error::{Error, Refusal},
     lock::LeaseRef,
     names,
-    plugin::{Backend, ConfigWatched, FeedUser, join},
+    plugin::{Backend, ConfigWatched, FeedUser, TailUser, join},
 };
 
+pub use changes::Changes;
 pub use types::*;
 pub use watch::{CachedEntry, Mirror, Watch};
 
@@ -178,6 +180,35 @@ impl Config {
         Ok(Watch::new(user.resume(last), user))
     }
 
+    /// Follows a target from after a version on (feature `watch.from-version`): every change, each
+    /// once and in order, without a snapshot first.
+    ///
+    /// This is a watch of its own on the backend, which goes on where it was when the plugin is
+    /// started again. What the backend does not keep any more becomes a resync and a snapshot.
+    ///
+    /// # Errors
+    ///
+    /// `unsupported` without the feature, `invalid` for a target that cannot be, `exhausted`, and
+    /// `not-running`. Whatever else goes wrong, a version that the backend does not know too, ends
+    /// the stream.
+    ///
+    /// # Limits
+    ///
+    /// At most 1,024 changes and 8 MiB of them wait for the reader, and after a resync the whole
+    /// snapshot; one of more than 256 MiB or a million entries ends the watch with `exhausted`, and
+    /// so is opening refused on a backend that has 256 of them. When more changes come, the watch on
+    /// the backend is closed, and opened again where it was once the reader has caught up: nothing is
+    /// lost by reading slowly while the backend keeps it.
+    pub async fn watch_from(
+        &self,
+        target: Target,
+        position: impl Into<ChangePosition>,
+    ) -> Result<Changes, Error> {
+        check_target(&target)?;
+        let backend = Arc::clone(&self.backend);
+        Ok(Changes::new(TailUser::open(backend, target, position.into()).await?))
+    }
+
     /// Keeps a copy of a target in memory, for reads that do not wait. Returns when it is filled.
     ///
     /// # Errors
@@ -190,10 +221,7 @@ impl Config {
     }
 
     fn join(&self, target: Target) -> Result<FeedUser<ConfigWatched>, Error> {
-        match &target {
-            Target::Key(key) => names::check_key("key", key)?,
-            Target::Prefix(prefix) => names::check_prefix(prefix)?,
-        }
+        check_target(&target)?;
         Ok(join(&self.backend, target))
     }
 }
@@ -201,6 +229,13 @@ impl Config {
 fn op_key(op: &TxnOp) -> &str {
     match op {
         TxnOp::Get(key) | TxnOp::Put { key, .. } | TxnOp::Delete(key) => key,
+    }
+}
+
+fn check_target(target: &Target) -> Result<(), Refusal> {
+    match target {
+        Target::Key(key) => names::check_key("key", key),
+        Target::Prefix(prefix) => names::check_prefix(prefix),
     }
 }
 

@@ -125,6 +125,12 @@ pub enum Refusal {
         /// How many.
         waiting: usize,
     },
+    /// A limit of the host was reached.
+    #[error("the host's limit is reached: {what}")]
+    Exhausted {
+        /// How much of what there may be.
+        what: String,
+    },
     /// A lease was named to a backend that did not grant it.
     #[error(
         "the lease belongs to backend \"{owner}\"; a precondition holds within one backend only"
@@ -192,6 +198,7 @@ impl Error {
                 Refusal::Invalid { .. } => "invalid",
                 Refusal::NotRunning { .. } => "not-running",
                 Refusal::Busy { .. } => "busy",
+                Refusal::Exhausted { .. } => "exhausted",
                 Refusal::ForeignLease { .. } => "foreign-lease",
                 Refusal::LeaseLost { .. } => "lease-lost",
                 Refusal::ShuttingDown => "shutting-down",

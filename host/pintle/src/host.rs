@@ -13,11 +13,12 @@ use crate::{
     leader::Leader,
     lock::{LeaseClock, Lock},
     plugin::{
-        Backend, BackendState, BackendStatus, Capability, CompiledCache, Engine, Health, Limits,
-        Loader, PluginEntry, PluginFileError, PluginInfo, Shared, supervise,
+        Backend, BackendState, BackendStatus, Capability, CompiledCache, Engine, Found, Health,
+        Limits, Loader, PluginEntry, PluginFileError, PluginInfo, Shared, check_backends,
+        supervise,
     },
     registry::Registry,
-    settings::{Settings, SettingsError},
+    settings::{Problem, Settings, SettingsError},
     tracing::Tracing,
 };
 
@@ -117,6 +118,24 @@ impl Pintle {
     /// As [`Builder::start`]; a problem in the file is told with its line.
     pub async fn from_file(path: impl AsRef<Path>) -> Result<Self, StartError> {
         Self::builder().settings(Settings::load(Some(path.as_ref()))?).start().await
+    }
+
+    /// Checks whether the backends of `settings` could start, as far as that can be told without
+    /// starting them: their plugins' files, secrets, certificates, and what is set for the plugins
+    /// against the plugins' own schemas. Answers what the operator should know although it works.
+    ///
+    /// A plugin whose file is not there is a warning, since it may be put there later; unless its
+    /// backend is required.
+    ///
+    /// # Errors
+    ///
+    /// Everything with which a backend would be refused, where it was written.
+    pub async fn check(settings: &Settings) -> Result<Vec<Problem>, StartError> {
+        let engine = Engine::start().map_err(|error| StartError::Engine(format!("{error:#}")))?;
+        let mut settings = settings.clone();
+        settings.ensure_backend()?;
+        let Found { problems, warnings } = check_backends(&settings, &engine).await;
+        if problems.is_empty() { Ok(warnings) } else { Err(SettingsError { problems }.into()) }
     }
 
     async fn start(settings: Settings) -> Result<Self, StartError> {

@@ -32,6 +32,7 @@ pub mod secret;
 pub mod settings;
 pub mod tracing;
 
+mod backlog;
 mod clock;
 mod host;
 mod mirror;

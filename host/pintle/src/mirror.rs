@@ -5,12 +5,13 @@
 //! behind loses its place, is told so by a resync, and starts over from the state: it never holds
 //! back the writer or the others.
 
+mod following;
+mod ring;
 mod subscription;
 
 use std::{
-    collections::VecDeque,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,24 +19,35 @@ use std::{
 
 use arc_swap::ArcSwap;
 use imbl::HashMap;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 
+use ring::{After, Ring};
+
+pub(crate) use following::Following;
+pub(crate) use ring::Weight;
 pub(crate) use subscription::{Item, Subscription};
 
 use crate::{clock::BootTime, config::EventId, error::Error};
-
-/// How many events a subscriber may fall behind, and a resuming one may have missed.
-const RING_LEN: usize = 1024;
 
 /// What the upstream watch delivers.
 #[derive(Debug, Clone)]
 pub(crate) enum Upstream<V> {
     SnapshotBegin,
-    Put { key: Arc<str>, value: Arc<V>, previous: Option<Arc<V>> },
-    Removed { key: Arc<str>, version: Option<Arc<str>>, previous: Option<Arc<V>> },
-    SnapshotEnd,
+    Put {
+        key: Arc<str>,
+        value: Arc<V>,
+        previous: Option<Arc<V>>,
+    },
+    Removed {
+        key: Arc<str>,
+        version: Option<Arc<str>>,
+        previous: Option<Arc<V>>,
+    },
+    /// With the version of the whole that the snapshot shows, where there is one.
+    SnapshotEnd(Option<Arc<str>>),
     Resync(Arc<str>),
-    Progress,
+    /// Nothing is missing up to this version, or up to now where there is none.
+    Progress(Option<Arc<str>>),
     Ended(Error),
 }
 
@@ -112,26 +124,36 @@ pub(crate) struct Mirror<V> {
     state: ArcSwap<State<V>>,
     writer: Mutex<Writer<V>>,
     phase: watch::Sender<Phase>,
-    events: broadcast::Sender<Arc<Published<V>>>,
+    ring: Mutex<Ring<V>>,
+    /// For those who wait for what comes next: one thing to wait on, because they are many.
+    newest: watch::Sender<Newest>,
     proven_at: AtomicU64,
     live: AtomicBool,
+}
+
+/// How far the sequence has come.
+#[derive(Debug, Clone, Copy, Default)]
+struct Newest {
+    sequence: u64,
+    /// Nothing more will come.
+    ended: bool,
 }
 
 struct Writer<V> {
     /// The snapshot that is being received.
     staging: Option<HashMap<Arc<str>, Arc<V>>>,
     resync: Option<Arc<str>>,
-    ring: VecDeque<Arc<Published<V>>>,
 }
 
-impl<V: PartialEq + Send + Sync + 'static> Mirror<V> {
+impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
     pub(crate) fn new() -> Self {
         Self {
             epoch: BootTime::now().nanos(),
             state: ArcSwap::from_pointee(State { entries: HashMap::new(), sequence: 0 }),
-            writer: Mutex::new(Writer { staging: None, resync: None, ring: VecDeque::new() }),
+            writer: Mutex::new(Writer { staging: None, resync: None }),
             phase: watch::Sender::new(Phase::Filling),
-            events: broadcast::Sender::new(RING_LEN),
+            ring: Mutex::default(),
+            newest: watch::Sender::new(Newest::default()),
             proven_at: AtomicU64::new(0),
             live: AtomicBool::new(false),
         }
@@ -146,25 +168,26 @@ impl<V: PartialEq + Send + Sync + 'static> Mirror<V> {
                 Some(staging) => {
                     staging.insert(key, value);
                 }
-                None => self.put(&mut writer, key, value, previous),
+                None => self.put(key, value, previous),
             },
             Upstream::Removed { key, version, previous } => match &mut writer.staging {
                 Some(staging) => {
                     staging.remove(&key);
                 }
-                None => self.remove(&mut writer, &key, version, previous),
+                None => self.remove(&key, version, previous),
             },
-            Upstream::SnapshotEnd => self.finish_snapshot(&mut writer),
+            Upstream::SnapshotEnd(_) => self.finish_snapshot(&mut writer),
             Upstream::Resync(reason) => {
                 writer.staging = None;
                 writer.resync = Some(reason);
                 self.live.store(false, Ordering::Release);
                 return;
             }
-            Upstream::Progress => {}
+            Upstream::Progress(_) => {}
             Upstream::Ended(error) => {
                 self.live.store(false, Ordering::Release);
                 self.phase.send_replace(Phase::Ended(error));
+                self.newest.send_modify(|newest| newest.ended = true);
                 return;
             }
         }
@@ -221,25 +244,19 @@ impl<V: PartialEq + Send + Sync + 'static> Mirror<V> {
         EventId { epoch: self.epoch, sequence: self.state.load().sequence }
     }
 
-    fn put(&self, writer: &mut Writer<V>, key: Arc<str>, value: Arc<V>, previous: Option<Arc<V>>) {
+    fn put(&self, key: Arc<str>, value: Arc<V>, previous: Option<Arc<V>>) {
         let state = self.state.load();
         let mut entries = state.entries.clone();
         let known = entries.insert(Arc::clone(&key), Arc::clone(&value));
-        self.advance(writer, entries, Change::Put { key, value, previous: previous.or(known) });
+        self.advance(entries, Change::Put { key, value, previous: previous.or(known) });
     }
 
-    fn remove(
-        &self,
-        writer: &mut Writer<V>,
-        key: &Arc<str>,
-        version: Option<Arc<str>>,
-        previous: Option<Arc<V>>,
-    ) {
+    fn remove(&self, key: &Arc<str>, version: Option<Arc<str>>, previous: Option<Arc<V>>) {
         let state = self.state.load();
         let mut entries = state.entries.clone();
         let known = entries.remove(key);
         let previous = previous.or(known);
-        self.advance(writer, entries, Change::Removed { key: Arc::clone(key), version, previous });
+        self.advance(entries, Change::Removed { key: Arc::clone(key), version, previous });
     }
 
     /// Replaces the state by the snapshot; subscribers see a resync and then only the differences.
@@ -249,19 +266,20 @@ impl<V: PartialEq + Send + Sync + 'static> Mirror<V> {
         let before = self.state.load_full();
         if matches!(*self.phase.borrow(), Phase::Filled) {
             let reason = reason.unwrap_or_else(|| "the backend sent a new snapshot".into());
-            self.advance(writer, before.entries.clone(), Change::Resync(reason));
+            self.advance(before.entries.clone(), Change::Resync(reason));
             for (key, value) in &snapshot {
                 let known = before.entries.get(key);
                 if known.is_none_or(|known| known != value) {
-                    self.put(writer, Arc::clone(key), Arc::clone(value), None);
+                    self.put(Arc::clone(key), Arc::clone(value), None);
                 }
             }
             for key in before.entries.keys().filter(|key| !snapshot.contains_key(*key)) {
-                self.remove(writer, key, None, None);
+                self.remove(key, None, None);
             }
         } else {
             let sequence = before.sequence + 1;
             self.state.store(Arc::new(State { entries: snapshot, sequence }));
+            self.ring().jump(sequence);
         }
         self.live.store(true, Ordering::Release);
         self.prove();
@@ -269,21 +287,15 @@ impl<V: PartialEq + Send + Sync + 'static> Mirror<V> {
     }
 
     /// Publishes one change together with the state that it leads to.
-    fn advance(
-        &self,
-        writer: &mut Writer<V>,
-        entries: HashMap<Arc<str>, Arc<V>>,
-        change: Change<V>,
-    ) {
+    fn advance(&self, entries: HashMap<Arc<str>, Arc<V>>, change: Change<V>) {
         let sequence = self.state.load().sequence + 1;
-        let published = Arc::new(Published { sequence, change });
-        if writer.ring.len() == RING_LEN {
-            writer.ring.pop_front();
-        }
-        writer.ring.push_back(Arc::clone(&published));
         self.state.store(Arc::new(State { entries, sequence }));
-        // Fails only when nobody listens.
-        let _ = self.events.send(published);
+        self.ring().push(Arc::new(Published { sequence, change }));
+        self.newest.send_modify(|newest| newest.sequence = sequence);
+    }
+
+    fn ring(&self) -> MutexGuard<'_, Ring<V>> {
+        self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn prove(&self) {

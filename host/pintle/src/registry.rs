@@ -11,13 +11,13 @@ use std::{
     time::Duration,
 };
 
-use futures::{Stream, stream::BoxStream};
+use futures::Stream;
 
 use crate::{
-    config::Consistency,
+    config::{Consistency, EventId},
     error::{Error, Refusal},
     lock::check_ttl,
-    mirror::{Change, Item},
+    mirror::{Change, Following, Item, Weight},
     names,
     plugin::{Backend, FeedUser, InstanceWatched, join},
 };
@@ -48,7 +48,7 @@ pub enum RegisterOutcome {
 }
 
 /// A watch on instances: a stream of [`InstanceEvent`]s that ends after an error.
-pub struct InstanceWatch(BoxStream<'static, Result<InstanceEvent, Error>>);
+pub struct InstanceWatch(Following<InstanceEvent>);
 
 impl Registry {
     pub(crate) fn new(backend: Arc<Backend>) -> Self {
@@ -178,17 +178,38 @@ impl Registry {
     ///
     /// `invalid` for a name that cannot be. Whatever else goes wrong ends the stream.
     pub async fn watch(&self, service: Option<String>) -> Result<InstanceWatch, Error> {
+        let user = self.join(service)?;
+        Ok(InstanceWatch(Following::new(user.subscribe(), user, event)))
+    }
+
+    /// Follows one service, or all, from after `last`, an event of an earlier watch of the same;
+    /// what is not kept any more becomes a resync.
+    ///
+    /// # Errors
+    ///
+    /// As [`Registry::watch`].
+    pub async fn watch_resuming(
+        &self,
+        service: Option<String>,
+        last: EventId,
+    ) -> Result<InstanceWatch, Error> {
+        let user = self.join(service)?;
+        Ok(InstanceWatch(Following::new(user.resume(last), user, event)))
+    }
+
+    fn join(&self, service: Option<String>) -> Result<FeedUser<InstanceWatched>, Error> {
         if let Some(service) = &service {
             names::check_name("service", service)?;
         }
-        let user: FeedUser<InstanceWatched> = join(&self.backend, service);
-        let subscription = user.subscribe();
-        let events =
-            futures::stream::unfold((subscription, user), |(mut subscription, user)| async move {
-                let next = subscription.next().await?;
-                Some((next.map(|(_, item)| event(item)), (subscription, user)))
-            });
-        Ok(InstanceWatch(Box::pin(events)))
+        Ok(join(&self.backend, service))
+    }
+}
+
+impl InstanceWatch {
+    /// Place of the last event that was delivered and from which a watch can resume.
+    #[must_use]
+    pub fn last_event_id(&self) -> Option<EventId> {
+        self.0.last_event_id()
     }
 }
 
@@ -196,7 +217,15 @@ impl Stream for InstanceWatch {
     type Item = Result<InstanceEvent, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0.as_mut().poll_next(context)
+        Pin::new(&mut self.0).poll_next(context)
+    }
+}
+
+impl Weight for InstanceState {
+    fn bytes(&self) -> usize {
+        let Instance { service, id, host, version, labels, .. } = &self.instance;
+        let labels: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
+        size_of::<Self>() + service.len() + id.len() + host.len() + version.len() + labels
     }
 }
 

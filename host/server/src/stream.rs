@@ -7,7 +7,7 @@ use axum::response::{
     sse::{Event as SseEvent, KeepAlive, Sse},
 };
 use futures::{Stream, StreamExt, stream};
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pintle_api::{
     HEARTBEAT_MS,
     event::{self, Event},
@@ -52,6 +52,11 @@ where
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     response
+}
+
+/// Where the client's last stream ended, if it says so.
+pub(crate) fn last_event_id(headers: &HeaderMap) -> Option<&str> {
+    headers.get(HeaderName::from_static("last-event-id"))?.to_str().ok()
 }
 
 fn frame<E: Event>(item: Result<Positioned<E>, Failure>) -> SseEvent {

@@ -4,7 +4,7 @@ use crate::engine::OPERATION_BYTES;
 use crate::error::is_passing;
 use crate::local::Local;
 use crate::lock::Lease;
-use crate::store::{self, ConfigEvent, ConfigWatch, WATCH_STEP_EVENTS, WatchStart};
+use crate::store::{self, ConfigEvent, ConfigWatch, WatchStart};
 use futures::future::select;
 use pintle_plugin_sdk::config::{
     Change, Condition, Config, Delete, DeleteOutcome, Entry, Expectation, HistoryPage,
@@ -21,9 +21,6 @@ use std::time::Duration;
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
 /// A watch asks a store that is closed again after so long.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-
-/// Wait after each full step of a watch.
-const STEP_PAUSE: Duration = Duration::from_millis(1);
 
 impl Config for Local {
     type Held = Lease;
@@ -193,13 +190,9 @@ impl Config for Local {
                 continue;
             }
             told = Instant::now();
-            let many = events.len() >= WATCH_STEP_EVENTS;
+            // The log keeps what comes meanwhile, so a slow reader misses nothing.
             for event in events {
                 deliver(&sink, &mut snapshot, event).await;
-            }
-            if many {
-                // The sink holds a few steps and the store any number: give the reader time.
-                sleep(STEP_PAUSE).await;
             }
             if snapshot.is_none() && sink.wants_snapshot() {
                 watch.restart();
@@ -213,10 +206,11 @@ async fn deliver(sink: &WatchSink, snapshot: &mut Option<Snapshot>, event: Confi
         ConfigEvent::SnapshotBegin => *snapshot = Some(sink.snapshot()),
         ConfigEvent::Put { entry, previous } => match snapshot {
             Some(snapshot) => snapshot.put(entry_to(entry)).await,
-            None => sink.put(entry_to(entry), previous.map(entry_to)),
+            None => sink.put_in_turn(entry_to(entry), previous.map(entry_to)).await,
         },
         ConfigEvent::Removed { key, revision, previous } => {
-            sink.removed(key, Some(revision.to_string()), previous.map(entry_to));
+            let version = Some(revision.to_string());
+            sink.removed_in_turn(key, version, previous.map(entry_to)).await;
         }
         ConfigEvent::SnapshotEnd(revision) => {
             if let Some(snapshot) = snapshot.take() {

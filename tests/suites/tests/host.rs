@@ -6,7 +6,9 @@ use anyhow::Result;
 use futures::StreamExt;
 use pintle::{
     Pintle,
-    config::{Delete, DeleteOutcome, Expect, ListRequest, Put, PutOutcome, Target, WatchEvent},
+    config::{
+        Delete, DeleteOutcome, Expect, ListRequest, Put, PutOutcome, Target, Version, WatchEvent,
+    },
     lock::{AcquireOutcome, Lease, LockRequest},
     registry::{Instance, RegisterOutcome},
 };
@@ -79,6 +81,59 @@ async fn a_watch_begins_with_a_snapshot_and_follows_changes() -> Result<()> {
     let WatchEvent::Put { entry, previous } = next().await? else { panic!("no put") };
     assert_eq!((&entry.value[..], &previous.unwrap().value[..]), (&b"2"[..], &b"1"[..]));
     assert!(matches!(next().await?, WatchEvent::Removed { key, .. } if &*key == "w/a"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_version_needs_the_feature() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let target = Target::Prefix("w".into());
+    let refused = pintle.config("main")?.watch_from(target, Version::from("1")).await;
+    let error = refused.err().unwrap();
+    assert_eq!(error.code(), "unsupported");
+    assert!(error.to_string().contains("`watch.from-version`"), "{error}");
+    Ok(())
+}
+
+/// A host with the embedded backend.
+async fn local() -> Result<(Sandbox, Pintle)> {
+    let sandbox = Sandbox::new(&["plugins/local"])?;
+    let data_dir = sandbox.path().join("local").display().to_string();
+    let settings = format!("[backends.main]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n");
+    let pintle = sandbox.start(&settings).await?;
+    Ok((sandbox, pintle))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_version_delivers_each_change_once_however_slowly_it_is_read() -> Result<()>
+{
+    let (_sandbox, pintle) = local().await?;
+    let config = pintle.config("main")?;
+    let PutOutcome::Stored { version, .. } = config.put(Put::new("w/a", "0")).await? else {
+        panic!("not stored")
+    };
+    let mut changes = config.watch_from(Target::Prefix("w".into()), version).await?;
+    // More than wait for a reader who does not read.
+    let puts = 3_000;
+    for first in (1..=puts).step_by(100) {
+        let put = |count: i32| config.put(Put::new(format!("w/{count}"), "v"));
+        futures::future::try_join_all((first..first + 100).map(put)).await?;
+    }
+    let mut keys = std::collections::BTreeSet::new();
+    while keys.len() < puts as usize {
+        match within("a change", changes.next()).await?.unwrap()? {
+            WatchEvent::Put { entry, .. } => assert!(keys.insert(entry.key.to_string())),
+            other => panic!("{other:?}"),
+        }
+    }
+    // Whoever continues there sees what comes, and nothing twice.
+    let position = changes.position();
+    config.put(Put::new("w/last", "v")).await?;
+    let mut other = config.watch_from(Target::Prefix("w".into()), position).await?;
+    for changes in [&mut changes, &mut other] {
+        let event = within("a change", changes.next()).await?.unwrap()?;
+        assert!(matches!(event, WatchEvent::Put { entry, .. } if &*entry.key == "w/last"));
+    }
     Ok(())
 }
 
@@ -183,8 +238,13 @@ async fn a_missing_plugin_names_the_directory_and_what_is_in_it() -> Result<()> 
 async fn after_shutdown_calls_are_refused() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let lease = acquire(&pintle, "job").await?;
+    let mut watch = pintle.config("main")?.watch(Target::Prefix("w".into())).await?;
+    while within("an event", watch.next()).await?.unwrap()? != WatchEvent::SnapshotEnd {}
     within("the shutdown", pintle.shutdown()).await?;
     assert!(!lease.is_held());
+    let end = within("the end of the watch", watch.next()).await?.unwrap();
+    assert_eq!(end.unwrap_err().code(), "shutting-down");
+    assert!(within("nothing", watch.next()).await?.is_none());
     let error = pintle.config("main")?.get("a").await.unwrap_err();
     assert_eq!(error.code(), "shutting-down");
     Ok(())

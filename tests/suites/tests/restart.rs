@@ -1,12 +1,12 @@
 //! What happens when a plugin traps, spins, hangs or eats memory.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use pintle::{
     BackendState, Effect, Pintle,
-    config::{Put, Target, WatchEvent},
+    config::{Changes, Put, PutOutcome, Target, Txn, TxnOp, WatchEvent},
     lock::{AcquireOutcome, LeaseStatus, LockRequest},
     registry::{Instance, RegisterOutcome, RegistrationStatus},
 };
@@ -80,6 +80,52 @@ async fn a_plugin_that_spins_is_ended_and_its_neighbour_answers_meanwhile() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_that_computes_all_the_time_is_held_back_and_goes_on() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/memory"])?;
+    let pintle = sandbox
+        .start(
+            "[backends.free]\nplugin = \"memory\"\n[backends.limited]\nplugin = \"memory\"\n\
+             limits = { cpu = \"50ms/s\" }\n",
+        )
+        .await?;
+    let turns = async |name: &str| -> Result<u64> {
+        let config = pintle.config(name)?.with_timeout(Duration::from_secs(10));
+        let entry = within("the burning", config.get("do/burn")).await??.context("a count")?;
+        Ok(std::str::from_utf8(&entry.value)?.parse()?)
+    };
+    let (free, limited) = futures::try_join!(turns("free"), turns("limited"))?;
+    // In two seconds it may use 150 ms of processor time, and the other 2,000.
+    assert!(limited * 3 < free, "{limited} turns with the limit, {free} without");
+    assert!(limited > 0);
+    let config = pintle.config("limited")?;
+    within("an answer", config.put(Put::new("a", "1"))).await??;
+    assert_eq!(pintle.backend("limited")?.restarts, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_is_not_ended_for_what_it_cannot_do_while_it_is_held_back() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/memory"])?;
+    let pintle = sandbox
+        .start(
+            "[backends.limited]\nplugin = \"memory\"\nlimits = { cpu = \"20ms/s\", call = \"100ms\" }\n",
+        )
+        .await?;
+    let config = pintle.config("limited")?;
+    // A run of some 100 ms is spread over five seconds; the grace is one.
+    let begun = Instant::now();
+    let error = within("the end of the run", config.get("do/run")).await?.err();
+    assert!(begun.elapsed() > Duration::from_millis(1500), "{:?}", begun.elapsed());
+    assert!(error.is_none_or(|error| error.code() == "timeout"));
+    let status = pintle.backend("limited")?;
+    assert_eq!((status.state, status.restarts), (BackendState::Serving, 0), "{}", status.reason);
+    let patient = config.with_timeout(Duration::from_secs(10));
+    within("an answer", patient.put(Put::new("a", "1"))).await??;
+    assert_eq!(pintle.backend("limited")?.restarts, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_call_that_never_returns_is_ended_by_the_plugins_own_deadline() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let error = pintle.config("main")?.get("do/hang").await.unwrap_err();
@@ -133,6 +179,36 @@ async fn registrations_are_there_again_after_the_plugin_ended() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_again_and_again_holds_up_nothing_else() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let config = pintle.config("main")?;
+    let instance = Instance::new("denied-later", "1", "127.0.0.1", 80);
+    let RegisterOutcome::Registered(registration) =
+        pintle.registry("main")?.register(instance, Duration::from_secs(5)).await?
+    else {
+        bail!("not registered")
+    };
+    let mut watch = config.watch(Target::Prefix("w".into())).await?;
+    for _ in 0..2 {
+        within("the snapshot", watch.next()).await?.context("the watch ended")??;
+    }
+    config.get("do/checkpoint").await?;
+    config.get("do/panic").await.unwrap_err();
+    serving_again(&pintle, 1).await?;
+    within("the refusal", async {
+        let told = |reason: &str| reason.contains("denied");
+        while !matches!(registration.status(), RegistrationStatus::Lost(why) if told(&why)) {
+            registration.changed().await;
+        }
+    })
+    .await?;
+    config.put(Put::new("w/a", "1")).await?;
+    let follows = |event: &WatchEvent| matches!(event, WatchEvent::Put { .. });
+    while !follows(&within("the change", watch.next()).await?.context("the watch ended")??) {}
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_watch_goes_on_with_a_resync_and_only_the_differences() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let config = pintle.config("main")?;
@@ -157,6 +233,61 @@ async fn a_watch_goes_on_with_a_resync_and_only_the_differences() -> Result<()> 
     Ok(())
 }
 
+/// More than the memory of the embedded backend's sandbox: it ends when it is given this.
+const TOO_LARGE_BYTES: usize = 64 << 20;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_version_goes_on_where_it_was_when_the_plugin_is_started_again() -> Result<()>
+{
+    let sandbox = Sandbox::new(&["plugins/local"])?;
+    let data_dir = sandbox.path().join("local").display().to_string();
+    let settings = format!(
+        "[backends.main]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n\
+         limits = {{ memory = \"24MiB\" }}\n"
+    );
+    let pintle = sandbox.start(&settings).await?;
+    let config = pintle.config("main")?;
+    let PutOutcome::Stored { version, .. } = config.put(Put::new("w/a", "0")).await? else {
+        bail!("not stored")
+    };
+    let mut changes = config.watch_from(Target::Prefix("w".into()), version).await?;
+    let mut expected = Vec::new();
+    let mut seen = Vec::new();
+    for restarts in 1..=3 {
+        for count in 1..=20 {
+            // Two changes at one version, so that an end can fall between them.
+            let value = format!("{restarts}.{count}");
+            let op = |key: &str| TxnOp::Put {
+                key: key.into(),
+                value: value.clone().into(),
+                content_type: None,
+            };
+            config.txn(Txn { ops: vec![op("w/a"), op("w/b")], ..Txn::default() }).await?;
+            expected.extend([format!("w/a={value}"), format!("w/b={value}")]);
+        }
+        while seen.len() < expected.len() - 5 {
+            seen.push(change(&mut changes).await?);
+        }
+        let error = config.put(Put::new("x", vec![0; TOO_LARGE_BYTES])).await.unwrap_err();
+        assert_eq!(error.code(), "plugin-ended", "{error}");
+        serving_again(&pintle, restarts).await?;
+    }
+    while seen.len() < expected.len() {
+        seen.push(change(&mut changes).await?);
+    }
+    assert_eq!(seen, expected);
+    Ok(())
+}
+
+async fn change(changes: &mut Changes) -> Result<String> {
+    match within("a change", changes.next()).await?.context("the watch ended")?? {
+        WatchEvent::Put { entry, .. } => {
+            Ok(format!("{}={}", entry.key, String::from_utf8_lossy(&entry.value)))
+        }
+        other => bail!("{other:?}"),
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_successor_gets_the_last_checkpoint() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
@@ -174,6 +305,7 @@ async fn a_successor_gets_the_last_checkpoint() -> Result<()> {
 async fn a_plugin_that_ends_again_and_again_is_quarantined() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let config = pintle.config("main")?.with_timeout(Duration::from_secs(10));
+    let watch = config.watch(Target::Prefix("w".into())).await?;
     within("the quarantine", async {
         while pintle.backend("main")?.state != BackendState::Quarantined {
             config.get("do/panic").await.unwrap_err();
@@ -185,5 +317,41 @@ async fn a_plugin_that_ends_again_and_again_is_quarantined() -> Result<()> {
     assert_eq!(error.code(), "not-running");
     assert!(error.to_string().contains("quarantined: its plugin ended"), "{error}");
     assert!(pintle.config("victim")?.get("a").await?.is_none());
+    // Nothing will come any more, and whoever follows something is told.
+    for mut watch in [watch, config.watch(Target::Prefix("w".into())).await?] {
+        let error = within("the end of the watch", async {
+            loop {
+                match watch.next().await {
+                    Some(Err(error)) => break Some(error),
+                    Some(Ok(_)) => {}
+                    None => break None,
+                }
+            }
+        })
+        .await?
+        .context("an error")?;
+        assert_eq!(error.code(), "not-running", "{error}");
+        assert!(error.to_string().contains("quarantined"), "{error}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_waits_for_its_data_while_another_process_has_it() -> Result<()> {
+    let sandbox = Sandbox::new(&["plugins/local"])?;
+    let data_dir = sandbox.path().join("local").display().to_string();
+    let settings = format!("[backends.main]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n");
+    let first = sandbox.start(&settings).await?;
+    first.config("main")?.put(Put::new("a", "1")).await?;
+    let second = sandbox.start(&settings).await?;
+    let status = second.backend("main")?;
+    assert_eq!((status.state, status.restarts), (BackendState::Restarting, 0));
+    let holder = format!("in use by process {}", std::process::id());
+    assert!(status.reason.contains(&holder), "{}", status.reason);
+    let error = second.config("main")?.with_timeout(Duration::from_millis(10)).get("a").await;
+    assert!(error.unwrap_err().to_string().contains(&holder));
+    first.shutdown().await;
+    serving_again(&second, 0).await?;
+    assert!(second.config("main")?.get("a").await?.is_some());
     Ok(())
 }

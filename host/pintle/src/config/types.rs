@@ -1,7 +1,9 @@
 //! What configuration calls take and give.
 
-use bytes::Bytes;
 use std::{fmt, sync::Arc, time::SystemTime};
+
+use bytes::Bytes;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use crate::lock::LeaseRef;
 
@@ -360,6 +362,78 @@ pub enum WatchEvent {
     Resync(Arc<str>),
 }
 
+/// Where a watch from a version continues.
+///
+/// As a text it is `0@VERSION`, `COUNT@VERSION/NEXT`, or `snapshot`; the versions are escaped, so
+/// that it is plain ASCII without spaces whatever a plugin calls its versions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChangePosition {
+    /// Everything up to a version was delivered.
+    After {
+        /// That version.
+        version: Version,
+        /// What was delivered of the next (a transaction changes several keys at one version).
+        part: Option<DeliveredPart>,
+    },
+    /// Only a snapshot helps: one was interrupted, or what happened since has no version.
+    Snapshot,
+}
+
+/// The first changes of a version, which were delivered without the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeliveredPart {
+    /// Which version.
+    pub version: Version,
+    /// How many of its changes.
+    pub count: u32,
+}
+
+impl From<Version> for ChangePosition {
+    fn from(version: Version) -> Self {
+        Self::After { version, part: None }
+    }
+}
+
+/// What stands for itself in a version.
+const PLAIN: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b':');
+
+impl fmt::Display for ChangePosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self::After { version, part } = self else { return f.write_str("snapshot") };
+        let escaped = |version: &Version| utf8_percent_encode(version.as_str(), PLAIN).to_string();
+        match part {
+            None => write!(f, "0@{}", escaped(version)),
+            Some(part) => {
+                write!(f, "{}@{}/{}", part.count, escaped(version), escaped(&part.version))
+            }
+        }
+    }
+}
+
+impl std::str::FromStr for ChangePosition {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "snapshot" {
+            return Ok(Self::Snapshot);
+        }
+        let version = |text: &str| -> Result<Version, ()> {
+            let text = percent_decode_str(text).decode_utf8().map_err(|_| ())?;
+            if text.is_empty() { Err(()) } else { Ok(Version::from(&*text)) }
+        };
+        let (count, versions) = text.split_once('@').ok_or(())?;
+        let count: u32 = count.parse().map_err(|_| ())?;
+        match (count, versions.split_once('/')) {
+            (0, None) => Ok(version(versions)?.into()),
+            (1.., Some((after, next))) => {
+                let part = DeliveredPart { version: version(next)?, count };
+                Ok(Self::After { version: version(after)?, part: Some(part) })
+            }
+            _ => Err(()),
+        }
+    }
+}
+
 /// Position of an event in a mirror: resumes a watch while the mirror still has what follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventId {
@@ -384,5 +458,25 @@ impl std::str::FromStr for EventId {
             epoch: u64::from_str_radix(epoch, 16).map_err(|_| ())?,
             sequence: sequence.parse().map_err(|_| ())?,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_position_is_a_plain_text_whatever_the_versions_are() {
+        let part = |count| DeliveredPart { version: "é\n5%".into(), count };
+        let after = |part| ChangePosition::After { version: "a@b/ü 4".into(), part };
+        let positions = [after(None), after(Some(part(2))), ChangePosition::Snapshot];
+        for position in positions {
+            let text = position.to_string();
+            assert!(text.bytes().all(|byte| byte.is_ascii_graphic()), "{text}");
+            assert_eq!(text.parse::<ChangePosition>(), Ok(position));
+        }
+        for text in ["", "5", "@5", "1@5", "0@", "0@5/6", "1@5/", "-1@5/6", "0@%ff", "a.7"] {
+            assert!(text.parse::<ChangePosition>().is_err(), "{text}");
+        }
     }
 }

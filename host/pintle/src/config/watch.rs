@@ -2,48 +2,34 @@
 
 use std::{
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
 
-use futures::{Stream, stream::BoxStream};
+use futures::Stream;
 
 use super::types::{Entry, EventId, WatchEvent};
 use crate::{
     error::Error,
-    mirror::{Change, Item, Subscription},
+    mirror::{Change, Following, Item, Subscription, Weight},
     plugin::{ConfigWatched, FeedUser},
 };
 
 /// A watch on configuration: a stream of [`WatchEvent`]s that ends after an error.
 ///
 /// A slow reader holds back nobody: when it falls behind it gets a resync and a new snapshot.
-pub struct Watch {
-    events: BoxStream<'static, Result<WatchEvent, Error>>,
-    last: Arc<Mutex<Option<EventId>>>,
-}
+pub struct Watch(Following<WatchEvent>);
 
 impl Watch {
     pub(super) fn new(subscription: Subscription<Entry>, user: FeedUser<ConfigWatched>) -> Self {
-        let last = Arc::new(Mutex::new(None));
-        let start = (subscription, user, Arc::clone(&last));
-        let events = futures::stream::unfold(start, |(mut subscription, user, last)| async move {
-            let next = subscription.next().await?.map(|(id, item)| {
-                if id.sequence > 0 {
-                    *last.lock().unwrap_or_else(PoisonError::into_inner) = Some(id);
-                }
-                event(item)
-            });
-            Some((next, (subscription, user, last)))
-        });
-        Self { events: Box::pin(events), last }
+        Self(Following::new(subscription, user, event))
     }
 
     /// Place of the last event that was delivered and from which a watch can resume.
     #[must_use]
     pub fn last_event_id(&self) -> Option<EventId> {
-        *self.last.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.last_event_id()
     }
 }
 
@@ -51,7 +37,13 @@ impl Stream for Watch {
     type Item = Result<WatchEvent, Error>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.events.as_mut().poll_next(context)
+        Pin::new(&mut self.0).poll_next(context)
+    }
+}
+
+impl Weight for Entry {
+    fn bytes(&self) -> usize {
+        self.key.len() + self.value.len()
     }
 }
 

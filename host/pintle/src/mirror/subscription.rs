@@ -1,13 +1,10 @@
 //! One subscriber of a mirror.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, PoisonError},
-};
+use std::{collections::VecDeque, sync::Arc};
 
-use tokio::sync::broadcast::{self, error::RecvError};
+use tokio::sync::watch;
 
-use super::{Change, Mirror, Published, State};
+use super::{After, Change, Mirror, Newest, Published, State, Weight};
 use crate::{config::EventId, error::Error};
 
 /// What a subscriber sees next.
@@ -22,38 +19,30 @@ pub(crate) enum Item<V> {
 /// A place in a mirror's sequence. Keeps the mirror alive.
 pub(crate) struct Subscription<V> {
     mirror: Arc<Mirror<V>>,
-    events: broadcast::Receiver<Arc<Published<V>>>,
-    /// What to deliver before looking at `events`.
+    newest: watch::Receiver<Newest>,
+    /// What to deliver before looking at the ring.
     queued: VecDeque<(u64, Item<V>)>,
     /// The last event delivered or covered by a snapshot; nothing before the first.
     sequence: Option<u64>,
     ended: bool,
 }
 
-impl<V: PartialEq + Send + Sync + 'static> Subscription<V> {
+impl<V: PartialEq + Weight + Send + Sync + 'static> Subscription<V> {
     /// Begins with a snapshot.
     pub(crate) fn new(mirror: Arc<Mirror<V>>) -> Self {
-        let events = mirror.events.subscribe();
-        Self { mirror, events, queued: VecDeque::new(), sequence: None, ended: false }
+        let newest = mirror.newest.subscribe();
+        Self { mirror, newest, queued: VecDeque::new(), sequence: None, ended: false }
     }
 
     /// Continues after `last`, if the mirror still has everything since; else with a resync and a
     /// snapshot.
     pub(crate) fn resuming(mirror: Arc<Mirror<V>>, last: EventId) -> Self {
         let mut subscription = Self::new(mirror);
-        match subscription.missed_since(last) {
-            Some(missed) => {
-                subscription.sequence = Some(last.sequence);
-                for published in missed {
-                    subscription.sequence = Some(published.sequence);
-                    let item = Item::Change(published.change.clone());
-                    subscription.queued.push_back((published.sequence, item));
-                }
-            }
-            None => {
-                let reason: Arc<str> = "the events since then are not kept any more".into();
-                subscription.queued.push_back((0, Item::Change(Change::Resync(reason))));
-            }
+        if subscription.can_resume(last) {
+            subscription.sequence = Some(last.sequence);
+        } else {
+            let reason: Arc<str> = "the events since then are not kept any more".into();
+            subscription.queued.push_back((0, Item::Change(Change::Resync(reason))));
         }
         subscription
     }
@@ -80,34 +69,34 @@ impl<V: PartialEq + Send + Sync + 'static> Subscription<V> {
                 self.queue_snapshot();
                 continue;
             };
-            let mut phase = self.mirror.phase.subscribe();
-            let received = tokio::select! {
-                biased;
-                received = self.events.recv() => received,
-                _ = phase.wait_for(|phase| matches!(phase, super::Phase::Ended(_))) => {
-                    self.ended = true;
-                    return self.mirror.end().map(Err);
+            let after = self.mirror.ring().after(delivered);
+            match after {
+                After::Event(published) => self.queue(&published),
+                After::Gone(missed) => self.start_over(missed),
+                After::Nothing => {
+                    let next = |newest: &Newest| newest.sequence > delivered || newest.ended;
+                    // Fails only without a sender, and `self` holds the mirror with it.
+                    let over = match self.newest.wait_for(next).await {
+                        Ok(newest) => newest.sequence <= delivered,
+                        Err(_) => true,
+                    };
+                    if over {
+                        self.ended = true;
+                        return self.mirror.end().map(Err);
+                    }
                 }
-            };
-            match received {
-                Ok(published) if published.sequence <= delivered => {}
-                Ok(published) => {
-                    self.sequence = Some(published.sequence);
-                    let item = Item::Change(published.change.clone());
-                    self.queued.push_back((published.sequence, item));
-                }
-                Err(RecvError::Lagged(missed)) => self.start_over(missed),
-                // The mirror is held by `self`, and its sender with it.
-                Err(RecvError::Closed) => self.ended = true,
             }
         }
+    }
+
+    fn queue(&mut self, published: &Published<V>) {
+        self.sequence = Some(published.sequence);
+        self.queued.push_back((published.sequence, Item::Change(published.change.clone())));
     }
 
     fn start_over(&mut self, missed: u64) {
         let reason = format!("this subscriber fell {missed} events behind");
         self.queued.push_back((0, Item::Change(Change::Resync(reason.into()))));
-        // What is still in the ring is older than the snapshot.
-        self.events = self.events.resubscribe();
         self.queue_snapshot();
     }
 
@@ -125,16 +114,12 @@ impl<V: PartialEq + Send + Sync + 'static> Subscription<V> {
         self.sequence = Some(sequence);
     }
 
-    fn missed_since(&self, last: EventId) -> Option<Vec<Arc<Published<V>>>> {
+    /// Whether everything after `last` is still there.
+    fn can_resume(&self, last: EventId) -> bool {
         let position = self.mirror.position();
-        if last.epoch != position.epoch || last.sequence > position.sequence || last.sequence == 0 {
-            return None;
-        }
-        let writer = self.mirror.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let missed: Vec<_> =
-            writer.ring.iter().filter(|event| event.sequence > last.sequence).cloned().collect();
-        let now = self.mirror.position().sequence;
-        let complete = u64::try_from(missed.len()).ok()? == now - last.sequence;
-        complete.then_some(missed)
+        last.epoch == position.epoch
+            && last.sequence > 0
+            && last.sequence <= position.sequence
+            && !matches!(self.mirror.ring().after(last.sequence), After::Gone(_))
     }
 }

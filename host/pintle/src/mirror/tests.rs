@@ -2,6 +2,18 @@
 
 use super::*;
 
+impl Weight for u32 {
+    fn bytes(&self) -> usize {
+        size_of::<Self>()
+    }
+}
+
+impl Weight for Vec<u8> {
+    fn bytes(&self) -> usize {
+        self.len()
+    }
+}
+
 fn put(key: &str, value: u32) -> Upstream<u32> {
     Upstream::Put { key: key.into(), value: Arc::new(value), previous: None }
 }
@@ -21,7 +33,7 @@ fn fill(mirror: &Mirror<u32>, entries: &[(&str, u32)]) {
     for (key, value) in entries {
         mirror.apply(put(key, *value));
     }
-    mirror.apply(Upstream::SnapshotEnd);
+    mirror.apply(Upstream::SnapshotEnd(None));
 }
 
 fn text(item: &Item<u32>) -> String {
@@ -74,7 +86,7 @@ async fn nothing_is_delivered_before_the_first_snapshot_is_whole() {
     mirror.apply(put("a", 1));
     assert!(drain(&mut subscription).await.is_empty());
     assert!(mirror.cached("a").is_none());
-    mirror.apply(Upstream::SnapshotEnd);
+    mirror.apply(Upstream::SnapshotEnd(None));
     assert_eq!(drain(&mut subscription).await, ["begin", "=1", "end"]);
 }
 
@@ -148,6 +160,37 @@ async fn what_cannot_be_resumed_yields_a_resync_and_a_snapshot() {
 }
 
 #[tokio::test]
+async fn the_ring_keeps_fewer_large_changes_than_small_ones() {
+    let mirror = Arc::new(Mirror::<Vec<u8>>::new());
+    mirror.apply(Upstream::SnapshotBegin);
+    mirror.apply(Upstream::SnapshotEnd(None));
+    let put = |bytes: usize| {
+        let value = Arc::new(vec![0; bytes]);
+        mirror.apply(Upstream::Put { key: "k".into(), value, previous: None });
+        mirror.position()
+    };
+    let resumes = |last| {
+        let first = Subscription::resuming(Arc::clone(&mirror), last);
+        async move {
+            let mut first = first;
+            !matches!(first.next().await, Some(Ok((_, Item::Change(Change::Resync(_))))))
+        }
+    };
+    let small = put(1);
+    let large = put(3 << 20);
+    assert!(resumes(small).await);
+    // With what it replaces it is more than is kept.
+    put(3 << 20);
+    assert!(!resumes(small).await);
+    assert!(resumes(large).await);
+    // A single change is kept whatever its size.
+    let before = mirror.position();
+    put(64 << 20);
+    assert!(resumes(before).await);
+    assert!(!resumes(large).await);
+}
+
+#[tokio::test]
 async fn an_ended_watch_tells_its_error_once_and_is_over() {
     let mirror = filled(&[("a", 1)]);
     let mut subscription = Subscription::new(Arc::clone(&mirror));
@@ -164,7 +207,7 @@ async fn a_cached_value_tells_whether_the_watch_works() {
     mirror.interrupt("connection lost".into());
     let cached = mirror.cached("a").unwrap();
     assert_eq!((cached.value.as_deref(), cached.live), (Some(&1), false));
-    mirror.apply(Upstream::Progress);
+    mirror.apply(Upstream::Progress(None));
     assert!(!mirror.cached("a").unwrap().live, "progress proves nothing over a gap");
     fill(&mirror, &[("a", 1)]);
     assert!(mirror.cached("a").unwrap().live);

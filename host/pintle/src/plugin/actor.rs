@@ -26,6 +26,7 @@ use super::{
     limits::Limits,
     loader::{Exports, Plugin},
     output::LastWords,
+    throttle::{HeldBack, Meters, throttle},
 };
 
 /// A plugin at work. Dropping every handle ends it.
@@ -51,6 +52,10 @@ impl Operation {
 
     pub(crate) const fn mutation(name: &'static str) -> Self {
         Self { name, mutates: true }
+    }
+
+    fn is_start(self) -> bool {
+        self.name == "lifecycle.start"
     }
 
     /// The capability that it belongs to; none for the lifecycle.
@@ -89,12 +94,18 @@ impl Incarnation {
         let (jobs, queue) = mpsc::channel(limits.calls_queued_max);
         let (ended, ended_seen) = watch::channel(None);
         let (dropped, store_dropped) = watch::channel(false);
-        let task =
-            engine.plugin_runtime().spawn(run(store, plugin, queue, limits.calls_running_max));
+        let backend = Arc::clone(&store.data().host.backend);
+        let unyielded = Arc::clone(&store.data().unyielded);
+        let running = run(store, plugin, queue, limits.calls_running_max);
+        let held_back = Arc::new(HeldBack::default());
+        let meters = Meters { unyielded, held_back: Arc::clone(&held_back) };
+        let throttled = throttle(limits.cpu, backend, meters, running);
+        let task = engine.plugin_runtime().spawn(throttled);
         let calls = Arc::new(Calls {
             running: Mutex::default(),
             next_id: AtomicU64::new(1),
             ended,
+            held_back,
             task: task.abort_handle(),
         });
         let host = engine.host_runtime();
@@ -202,6 +213,24 @@ impl Incarnation {
         post(&self.jobs, function)
     }
 
+    /// Like [`Incarnation::post`], but with a full queue it waits for its turn in the background,
+    /// on `runtime`.
+    pub(crate) fn post_in_turn<F>(&self, runtime: &tokio::runtime::Handle, function: F)
+    where
+        F: for<'a> FnOnce(
+                &'a Accessor<GuestState>,
+                &'a Exports,
+            ) -> BoxFuture<'a, wasmtime::Result<()>>
+            + Send
+            + 'static,
+    {
+        if let Err(mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(posted(function)) {
+            let jobs = self.jobs.clone();
+            // Fails when the incarnation ends: then nothing of it is left.
+            runtime.spawn(async move { jobs.send(job).await.ok() });
+        }
+    }
+
     /// Waits until the incarnation has ended, and says why.
     pub(crate) async fn ended(&self) -> Arc<str> {
         let mut ended = self.ended.clone();
@@ -252,6 +281,8 @@ struct Calls {
     running: Mutex<HashMap<u64, Running>>,
     next_id: AtomicU64,
     ended: watch::Sender<Option<Arc<str>>>,
+    /// For how long the store was held back.
+    held_back: Arc<HeldBack>,
     task: AbortHandle,
 }
 
@@ -259,7 +290,30 @@ struct Running {
     operation: Operation,
     timeout: Duration,
     deadline: Instant,
-    cancelled: bool,
+    /// For how long the store had been held back when the call began.
+    held_before: Duration,
+    /// The same when it was cancelled, if it was.
+    cancelled: Option<Duration>,
+}
+
+impl Running {
+    /// Whether the guest is to be asked to end it. `held` is how long the store was held back.
+    fn is_late(&self, now: Instant, held: Duration) -> bool {
+        // A plugin that cannot even start as slowly as it is let would never serve.
+        let held_back = if self.operation.is_start() {
+            held.saturating_sub(self.held_before)
+        } else {
+            Duration::ZERO
+        };
+        now >= self.deadline + held_back
+    }
+
+    /// Whether the guest had `grace` to end it after that. It cannot while it is held back.
+    fn is_stuck(&self, now: Instant, held: Duration, grace: Duration) -> bool {
+        let Some(held_then) = self.cancelled else { return false };
+        let held_since = if self.operation.is_start() { self.held_before } else { held_then };
+        now >= self.deadline + grace + held.saturating_sub(held_since)
+    }
 }
 
 impl Calls {
@@ -270,8 +324,9 @@ impl Calls {
         jobs: mpsc::WeakSender<Job>,
     ) -> CallGuard {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let deadline = Instant::now() + timeout;
-        let running = Running { operation, timeout, deadline, cancelled: false };
+        let now = Instant::now();
+        let (deadline, held_before) = (now + timeout, self.held_back.total(now));
+        let running = Running { operation, timeout, deadline, held_before, cancelled: None };
         self.lock().insert(id, running);
         CallGuard { id, calls: Arc::clone(self), jobs, finished: false }
     }
@@ -313,9 +368,11 @@ impl Drop for CallGuard {
             return;
         }
         // The guest still works on it: the watchdog keeps an eye on it until `cancel` came through.
+        let now = Instant::now();
         if let Some(running) = self.calls.lock().get_mut(&self.id) {
-            running.cancelled = true;
-            running.deadline = Instant::now();
+            let held = self.calls.held_back.total(now);
+            *running =
+                Running { deadline: now, held_before: held, cancelled: Some(held), ..*running };
         }
         if let Some(jobs) = self.jobs.upgrade() {
             cancel(&jobs, self.id, &self.calls);
@@ -338,17 +395,15 @@ async fn watch_deadlines(
         ticks.tick().await;
         let (Some(calls), Some(jobs)) = (calls.upgrade(), jobs.upgrade()) else { return };
         let now = Instant::now();
+        let held = calls.held_back.total(now);
         let mut late = Vec::new();
         let mut stuck = None;
         for (id, running) in &mut *calls.lock() {
-            if now < running.deadline {
-                continue;
-            }
-            if !running.cancelled {
-                running.cancelled = true;
+            if running.cancelled.is_none() && running.is_late(now, held) {
+                running.cancelled = Some(held);
                 late.push(*id);
             }
-            if now >= running.deadline + grace {
+            if running.is_stuck(now, held, grace) {
                 stuck = Some((running.operation.name, running.timeout));
             }
         }
@@ -383,14 +438,22 @@ where
         + Send
         + 'static,
 {
-    let job: Job = Box::new(move |accessor, exports| {
+    jobs.try_send(posted(function)).is_ok()
+}
+
+fn posted<F>(function: F) -> Job
+where
+    F: for<'a> FnOnce(&'a Accessor<GuestState>, &'a Exports) -> BoxFuture<'a, wasmtime::Result<()>>
+        + Send
+        + 'static,
+{
+    Box::new(move |accessor, exports| {
         Box::pin(async move {
             if let Err(error) = function(accessor, exports).await {
                 tracing::debug!(error = format!("{error:#}"), "a posted call failed");
             }
         })
-    });
-    jobs.try_send(job).is_ok()
+    })
 }
 
 /// The task that owns the store. It returns when the last handle is gone, or with the trap.
@@ -401,13 +464,13 @@ async fn run(
     running_max: usize,
 ) -> wasmtime::Result<()> {
     let exports = plugin.instantiate(&mut store).await?;
-    let unyielded_ticks = Arc::clone(&store.data().unyielded_ticks);
+    let unyielded = Arc::clone(&store.data().unyielded);
     store
         .run_concurrent(async move |accessor: &Accessor<GuestState>| {
             let mut event_loop = pin!(serve(accessor, &exports, &mut queue, running_max));
             // Polled once in each turn of the store's loop: the guest has yielded.
             poll_fn(|context| {
-                unyielded_ticks.store(0, Ordering::Relaxed);
+                unyielded.reset();
                 Pin::as_mut(&mut event_loop).poll(context)
             })
             .await;
@@ -431,5 +494,49 @@ async fn serve(
                 None => return,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn running(operation: Operation, begun: Instant) -> Running {
+        let timeout = Duration::from_secs(5);
+        Running {
+            operation,
+            timeout,
+            deadline: begun + timeout,
+            held_before: Duration::from_secs(100),
+            cancelled: None,
+        }
+    }
+
+    #[test]
+    fn time_in_which_a_plugin_is_held_back_is_not_taken_from_its_grace() {
+        let begun = Instant::now();
+        let (after, grace) = (|s| begun + Duration::from_secs(s), Duration::from_secs(1));
+        let held = Duration::from_secs;
+        let mut call = running(Operation::read("config.get"), begun);
+        assert!(!call.is_late(after(4), held(103)));
+        assert!(call.is_late(after(5), held(104)));
+        call.cancelled = Some(held(104));
+        // From then on it was held back all the time.
+        assert!(!call.is_stuck(after(9), held(108), grace));
+        assert!(call.is_stuck(after(9), held(107), grace));
+        assert!(call.is_stuck(after(6), held(104), grace));
+    }
+
+    #[test]
+    fn a_start_has_its_time_while_the_plugin_is_not_held_back() {
+        let begun = Instant::now();
+        let (after, grace) = (|s| begun + Duration::from_secs(s), Duration::from_secs(1));
+        let held = Duration::from_secs;
+        let mut start = running(Operation::mutation("lifecycle.start"), begun);
+        assert!(!start.is_late(after(50), held(146)));
+        assert!(start.is_late(after(50), held(145)));
+        start.cancelled = Some(held(145));
+        assert!(!start.is_stuck(after(60), held(155), grace));
+        assert!(start.is_stuck(after(61), held(155), grace));
     }
 }

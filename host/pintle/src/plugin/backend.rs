@@ -297,6 +297,20 @@ impl Backend {
         });
     }
 
+    /// Ends every watch, with the reason why nothing serves: nothing will ever come of it.
+    pub(crate) fn end_watches(&self) {
+        self.routes.end_watches(&self.absence().into());
+    }
+
+    /// Says that the plugin is not started before something else happens, which `reason` names.
+    pub(crate) fn publish_wait(&self, reason: &str) {
+        self.status.send_modify(|status| {
+            status.state = BackendState::Restarting;
+            status.reason = reason.into();
+            status.since = SystemTime::now();
+        });
+    }
+
     pub(crate) fn set_plugin(&self, plugin: &Arc<Plugin>) {
         self.status.send_modify(|status| status.plugin_info = Some(Arc::clone(plugin)));
     }
@@ -321,15 +335,49 @@ impl Backend {
         if let Some(serving) = self.serving_now() {
             return Ok(serving);
         }
+        Err(self.refuse(operation, self.absence()))
+    }
+
+    /// Why nothing serves.
+    pub(crate) fn absence(&self) -> Refusal {
         let status = self.status.borrow().clone();
         if status.state == BackendState::Stopped {
-            return Err(self.refuse(operation, Refusal::ShuttingDown));
+            return Refusal::ShuttingDown;
         }
         let mut reason = status.state.as_str().to_owned();
         if !status.reason.is_empty() {
             reason = format!("{reason}: {}", status.reason);
         }
-        Err(self.refuse(operation, Refusal::NotRunning { reason }))
+        Refusal::NotRunning { reason }
+    }
+
+    /// Whether it will not serve again before somebody does something.
+    pub(crate) fn is_settled_down(&self) -> bool {
+        let state = self.status.borrow().state;
+        !state.is_coming_up() && state != BackendState::Serving
+    }
+
+    /// Opens something by `attempt`, again and again while that may help, until `is_over`.
+    ///
+    /// # Errors
+    ///
+    /// The last one, when another attempt cannot help.
+    pub(crate) async fn open_patiently<F: Future<Output = Result<(), Error>>>(
+        &self,
+        attempt: impl Fn() -> F,
+        is_over: impl Fn() -> bool,
+    ) -> Result<(), Error> {
+        while !is_over() {
+            let permit = self.routes.openings.acquire().await;
+            let opened = attempt().await;
+            drop(permit);
+            let Err(error) = opened else { return Ok(()) };
+            if !error.is_transient() || self.is_settled_down() {
+                return Err(error);
+            }
+            tokio::time::sleep(pause_after(&error)).await;
+        }
+        Ok(())
     }
 
     fn require(&self, operation: Operation, serving: &Serving) -> Result<(), Error> {
@@ -361,4 +409,15 @@ impl Backend {
         };
         Error::new(cause, self.place(operation, Some(serving)))
     }
+}
+
+/// Between attempts to open something, where nobody says how long to wait.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
+/// A plugin does not decide that there is no pause, or no next attempt.
+const ATTEMPT_PAUSE_MIN: Duration = Duration::from_millis(100);
+const ATTEMPT_PAUSE_MAX: Duration = Duration::from_secs(30);
+
+/// How long to wait after `error` before another attempt.
+pub(super) fn pause_after(error: &Error) -> Duration {
+    error.retry_after().unwrap_or(ATTEMPT_PAUSE).clamp(ATTEMPT_PAUSE_MIN, ATTEMPT_PAUSE_MAX)
 }

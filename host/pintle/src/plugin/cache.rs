@@ -18,7 +18,8 @@ use wasmtime::component::Component;
 
 /// A directory of compiled components.
 pub(crate) struct CompiledCache {
-    dir: PathBuf,
+    /// Without one, everything is compiled each time.
+    dir: Option<PathBuf>,
     engine: wasmtime::Engine,
 }
 
@@ -49,7 +50,15 @@ impl CompiledCache {
             let problem = format!("{}: others may write here", dir.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
         }
-        Ok(Self { dir, engine })
+        Ok(Self { dir: Some(dir), engine })
+    }
+
+    /// Uses `dir` if it is there and ours, and creates nothing.
+    pub(crate) fn if_present(dir: Option<PathBuf>, engine: wasmtime::Engine) -> Self {
+        let usable = |dir: &PathBuf| {
+            fs::symlink_metadata(dir).is_ok_and(|dir| dir.is_dir() && is_ours(&dir))
+        };
+        Self { dir: dir.filter(usable), engine }
     }
 
     /// The compiled form of `bytes`, from the cache or compiled now.
@@ -59,7 +68,8 @@ impl CompiledCache {
     /// Fails when `bytes` are no component that this engine takes. A cache that cannot be used is
     /// only logged.
     pub(crate) fn compile(&self, bytes: &[u8], sha256: &str) -> wasmtime::Result<Component> {
-        let path = self.dir.join(format!("{sha256}-{:016x}.cwasm", self.engine_key()));
+        let Some(dir) = &self.dir else { return Component::new(&self.engine, bytes) };
+        let path = dir.join(format!("{sha256}-{:016x}.cwasm", self.engine_key()));
         match self.load(&path) {
             Ok(component) => return Ok(component),
             Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
@@ -136,8 +146,10 @@ mod tests {
     }
 
     fn only_file(cache: &CompiledCache) -> PathBuf {
-        let files: Vec<_> =
-            fs::read_dir(&cache.dir).unwrap().map(|file| file.unwrap().path()).collect();
+        let files: Vec<_> = fs::read_dir(cache.dir.as_ref().unwrap())
+            .unwrap()
+            .map(|file| file.unwrap().path())
+            .collect();
         assert_eq!(files.len(), 1, "{files:?}");
         files[0].clone()
     }

@@ -6,5 +6,6 @@ mod lock;
 mod registry;
 mod tracing;
 
+pub(super) use config::WATCH as WATCH_CONFIG;
 pub use lifecycle::{Health, HealthState};
 pub(crate) use lock::Acquired;

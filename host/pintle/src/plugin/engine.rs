@@ -1,12 +1,6 @@
 //! The wasmtime engine, its clock, and the two runtimes.
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    thread,
-};
+use std::{sync::Arc, thread};
 
 use tokio::runtime;
 use wasmtime::{
@@ -22,6 +16,7 @@ use super::{
     limits::{EPOCH_TICK, Limits},
     network::{self, Network},
     output::LastWords,
+    throttle::Unyielded,
 };
 use crate::{clock::GuestClock, secret::Scrubber};
 
@@ -99,7 +94,7 @@ impl Engine {
         if let Some(dir) = options.data_dir {
             wasi.preopened_dir(dir, "/data", FsPerms::ReadWrite)?;
         }
-        let unyielded_ticks = Arc::new(AtomicU32::new(0));
+        let unyielded = Arc::new(Unyielded::new(limits.cpu));
         let state = GuestState {
             wasi: wasi.build(),
             table: ResourceTable::new(),
@@ -119,17 +114,17 @@ impl Engine {
                 message_bytes_max: limits.log_message_bytes,
                 checkpoint_bytes_max: limits.checkpoint_bytes,
             },
-            unyielded_ticks: Arc::clone(&unyielded_ticks),
+            unyielded: Arc::clone(&unyielded),
         };
         let mut store = Store::new(&self.wasmtime, state);
         store.limiter(|state| &mut state.limits);
         store.set_hostcall_fuel(limits.hostcall_bytes);
         store.set_max_component_handles(limits.handles_max);
-        let ticks_max = limits.unyielded_ticks_max;
+        let unyielded_max = limits.unyielded_max;
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(move |_| {
-            if unyielded_ticks.fetch_add(1, Ordering::Relaxed) >= ticks_max {
-                let ms = EPOCH_TICK.as_millis() * u128::from(ticks_max);
+            if unyielded.tick() >= unyielded_max {
+                let ms = unyielded_max.as_millis();
                 return Err(wasmtime::format_err!("computed for {ms} ms without yielding"));
             }
             Ok(UpdateDeadline::Yield(1))

@@ -6,13 +6,13 @@ use std::{
     time::Duration,
 };
 
-use futures::future::BoxFuture;
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 
 use super::{backend::Backend, made::Made};
 use crate::{
     config::{Entry, EventId, Target},
     error::Error,
-    mirror::{Mirror, Subscription, Upstream},
+    mirror::{Mirror, Subscription, Upstream, Weight},
     registry::InstanceState,
 };
 
@@ -21,7 +21,7 @@ const LINGER: Duration = Duration::from_secs(30);
 
 /// A capability that can be watched.
 pub(crate) trait Watched: Default + Send + Sync + 'static {
-    type Value: PartialEq + Send + Sync + 'static;
+    type Value: PartialEq + Weight + Send + Sync + 'static;
     type Target: Clone + Eq + Hash + Send + Sync;
 
     /// Opens watch `id` on the incarnation that serves, unless it is open there.
@@ -143,19 +143,19 @@ impl<K: Watched> Feed<K> {
     /// Opens the watch on the incarnation that serves. An error ends it for all its users.
     async fn open(&self, backend: &Backend) {
         // It may take as long as the backend takes to come up: reopening does the same.
-        while let Err(error) = K::open(backend, &self.made, self.id, self.target.clone()).await {
-            if !error.is_transient() {
-                self.mirror.apply(Upstream::Ended(error));
-                return;
+        let attempt = move || async move {
+            let opened = K::open(backend, &self.made, self.id, self.target.clone()).await;
+            if let Err(error) = &opened {
+                self.mirror.interrupt(error.to_string().into());
             }
-            self.mirror.interrupt(error.to_string().into());
-            tokio::time::sleep(error.retry_after().unwrap_or(REOPEN_PAUSE)).await;
+            opened
+        };
+        let is_over = || self.mirror.end().is_some();
+        if let Err(error) = backend.open_patiently(attempt, is_over).await {
+            self.mirror.apply(Upstream::Ended(error));
         }
     }
 }
-
-/// Between attempts to open a watch on a backend that does not run.
-const REOPEN_PAUSE: Duration = Duration::from_millis(500);
 
 impl<K: Watched> Feeds<K> {
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Mirror<K::Value>>> {
@@ -171,12 +171,18 @@ impl<K: Watched> Feeds<K> {
         }
     }
 
-    /// Opens every watch again on a new incarnation.
+    /// Ends every watch for good.
+    pub(crate) fn end(&self, error: &Error) {
+        for slot in self.lock().iter() {
+            slot.feed.mirror.apply(Upstream::Ended(error.clone()));
+        }
+    }
+
+    /// Opens every watch again on a new incarnation, each on its own.
     pub(crate) async fn reopen(&self, backend: &Backend) {
         let feeds: Vec<_> = self.lock().iter().map(|slot| Arc::clone(&slot.feed)).collect();
-        for feed in feeds.iter().filter(|feed| feed.mirror.end().is_none()) {
-            feed.open(backend).await;
-        }
+        let open = feeds.iter().map(|feed| feed.open(backend));
+        open.collect::<FuturesUnordered<_>>().collect::<()>().await;
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Slot<K>>> {

@@ -12,6 +12,7 @@ use super::{
     bindings::host,
     limits::Limits,
     network::{Network, NetworkCtxView, NetworkView},
+    throttle::Unyielded,
 };
 use crate::secret::Scrubber;
 
@@ -22,7 +23,7 @@ pub(crate) struct GuestState {
     pub(crate) network: Network,
     pub(crate) limits: StoreLimits,
     pub(crate) host: HostImports,
-    pub(crate) unyielded_ticks: Arc<std::sync::atomic::AtomicU32>,
+    pub(crate) unyielded: Arc<Unyielded>,
 }
 
 /// Implements `pintle:plugin/host`.
@@ -155,7 +156,7 @@ impl NetworkView for GuestState {
 }
 
 /// `text` cut to `len_max` bytes, control characters escaped so that a plugin cannot forge lines.
-fn printable(text: &str, len_max: usize) -> String {
+pub(super) fn printable(text: &str, len_max: usize) -> String {
     let mut out = String::with_capacity(text.len().min(len_max));
     for character in text.chars() {
         if out.len() + character.len_utf8() > len_max {

@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use crate::settings::LimitSettings;
+use crate::settings::{CpuShare, LimitSettings};
 
 /// Limits of one incarnation. Operators set four of them in `[backends.NAME.limits]`.
 #[derive(Debug, Clone)]
 pub(crate) struct Limits {
     /// Linear memory, bytes. `memory`. Enough for a thousand entries of 64 KiB in flight.
     pub(crate) memory_bytes: usize,
+    /// Processor time; what is above waits. `cpu`. A whole core is all that a store can use: clients
+    /// that are measured against native ones need most of it.
+    pub(crate) cpu: CpuShare,
     /// How long a call may take where its caller names nothing else. `call`.
     pub(crate) call_timeout: Duration,
     /// Connections open at once. `connections`.
@@ -24,8 +27,8 @@ pub(crate) struct Limits {
     pub(crate) calls_running_max: usize,
     /// Calls waiting in the queue; more are refused as busy.
     pub(crate) calls_queued_max: usize,
-    /// Longest run without returning to the event loop, in epoch ticks.
-    pub(crate) unyielded_ticks_max: u32,
+    /// Longest run without returning to the event loop, in processor time.
+    pub(crate) unyielded_max: Duration,
     /// Bytes copied out of the guest by one host call. An OTLP batch is the largest.
     pub(crate) hostcall_bytes: usize,
     /// Component-model handles.
@@ -62,6 +65,7 @@ impl Limits {
     pub(crate) fn of(settings: &LimitSettings) -> Self {
         Self {
             memory_bytes: usize::try_from(settings.memory.bytes()).unwrap_or(usize::MAX),
+            cpu: settings.cpu,
             call_timeout: settings.call,
             connections: settings.connections,
             ..Self::default()
@@ -73,6 +77,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             memory_bytes: 64 << 20,
+            cpu: CpuShare::WHOLE_CORE,
             call_timeout: Duration::from_secs(5),
             connections: 16,
             call_grace: Duration::from_secs(1),
@@ -80,7 +85,7 @@ impl Default for Limits {
             stop_timeout: Duration::from_secs(5),
             calls_running_max: 1024,
             calls_queued_max: 1024,
-            unyielded_ticks_max: 200,
+            unyielded_max: Duration::from_secs(1),
             hostcall_bytes: 16 << 20,
             handles_max: 10_000,
             table_elements: 100_000,

@@ -15,7 +15,7 @@ use super::{
     cache::CompiledCache,
     engine::{Engine, StoreOptions},
     file::{Capability, PluginEntry, PluginFileError, PluginInfo},
-    guest::{Checkpoint, GuestState},
+    guest::{Checkpoint, GuestState, printable},
     limits::Limits,
     network::{Network, NetworkOptions},
     output::LastWords,
@@ -164,13 +164,15 @@ impl Loader {
         if let Some(plugin) = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
             return Ok(Prepared::Known(Arc::clone(plugin)));
         }
-        let component = self.cache.compile(&bytes, &sha256).map_err(|error| {
-            PluginFileError::NotComponent { path: path.to_owned(), problem: format!("{error:#}") }
-        })?;
+        let component =
+            self.cache.compile(&bytes, &sha256).map_err(|error| PluginFileError::NotComponent {
+                path: path.to_owned(),
+                problem: printable_error(&error),
+            })?;
         let (capabilities, imports) = self.read_interfaces(&component, path)?;
         let mismatch = |error: wasmtime::Error| PluginFileError::Mismatch {
             path: path.to_owned(),
-            problem: format!("{error:#}"),
+            problem: printable_error(&error),
         };
         let pre = self.engine.linker.instantiate_pre(&component).map_err(mismatch)?;
         let indices = Indices::find(&pre, &capabilities).map_err(mismatch)?;
@@ -281,7 +283,7 @@ impl Loader {
         };
         let description = match described {
             Ok(Ok(description)) => description,
-            Ok(Err(error)) => return Err(failed(format!("{error:#}"))),
+            Ok(Err(error)) => return Err(failed(printable_error(&error))),
             Err(error) => return Err(failed(error.to_string())),
         };
         let info = &mut plugin.info;
@@ -293,6 +295,13 @@ impl Loader {
         info.data_directory = description.data_directory;
         Ok(plugin)
     }
+}
+
+/// Most bytes of an error that may quote names out of a plugin's file.
+const PROBLEM_BYTES_MAX: usize = 8 << 10;
+
+fn printable_error(error: &wasmtime::Error) -> String {
+    printable(&format!("{error:#}"), PROBLEM_BYTES_MAX)
 }
 
 enum Prepared {

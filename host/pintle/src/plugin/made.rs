@@ -38,4 +38,9 @@ impl Made {
         *made = Some(number);
         Ok(Some(answer))
     }
+
+    /// It has to be made again, on whatever incarnation.
+    pub(crate) async fn forget(&self) {
+        *self.0.lock().await = None;
+    }
 }

@@ -11,6 +11,8 @@ use std::{
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 
+use super::guest::printable;
+
 /// Keeps the last bytes written; a panic message is among them when a plugin traps.
 #[derive(Clone, Default)]
 pub(crate) struct LastWords(Arc<Mutex<VecDeque<u8>>>);
@@ -19,7 +21,7 @@ pub(crate) struct LastWords(Arc<Mutex<VecDeque<u8>>>);
 const KEPT_BYTES: usize = 4096;
 
 impl LastWords {
-    /// The last line that is not empty and not the usual hint about backtraces.
+    /// The last line that is not empty and not the usual hint about backtraces, made printable.
     pub(crate) fn summary(&self) -> Option<String> {
         let bytes: Vec<u8> =
             self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
@@ -30,7 +32,7 @@ impl LastWords {
             .filter(|line| !line.is_empty() && !line.starts_with("note: "))
             .collect();
         let tail = lines.get(lines.len().saturating_sub(2)..)?;
-        if tail.is_empty() { None } else { Some(tail.join(" ")) }
+        if tail.is_empty() { None } else { Some(printable(&tail.join(" "), KEPT_BYTES)) }
     }
 
     fn push(&self, bytes: &[u8]) {
@@ -81,6 +83,13 @@ mod tests {
         let words = LastWords::default();
         words.push(b"starting\nthread '<unnamed>' panicked at src/lib.rs:3:5:\nboom\nnote: run with `RUST_BACKTRACE=1`\n");
         assert_eq!(words.summary().unwrap(), "thread '<unnamed>' panicked at src/lib.rs:3:5: boom");
+    }
+
+    #[test]
+    fn last_words_cannot_command_a_terminal() {
+        let words = LastWords::default();
+        words.push(b"\x1b]0;owned\x07boom\r\n");
+        assert_eq!(words.summary().unwrap(), "\\u{1b}]0;owned\\u{7}boom");
     }
 
     #[test]

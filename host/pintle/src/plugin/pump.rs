@@ -109,9 +109,17 @@ impl Events for ConfigEvents {
 
     fn dispatch(backend: &Backend, serving: &Serving, id: u64, event: Self::Event) {
         // An event for a watch that was just closed is of no use to anybody.
-        let Some(mirror) = backend.routes.config.find(id) else { return };
+        let (mirror, tail) = (backend.routes.config.find(id), backend.routes.tails.find(id));
+        if mirror.is_none() && tail.is_none() {
+            return;
+        }
         let place = backend.place(Self::OPERATION, Some(serving));
-        mirror.apply(convert::config::event(event, &place, &serving.scrubber));
+        let event = convert::config::event(event, &place, &serving.scrubber);
+        match (mirror, tail) {
+            (Some(mirror), _) => mirror.apply(event),
+            (None, Some(tail)) => tail.apply(backend, id, event),
+            (None, None) => {}
+        }
     }
 }
 
@@ -159,9 +167,9 @@ impl Events for RegistryEvents {
                 version: None,
                 previous: removed.previous.map(|state| Arc::new(convert::registry::state(state))),
             },
-            registry::Event::SnapshotEnd => Upstream::SnapshotEnd,
+            registry::Event::SnapshotEnd => Upstream::SnapshotEnd(None),
             registry::Event::Resync(text) => Upstream::Resync(reason(text)),
-            registry::Event::Progress => Upstream::Progress,
+            registry::Event::Progress => Upstream::Progress(None),
             registry::Event::Ended(error) => {
                 Upstream::Ended(ended(backend, serving, Self::OPERATION, error))
             }

@@ -5,11 +5,12 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use super::{
     feed::{ConfigFeeds, InstanceFeeds},
     made::Made,
+    tail::{TAILS_MAX, Tail},
 };
 use crate::{
     error::Error,
@@ -17,14 +18,51 @@ use crate::{
     registry::RegistrationRecord,
 };
 
+/// Most openings that wait for the plugin at once.
+const OPENINGS_MAX: usize = 64;
+
 /// Everything that events of a plugin may be about, and that a new incarnation is asked for again.
-#[derive(Default)]
 pub(crate) struct Routes {
     pub(crate) config: ConfigFeeds,
+    pub(crate) tails: Table<Tail>,
+    /// One for each tail that may be.
+    pub(crate) tail_places: Arc<Semaphore>,
+    /// One for each opening that may be under way: a new incarnation is asked for everything at
+    /// once, and has to have room for other calls.
+    pub(crate) openings: Semaphore,
     pub(crate) instances: InstanceFeeds,
     pub(crate) registrations: Table<RegistrationRecord>,
     pub(crate) leases: Table<LeaseRecord>,
     pub(crate) lock_watches: Table<LockWatchRoute>,
+}
+
+impl Default for Routes {
+    fn default() -> Self {
+        Self {
+            config: ConfigFeeds::default(),
+            tails: Table::default(),
+            tail_places: Arc::new(Semaphore::new(TAILS_MAX)),
+            openings: Semaphore::new(OPENINGS_MAX),
+            instances: InstanceFeeds::default(),
+            registrations: Table::default(),
+            leases: Table::default(),
+            lock_watches: Table::default(),
+        }
+    }
+}
+
+impl Routes {
+    /// Ends every watch: nothing will ever come of it.
+    pub(crate) fn end_watches(&self, error: &Error) {
+        self.config.end(error);
+        self.instances.end(error);
+        for (_, tail) in self.tails.all() {
+            tail.end(error.clone());
+        }
+        for (_, watch) in self.lock_watches.all() {
+            watch.state.send_replace(Some(Err(error.clone())));
+        }
+    }
 }
 
 /// The watch of one lock.

@@ -5,22 +5,34 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures::{StreamExt, stream::FuturesUnordered};
+
 use super::{
     actor::{CallFailure, Incarnation, Operation},
-    backend::{Backend, BackendState, Serving},
+    backend::{Backend, BackendState, Serving, pause_after},
     bindings::lifecycle,
     convert,
-    data_dir::DataDir,
+    data_dir::{DataDir, DataDirError},
     engine::StoreOptions,
     file::PluginFileError,
     http::HttpOptions,
+    limits::Limits,
     loader::Plugin,
-    network::{GuestEndpoint, Network, NetworkLimits, NetworkOptions},
+    network::{
+        GuestEndpoint, Network, NetworkCounters, NetworkError, NetworkLimits, NetworkOptions,
+    },
     output::LastWords,
     pump,
+    routes::LockWatchRoute,
     tls::TlsSetting,
 };
-use crate::{error::Refusal, lock::LeaseStatus, registry::RegistrationRecord, secret::Scrubber};
+use crate::{
+    error::Refusal,
+    lock::LeaseStatus,
+    registry::RegistrationRecord,
+    secret::Scrubber,
+    settings::{BackendSettings, PreparedSettings},
+};
 
 const START: Operation = Operation::mutation("lifecycle.start");
 const STOP: Operation = Operation::mutation("lifecycle.stop");
@@ -28,6 +40,9 @@ const STOP: Operation = Operation::mutation("lifecycle.stop");
 /// Shortest and longest pause before a plugin is started again.
 const BACKOFF_MIN: Duration = Duration::from_millis(50);
 const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// How often a data directory that another process has is tried.
+const DATA_DIR_PERIOD: Duration = Duration::from_millis(100);
 
 /// How often a plugin may end before its backend is quarantined, and how fast it may again.
 const RESTARTS_MAX: u32 = 8;
@@ -66,7 +81,9 @@ pub(crate) async fn supervise(backend: Arc<Backend>) {
         incarnations: 0,
     };
     supervisor.run().await;
-    supervisor.backend.publish(BackendState::Stopped, "");
+    let backend = supervisor.backend;
+    backend.publish(BackendState::Stopped, "");
+    backend.end_watches();
 }
 
 struct Supervisor {
@@ -95,6 +112,7 @@ impl Supervisor {
                     tracing::error!(backend = &*self.backend.name, reason, "backend refused");
                     self.backend.publish(BackendState::Refused, &reason);
                     self.let_go(&reason.into());
+                    self.backend.end_watches();
                     return self.stopped().await;
                 }
                 Err(StartFailure::Passing(reason)) => reason,
@@ -104,6 +122,7 @@ impl Supervisor {
                     format!("its plugin ended {RESTARTS_MAX} times in a row, last: {reason}");
                 tracing::error!(backend = &*self.backend.name, reason, "backend quarantined");
                 self.backend.publish(BackendState::Quarantined, &reason);
+                self.backend.end_watches();
                 return self.stopped().await;
             };
             tracing::warn!(
@@ -186,7 +205,7 @@ impl Supervisor {
         let plugin = loader.load(&settings.plugin, settings.sha256.as_deref()).await?;
         backend.set_plugin(&plugin);
         let Prepared { options, scrubber, network } = prepare(&backend, &plugin)?;
-        self.grant_data_dir(&plugin)?;
+        self.grant_data_dir(&plugin).await?;
 
         let last_words = LastWords::default();
         let store = backend
@@ -221,49 +240,56 @@ impl Supervisor {
         Ok(serving)
     }
 
-    fn grant_data_dir(&mut self, plugin: &Plugin) -> Result<(), StartFailure> {
+    /// Takes the plugin's directory, waiting while another process has it: a server that stops, or
+    /// a command.
+    async fn grant_data_dir(&mut self, plugin: &Plugin) -> Result<(), StartFailure> {
         if !plugin.info.data_directory || self.data_dir.is_some() {
             return Ok(());
         }
         let name = &self.backend.name;
         let Some(path) = &self.backend.settings.data_dir else {
-            return Err(StartFailure::Final(format!(
-                "the plugin {} keeps files and has no directory for them; grant one by \
-                 data_dir = \"/var/lib/pintle/{name}\" in [backends.{name}]",
-                plugin.info.name
-            )));
+            return Err(StartFailure::Final(missing_data_dir(name, plugin)));
         };
-        let opened = DataDir::open(path).map_err(|error| StartFailure::Final(error.to_string()))?;
-        self.data_dir = Some(opened);
-        Ok(())
+        let mut told = false;
+        loop {
+            match DataDir::open(path) {
+                Ok(opened) => {
+                    self.data_dir = Some(opened);
+                    return Ok(());
+                }
+                Err(error @ DataDirError::InUse { .. }) => {
+                    if !std::mem::replace(&mut told, true) {
+                        let reason = error.to_string();
+                        tracing::warn!(backend = &**name, reason, "backend waits for its data");
+                        self.backend.publish_wait(&reason);
+                    }
+                    tokio::time::sleep(DATA_DIR_PERIOD).await;
+                }
+                Err(error @ DataDirError::Io { .. }) => {
+                    return Err(StartFailure::Final(error.to_string()));
+                }
+            }
+        }
     }
 }
 
 /// What the plugin is told and may reach: read anew at each start, so that a changed secret
 /// counts.
 pub(super) fn prepare(backend: &Backend, plugin: &Plugin) -> Result<Prepared, StartFailure> {
-    let settings = &backend.settings;
     let schema = &plugin.info.settings_schema;
     let prepared = backend.shared.settings.prepare(&backend.name, schema).map_err(refused)?;
     for warning in &prepared.warnings {
         tracing::warn!(backend = &*backend.name, "{warning}");
     }
     let scrubber = Arc::new(Scrubber::new(&prepared.secrets).map_err(refused)?);
-    let network = Network::new(NetworkOptions {
-        endpoints: settings.endpoints.iter().map(|endpoint| endpoint.to_string().into()).collect(),
-        allow: settings.allow.clone(),
-        tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
-        http: HttpOptions {
-            h2c: settings.http.h2c,
-            proxy: prepared.proxy_url.as_ref().map(|url| url.expose().to_owned()),
-        },
-        limits: NetworkLimits {
-            connections_max: usize::try_from(backend.limits.connections).unwrap_or(usize::MAX),
-            ..NetworkLimits::default()
-        },
-        counters: Arc::clone(&backend.network_counters),
-        ..NetworkOptions::new(&*backend.name, backend.shared.engine.host_runtime())
-    })
+    let network = network_of(
+        &backend.name,
+        &backend.settings,
+        &backend.limits,
+        &prepared,
+        Arc::clone(&backend.network_counters),
+        backend.shared.engine.host_runtime(),
+    )
     .map_err(refused)?;
     let endpoint = |GuestEndpoint { host, port, tls }| lifecycle::Endpoint { host, port, tls };
     let options = lifecycle::StartOptions {
@@ -274,6 +300,42 @@ pub(super) fn prepare(backend: &Backend, plugin: &Plugin) -> Result<Prepared, St
         node: backend.shared.node.to_string(),
     };
     Ok(Prepared { options, scrubber, network })
+}
+
+/// What a backend's plugin may reach.
+pub(super) fn network_of(
+    name: &str,
+    settings: &BackendSettings,
+    limits: &Limits,
+    prepared: &PreparedSettings,
+    counters: Arc<NetworkCounters>,
+    runtime: tokio::runtime::Handle,
+) -> Result<Network, NetworkError> {
+    let endpoints = settings.endpoints.iter();
+    Network::new(NetworkOptions {
+        endpoints: endpoints.map(|endpoint| endpoint.to_string().into()).collect(),
+        allow: settings.allow.clone(),
+        tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
+        http: HttpOptions {
+            h2c: settings.http.h2c,
+            proxy: prepared.proxy_url.as_ref().map(|url| url.expose().to_owned()),
+        },
+        limits: NetworkLimits {
+            connections_max: usize::try_from(limits.connections).unwrap_or(usize::MAX),
+            ..NetworkLimits::default()
+        },
+        counters,
+        ..NetworkOptions::new(name, runtime)
+    })
+}
+
+/// What to say of a backend whose plugin needs a directory that it was not given.
+pub(super) fn missing_data_dir(name: &str, plugin: &Plugin) -> String {
+    format!(
+        "the plugin {} keeps files and has no directory for them; grant one by \
+         data_dir = \"/var/lib/pintle/{name}\" in [backends.{name}]",
+        plugin.info.name
+    )
 }
 
 /// What an incarnation starts with.
@@ -311,32 +373,44 @@ fn explain(failure: CallFailure, serving: &Serving) -> StartFailure {
     }
 }
 
-/// Asks a new incarnation for everything that users have open.
+/// Asks a new incarnation for everything that users have open: each on its own, because one that
+/// is refused again and again must not hold up the others.
 async fn repeat_requests(backend: Arc<Backend>) {
-    for (_, registration) in backend.routes.registrations.all() {
-        if !registration.is_over() {
-            register_again(&backend, &registration).await;
-        }
-    }
-    backend.routes.config.reopen(&backend).await;
-    backend.routes.instances.reopen(&backend).await;
-    for (id, watch) in backend.routes.lock_watches.all() {
-        if let Err(error) = backend.lock_watch(id, &watch).await {
-            watch.state.send_replace(Some(Err(error)));
-        }
+    let routes = &backend.routes;
+    let (registrations, tails) = (routes.registrations.all(), routes.tails.all());
+    let lock_watches = routes.lock_watches.all();
+    let registering = registrations.iter().map(|(_, record)| register_again(&backend, record));
+    let registering: FuturesUnordered<_> = registering.collect();
+    let following: FuturesUnordered<_> =
+        tails.iter().map(|(_, tail)| tail.reopen(&backend)).collect();
+    let watching = lock_watches.iter().map(|(id, watch)| watch_lock_again(&backend, *id, watch));
+    let watching: FuturesUnordered<_> = watching.collect();
+    tokio::join!(
+        registering.collect::<()>(),
+        following.collect::<()>(),
+        watching.collect::<()>(),
+        routes.config.reopen(&backend),
+        routes.instances.reopen(&backend),
+    );
+}
+
+async fn watch_lock_again(backend: &Backend, id: u64, watch: &Arc<LockWatchRoute>) {
+    let _permit = backend.routes.openings.acquire().await;
+    if let Err(error) = backend.lock_watch(id, watch).await {
+        watch.state.send_replace(Some(Err(error)));
     }
 }
 
 async fn register_again(backend: &Backend, registration: &Arc<RegistrationRecord>) {
-    loop {
-        match backend.registry_register(None, registration).await {
-            Ok(_) => return,
-            Err(_) if registration.is_over() => return,
-            Err(error) => {
-                registration.lost(error.to_string().into());
-                // When this incarnation ends too, so does this task.
-                tokio::time::sleep(error.retry_after().unwrap_or(BACKOFF_MAX / 10)).await;
-            }
+    while !registration.is_over() {
+        let permit = backend.routes.openings.acquire().await;
+        let registered = backend.registry_register(None, registration).await;
+        drop(permit);
+        let Err(error) = registered else { return };
+        if !registration.is_over() {
+            registration.lost(error.to_string().into());
+            // When this incarnation ends too, so does this task.
+            tokio::time::sleep(pause_after(&error)).await;
         }
     }
 }

@@ -114,7 +114,8 @@ pub enum SecretReference {
 pub struct LimitSettings {
     /// Memory of the sandbox, 1MiB to 4GiB. Default: `"64MiB"`.
     pub memory: ByteSize,
-    /// Processor time; what is above waits. Default: `"250ms/s"`.
+    /// Processor time; what is above waits. Default: `"1s/s"`, one core, which is
+    /// all that a plugin can use.
     pub cpu: CpuShare,
     /// Time for one call when the caller names none, and the most that a caller may name. 10ms to
     /// 10min. Default: `"5s"`.
@@ -147,7 +148,7 @@ impl Default for LimitSettings {
     fn default() -> Self {
         Self {
             memory: ByteSize::from_mib(64),
-            cpu: CpuShare::from_millis_per_second(250),
+            cpu: CpuShare::WHOLE_CORE,
             call: Duration::from_secs(5),
             connections: 8,
         }

@@ -100,6 +100,11 @@ impl Settings {
         Ok(PreparedSettings { json, secrets, proxy_url, warnings })
     }
 
+    /// A problem with a backend, at a key of it or with the whole.
+    pub(crate) fn problem_of(&self, name: &str, key: &[&str], text: impl Into<String>) -> Problem {
+        self.problem(&KeyPath::of(&[&["backends", name], key].concat()), text)
+    }
+
     fn problem(&self, path: &KeyPath, text: impl Into<String>) -> Problem {
         let origin = self.origins.nearest(path);
         Problem { origin, key: path.to_string(), text: text.into() }

@@ -99,10 +99,16 @@ impl CpuShare {
     /// One whole core.
     pub const WHOLE_CORE: Self = Self { micros_per_second: 1_000_000 };
 
-    /// That many milliseconds in each second; more than a second counts as one.
+    /// With less a plugin would be held back for seconds each time that it does something.
+    pub const LEAST: Self = Self { micros_per_second: 20_000 };
+
+    /// That many milliseconds in each second, from the least share to a whole core.
     pub const fn from_millis_per_second(millis: u32) -> Self {
-        let millis = if millis > 1_000 { 1_000 } else { millis };
-        Self { micros_per_second: millis * 1_000 }
+        match millis {
+            ..20 => Self::LEAST,
+            20..1_000 => Self { micros_per_second: millis * 1_000 },
+            1_000.. => Self::WHOLE_CORE,
+        }
     }
 
     /// Processor time in each second of the clock, at most one second.
@@ -118,8 +124,8 @@ impl FromStr for CpuShare {
         let expected = || ValueError("expected processor time per second, like \"250ms/s\"".into());
         let per_second = text.strip_suffix("/s").ok_or_else(expected)?;
         let time = parse_duration(per_second).map_err(|_| expected())?;
-        if time < Duration::from_millis(1) || time > Duration::from_secs(1) {
-            return Err(ValueError("expected a share between \"1ms/s\" and \"1s/s\"".into()));
+        if time < Self::LEAST.per_second() || time > Duration::from_secs(1) {
+            return Err(ValueError("expected a share between \"20ms/s\" and \"1s/s\"".into()));
         }
         let micros = u32::try_from(time.as_micros()).map_err(|_| expected())?;
         Ok(Self { micros_per_second: micros })
@@ -401,7 +407,7 @@ mod tests {
         assert_eq!(share("1s/s"), Ok(CpuShare::WHOLE_CORE));
         assert_eq!(share("250ms/s").unwrap().to_string(), "250ms/s");
         assert_eq!(CpuShare::from_millis_per_second(5_000), CpuShare::WHOLE_CORE);
-        for text in ["250ms", "25%", "1100ms/s", "999us/s", "s/s"] {
+        for text in ["250ms", "25%", "1100ms/s", "19ms/s", "s/s"] {
             assert!(share(text).is_err(), "{text}");
         }
     }

@@ -7,7 +7,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pintle::config as host;
 use pintle_api::{
@@ -16,6 +16,7 @@ use pintle_api::{
         HistoryPage, HistoryQuery, ListQuery, Mismatch, Stored, Txn, WatchQuery, WriteQuery,
     },
     etag::{self, Tags},
+    event::ConfigEvent,
     problem::code,
 };
 
@@ -211,11 +212,19 @@ async fn watch(
         (None, Some(prefix)) => host::Target::Prefix(prefix),
         _ => return Err(Failure::invalid("query: give either `key` or `prefix`")),
     };
-    // A position that cannot be read is as good as none: the watch begins with a snapshot.
-    let last = headers
-        .get(HeaderName::from_static("last-event-id"))
-        .and_then(|value| value.to_str().ok()?.parse().ok());
-    let watch = match last {
+    let last = stream::last_event_id(&headers);
+    if let Some(version) = query.from_version {
+        // Without it the watch would begin where it began, and repeat what was delivered.
+        let unreadable = || Failure::invalid("Last-Event-ID: not one of a watch from a version");
+        let position: host::ChangePosition = match headers.get("last-event-id") {
+            Some(_) => last.and_then(|text| text.parse().ok()).ok_or_else(unreadable)?,
+            None => host::Version::from(version).into(),
+        };
+        let changes = config.watch_from(target, position).await?;
+        return Ok(stream::respond(positioned_changes(changes), state.stopping.clone()));
+    }
+    // As good as none here too: it begins with a snapshot.
+    let watch = match last.and_then(|text| text.parse().ok()) {
         Some(last) => config.watch_resuming(target, last).await?,
         None => config.watch(target).await?,
     };
@@ -228,6 +237,19 @@ async fn watch(
         Some((positioned, watch))
     });
     Ok(stream::respond(events, state.stopping.clone()))
+}
+
+fn positioned_changes(
+    changes: host::Changes,
+) -> impl Stream<Item = Result<Positioned<ConfigEvent>, Failure>> {
+    futures::stream::unfold(changes, |mut changes| async move {
+        let item = changes.next().await?;
+        let id = Some(changes.position().to_string());
+        let positioned = item
+            .map_err(Failure::from)
+            .map(|event| Positioned { event: convert::event(event), id });
+        Some((positioned, changes))
+    })
 }
 
 fn raw(entry: host::Entry) -> Response {

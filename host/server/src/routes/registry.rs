@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    http::StatusCode,
+    http::{HeaderMap, StatusCode},
     response::Response,
     routing::{get, post, put},
 };
@@ -144,11 +144,20 @@ async fn watch(
     axum::extract::State(state): AppState,
     Names(backend): Names<String>,
     Parameters(query): Parameters<WatchQuery>,
+    headers: HeaderMap,
 ) -> Answer<Response> {
-    let watch = state.pintle.registry(&backend)?.watch(query.service).await?;
-    let events = watch.map(|item| {
-        let event = convert::event(item.map_err(Failure::from)?);
-        Ok(Positioned { event, id: None })
+    let registry = state.pintle.registry(&backend)?;
+    let watch = match stream::last_event_id(&headers).and_then(|text| text.parse().ok()) {
+        Some(last) => registry.watch_resuming(query.service, last).await?,
+        None => registry.watch(query.service).await?,
+    };
+    let events = futures::stream::unfold(watch, |mut watch| async move {
+        let item = watch.next().await?;
+        let positioned = item.map_err(Failure::from).map(|event| Positioned {
+            event: convert::event(event),
+            id: watch.last_event_id().map(|id| id.to_string()),
+        });
+        Some((positioned, watch))
     });
     Ok(stream::respond(events, state.stopping.clone()))
 }

@@ -219,6 +219,29 @@ fn a_watch_from_a_version_begins_with_what_came_after_it() {
 }
 
 #[test]
+fn a_reader_far_behind_is_given_every_change_at_its_own_pace() {
+    Node::new().fresh(async |host| {
+        let config = host.config();
+        let seen = version(config.put(put("a/1", "0")).await.unwrap());
+        let mut expected = Vec::new();
+        for count in 1..=3_000 {
+            config.put(put("a/1", &count.to_string())).await.unwrap();
+            expected.push(format!("put a/1={count}"));
+        }
+        let mut request = below("a");
+        request.from_version = Some(seen);
+        config.watch(1, request).await.unwrap();
+        let mut changes = Vec::new();
+        while changes.len() < expected.len() {
+            // Long enough for the watch to run ahead as far as it may.
+            sleep(Duration::from_secs(1)).await;
+            changes.extend(short(&config.events().await.unwrap()));
+        }
+        assert_eq!(changes, expected);
+    });
+}
+
+#[test]
 fn a_quiet_watch_tells_that_nothing_is_missing() {
     Node::new().fresh(async |host| {
         let config = host.config();

@@ -3,13 +3,12 @@
 use anyhow::{Context, Result, bail};
 use futures::StreamExt;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use http_body_util::BodyExt;
 use pintle_client::{
     api::{
         bytes::Value,
         config::{
             Condition, DeletePrefixQuery, EntriesPage, Entry, Expect, ListQuery, Txn, TxnOp,
-            TxnResult, WriteQuery,
+            TxnResult, WatchQuery, WriteQuery,
         },
         event::ConfigEvent,
     },
@@ -21,6 +20,7 @@ use pintle_test_suites::within;
 use crate::served::{Served, request};
 
 const KEYS: &str = "/v1/backends/main/config/keys";
+const FROM_FIRST: &str = "/v1/backends/main/config/watch?prefix=w&from_version=1";
 
 async fn put(config: &Config, key: &str, value: &str) -> Result<String> {
     match config.put(Put::new(key, value.to_owned())).await? {
@@ -234,20 +234,7 @@ async fn a_watch_begins_with_what_is_there_and_goes_on_with_what_changes() -> Re
     Ok(())
 }
 
-/// Events of a stream as they are on the wire, until one that contains `last`.
-async fn wire(served: &Served, last_id: Option<&str>, last: &str) -> Result<String> {
-    let mut watch = request(Method::GET, "/v1/backends/main/config/watch?prefix=w", "")?;
-    if let Some(id) = last_id {
-        watch.headers_mut().extend(with(HeaderName::from_static("last-event-id"), id)?);
-    }
-    let mut body = within("an answer", served.open(watch)).await?.into_body();
-    let mut text = String::new();
-    while !text.contains(last) || !text.ends_with("\n\n") {
-        let frame = within("more of the stream", body.frame()).await?.context("the end")??;
-        text.push_str(std::str::from_utf8(frame.data_ref().context("data")?)?);
-    }
-    Ok(text)
-}
+const WATCH: &str = "/v1/backends/main/config/watch?prefix=w";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_resumes_after_the_last_event_that_was_seen() -> Result<()> {
@@ -258,17 +245,17 @@ async fn a_watch_resumes_after_the_last_event_that_was_seen() -> Result<()> {
     while event(&mut keeper).await? != ConfigEvent::SnapshotEnd {}
     put(&config, "w/a", "first").await?;
     while !is_put(&event(&mut keeper).await?, "w/a", "first") {}
-    let text = wire(&served, None, "snapshot-end").await?;
+    let text = served.events(WATCH, None, "snapshot-end").await?;
     let id = text.lines().rev().find_map(|line| line.strip_prefix("id: ")).context("an id")?;
     put(&config, "w/b", "second").await?;
     put(&config, "w/c", "third").await?;
-    let resumed = wire(&served, Some(id), "third").await?;
+    let resumed = served.events(WATCH, Some(id), "third").await?;
     assert!(!resumed.contains("snapshot-begin") && !resumed.contains("first"), "{resumed}");
     assert!(resumed.contains("second"), "{resumed}");
 
     // What is not kept any more begins anew, and says so.
     for unknown in ["0.1", "nonsense"] {
-        let anew = wire(&served, Some(unknown), "third").await?;
+        let anew = served.events(WATCH, Some(unknown), "third").await?;
         assert!(anew.contains("snapshot-begin") || anew.contains("resync"), "{anew}");
         assert!(anew.contains("first") && anew.contains("second"), "{anew}");
     }
@@ -293,6 +280,74 @@ async fn a_client_finds_back_to_a_server_that_was_restarted() -> Result<()> {
     let _listening = again.listen(port).await?;
     // Whether it resumes or begins with a snapshot: the value arrives.
     while !is_put(&event(&mut watch).await?, "w/a", "2") {}
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_version_begins_after_it_and_a_lost_connection_repeats_nothing() -> Result<()>
+{
+    let served = Served::local().await?;
+    let listening = served.listen(0).await?;
+    let port = listening.address.port();
+    let config = listening.client()?.config("main");
+    let first = put(&config, "w/a", "1").await?;
+    put(&config, "w/a", "2").await?;
+    let op = |key: &str| TxnOp::Put { key: key.into(), value: Value::of(b"3"), content_type: None };
+    let txn = Txn { ops: vec![op("w/a"), op("w/b"), op("w/c")], ..Txn::default() };
+    config.txn(&txn).await?;
+    let prefix = Some("w".into());
+    let query = WatchQuery { prefix, from_version: Some(first), ..WatchQuery::default() };
+    let mut watch = config.watch(&query).await?;
+    for (key, value) in [("w/a", "2"), ("w/a", "3"), ("w/b", "3")] {
+        assert!(is_put(&event(&mut watch).await?, key, value));
+    }
+    listening.stop().await?;
+    // What came before the end and was not asked for yet may still be delivered.
+    let mut rest = Vec::new();
+    while let Delivery::Event(event) = next(&mut watch).await? {
+        rest.push(event);
+    }
+    let again = served.restarted();
+    put(&again.client().config("main"), "w/d", "4").await?;
+    let _listening = again.listen(port).await?;
+    while rest.len() < 2 {
+        rest.push(event(&mut watch).await?);
+    }
+    assert!(is_put(&rest[0], "w/c", "3") && is_put(&rest[1], "w/d", "4"), "{rest:?}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_from_a_version_is_refused_where_the_backend_cannot() -> Result<()> {
+    let served = Served::new().await?;
+    let problem = served.get(FROM_FIRST).await?.problem()?;
+    assert_eq!(problem.code(), "unsupported");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_in_a_watch_from_a_version_that_cannot_be_read_is_refused() -> Result<()> {
+    let served = Served::local().await?;
+    for id in ["a.7", "0@", "é"] {
+        let mut watch = request(Method::GET, FROM_FIRST, "")?;
+        let header = HeaderValue::from_bytes(id.as_bytes())?;
+        watch.headers_mut().insert("last-event-id", header);
+        let problem = served.send(watch).await?.problem()?;
+        assert_eq!((problem.status, problem.code()), (400, "invalid"), "{id}");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_lost_a_snapshot_half_way_gets_another() -> Result<()> {
+    let served = Served::local().await?;
+    put(&served.client().config("main"), "w/a", "1").await?;
+    let text = served.events(FROM_FIRST, Some("snapshot"), "snapshot-end").await?;
+    let names: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("event: ")).collect();
+    assert_eq!(names, ["resync", "snapshot-begin", "put", "snapshot-end"], "{text}");
+    let ids: Vec<&str> = text.lines().filter_map(|line| line.strip_prefix("id: ")).collect();
+    assert_eq!(ids.len(), 4, "{text}");
+    assert!(ids[..3].iter().all(|id| *id == "snapshot") && ids[3].starts_with("0@"), "{text}");
     Ok(())
 }
 

@@ -75,6 +75,31 @@ async fn an_instance_whose_client_is_silent_is_gone() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_watch_resumes_after_the_last_event_that_was_seen() -> Result<()> {
+    const WATCH: &str = "/v1/backends/main/registry/watch?service=web";
+    let served = Served::new().await?;
+    let registry = served.client().registry("main");
+    let register = Register {
+        instance: InstanceSpec::new("h", 1),
+        owner: String::new(),
+        ttl_ms: 15_000,
+        persistent: true,
+        replace: false,
+    };
+    registry.put(&name("one"), &register).await?;
+    // Keeps the upstream watch, and with it the events to resume from.
+    let _keeper = registry.watch(Some("web".into())).await?;
+    let text = served.events(WATCH, None, "snapshot-end").await?;
+    let id = text.lines().rev().find_map(|line| line.strip_prefix("id: ")).context("an id")?;
+    registry.put(&name("two"), &register).await?;
+    let resumed = served.events(WATCH, Some(id), "two").await?;
+    assert!(!resumed.contains("snapshot-begin") && !resumed.contains("one"), "{resumed}");
+    let anew = served.events(WATCH, Some("0.1"), "two").await?;
+    assert!(anew.contains("snapshot-begin") && anew.contains("one"), "{anew}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn only_its_owner_renews_changes_or_removes_a_registration() -> Result<()> {
     let served = Served::new().await?;
     let registry = served.client().registry("main");

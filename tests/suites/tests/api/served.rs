@@ -45,6 +45,16 @@ impl Served {
         Ok(Self { _sandbox: sandbox, pintle, api })
     }
 
+    /// A host with the embedded backend.
+    pub(crate) async fn local() -> Result<Self> {
+        let sandbox = Sandbox::new(&["plugins/local"])?;
+        let data_dir = sandbox.path().join("local").display().to_string();
+        let settings = format!("[backends.main]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n");
+        let pintle = sandbox.start(&settings).await?;
+        let api = Api::new(pintle.clone());
+        Ok(Self { _sandbox: sandbox, pintle, api })
+    }
+
     /// The same host with an API that knows nothing of what was.
     pub(crate) fn restarted(self) -> Self {
         Self { api: Api::new(self.pintle.clone()), ..self }
@@ -86,6 +96,26 @@ impl Served {
 
     pub(crate) async fn get(&self, target: &str) -> Result<Reply> {
         self.send(request(Method::GET, target, "")?).await
+    }
+
+    /// Events of a stream as they are on the wire, until one that contains `last`.
+    pub(crate) async fn events(
+        &self,
+        target: &str,
+        last_id: Option<&str>,
+        last: &str,
+    ) -> Result<String> {
+        let mut watch = request(Method::GET, target, "")?;
+        if let Some(id) = last_id {
+            watch.headers_mut().insert("last-event-id", id.parse()?);
+        }
+        let mut body = within("an answer", self.open(watch)).await?.into_body();
+        let mut text = String::new();
+        while !text.contains(last) || !text.ends_with("\n\n") {
+            let frame = within("more of the stream", body.frame()).await?.context("the end")??;
+            text.push_str(std::str::from_utf8(frame.data_ref().context("data")?)?);
+        }
+        Ok(text)
     }
 
     pub(crate) async fn put(&self, target: &str, body: &'static str) -> Result<Reply> {

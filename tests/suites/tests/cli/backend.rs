@@ -41,3 +41,48 @@ async fn wrong_settings_are_refused_with_file_line_and_what_was_meant() -> Resul
     assert!(shown.contains("PINTLE_DATA_DIR"), "{shown}");
     Ok(())
 }
+
+#[tokio::test]
+async fn what_is_set_for_a_plugin_is_checked_against_what_it_takes() -> Result<()> {
+    let shell = Shell::new()?;
+    let file = shell.path("pintle.toml");
+    let path = file.display().to_string();
+    let check = async |text: &str| {
+        std::fs::write(&file, text)?;
+        shell.run(&["settings", "check", "--settings", &path]).await
+    };
+    let with = |settings: &str| {
+        format!("[backends.main]\nplugin = \"local\"\ndata_dir = \"data\"\n{settings}\n")
+    };
+    let right = check(&with("[backends.main.settings]\nhistory_versions_per_key = 3")).await?;
+    assert!(right.text()?.contains("main"), "{right:?}");
+    let wrong = check(&with("[backends.main.settings]\n\nspans_max = 0\nspan_max = 1")).await?;
+    assert_eq!(wrong.code, Some(2), "{wrong:?}");
+    for part in [
+        "pintle.toml:6: backends.main.settings.spans_max: ",
+        "pintle.toml:7: backends.main.settings.span_max: ",
+    ] {
+        assert!(wrong.stderr.contains(part), "{wrong:?}");
+    }
+    let line_of = |part| wrong.stderr.find(part);
+    assert!(line_of(":6: ") < line_of(":7: "), "{wrong:?}");
+    let no_folder = check("[backends.main]\nplugin = \"local\"\n").await?;
+    assert_eq!(no_folder.code, Some(2), "{no_folder:?}");
+    assert!(no_folder.stderr.contains("pintle.toml:1: backends.main: "), "{no_folder:?}");
+    let no_file = check("[backends.main]\nplugin = \"etcd\"\n").await?;
+    assert_eq!(no_file.code, Some(0), "{no_file:?}");
+    for part in ["warning: ", "pintle.toml:2: backends.main.plugin: ", "etcd.wasm", "local"] {
+        assert!(no_file.stderr.contains(part), "{no_file:?}");
+    }
+    let required = check("[backends.main]\nplugin = \"etcd\"\nrequired = true\n").await?;
+    assert_eq!(required.code, Some(2), "{required:?}");
+    assert!(required.stderr.contains("pintle.toml:2: backends.main.plugin: "), "{required:?}");
+    // Without any backend the host uses one of its own, which is checked as well.
+    assert!(check("").await?.text()?.contains("backends: local"));
+    std::fs::write(shell.plugins_dir().join("local.wasm"), "no component")?;
+    let broken = check("").await?;
+    assert_eq!(broken.code, Some(2), "{broken:?}");
+    assert!(broken.stderr.contains("local.wasm"), "{broken:?}");
+    assert!(!shell.data_dir().exists(), "a check leaves nothing behind");
+    Ok(())
+}

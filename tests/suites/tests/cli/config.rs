@@ -1,6 +1,6 @@
 //! `pintle config`.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pintle_client::api::config::{EntriesPage, Entry};
 
 use crate::shell::Shell;
@@ -97,5 +97,23 @@ async fn a_watch_prints_a_line_for_each_event() -> Result<()> {
     assert_eq!((&event["event"], &event["entry"]["value"]), (&"put".into(), &"two\nlines".into()));
     text.signal("INT")?;
     assert!(text.ended().await?.success());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_watch_from_a_version_prints_what_changed_since() -> Result<()> {
+    let shell = Shell::new()?;
+    let (_server, _) = shell.serve().await?;
+    shell.run(&["config", "put", "app/a", "one"]).await?.text()?;
+    let page: EntriesPage = shell.run(&["config", "list", "-o", "json"]).await?.json()?;
+    let version = page.version.context("a version")?;
+    shell.run(&["config", "put", "app/a", "two"]).await?.text()?;
+    shell.run(&["config", "delete", "app/a"]).await?.text()?;
+    let mut watch =
+        shell.start(&["config", "watch", "--prefix", "app", "--from-version", &version])?;
+    let line = watch.line().await?;
+    assert!(line.starts_with("put") && line.contains("two"), "{line}");
+    let line = watch.line().await?;
+    assert!(line.starts_with("removed") && line.contains("app/a"), "{line}");
     Ok(())
 }

@@ -1,6 +1,8 @@
 //! `pintle serve`, and how commands find it.
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use pintle_test_suites::within;
+use tokio::io::AsyncBufReadExt;
 
 use crate::shell::Shell;
 
@@ -37,6 +39,31 @@ async fn a_killed_server_loses_nothing_and_its_traces_mislead_nobody() -> Result
     assert_eq!(list.lines().count(), 21, "{list}");
     let (_again, _) = shell.serve().await?;
     assert_eq!(shell.run(&["config", "get", "k/7"]).await?.text()?, "v");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_waits_for_a_server_that_is_starting() -> Result<()> {
+    let shell = Shell::new()?;
+    let start = |arguments: &[&str]| {
+        let mut command = shell.command(arguments);
+        // With nothing compiled it takes a while.
+        command.env("PINTLE_PLUGINS__CACHE_DIR", shell.path("cache")).spawn()
+    };
+    let mut server = start(&["serve", "--listen", "127.0.0.1:0"])?;
+    let file = shell.data_dir().join("run/server.json");
+    within("the server's file", async {
+        while !std::fs::read_to_string(&file).is_ok_and(|text| text.contains("starting")) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await?;
+    let put = start(&["config", "put", "a", "patient"])?;
+    let output = within("the command", put.wait_with_output()).await??;
+    assert!(output.status.success(), "{output:?}");
+    assert!(std::fs::read_to_string(&file)?.contains("serving"));
+    assert!(server.try_wait()?.is_none());
+    assert_eq!(shell.run(&["config", "get", "a"]).await?.text()?, "patient");
     Ok(())
 }
 
@@ -78,7 +105,69 @@ async fn a_second_signal_stops_a_server_that_waits_for_holders() -> Result<()> {
     let other = pintle_client::lock::LeaseName { lock: "m".into(), id: "late".into() };
     let client = pintle_client::Client::http(&url)?;
     while client.lock("default").put(&other, &acquire).await.is_ok() {}
+    // And it answers: whoever lost a lease may have last words to write.
+    shell.run(&["config", "put", "state", "aborted"]).await?.text()?;
     server.signal("TERM")?;
     assert_eq!(server.ended().await?.code(), Some(128 + 15));
+    Ok(())
+}
+
+/// The lock and the file that a server has while it runs, without one.
+fn pretend(shell: &Shell, state: &str, url: &str) -> Result<std::fs::File> {
+    let folder = shell.data_dir().join("run");
+    std::fs::create_dir_all(&folder)?;
+    let lock = std::fs::File::create(folder.join("server.lock"))?;
+    let record = serde_json::json!({
+        // A living process, as a number that was given away again may be.
+        "url": url, "pid": std::process::id(), "started_ms": 0, "state": state,
+    });
+    std::fs::write(folder.join("server.json"), record.to_string())?;
+    Ok(lock)
+}
+
+#[tokio::test]
+async fn what_a_killed_server_left_behind_holds_up_no_command() -> Result<()> {
+    let shell = Shell::new()?;
+    for state in ["starting", "serving", "stopping"] {
+        pretend(&shell, state, "http://127.0.0.1:9")?;
+        let put = shell.run(&["config", "put", "a", state]).await?;
+        assert_eq!((put.code, put.stderr.as_str()), (Some(0), ""), "{state}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_waits_without_knocking_and_goes_on_when_the_server_is_gone() -> Result<()> {
+    for state in ["starting", "stopping"] {
+        let shell = Shell::new()?;
+        let door = std::net::TcpListener::bind("127.0.0.1:0")?;
+        door.set_nonblocking(true)?;
+        let lock = pretend(&shell, state, &format!("http://{}", door.local_addr()?))?;
+        lock.lock()?;
+        let mut put = shell.command(&["config", "put", "a", "1"]).spawn()?;
+        let mut told = tokio::io::BufReader::new(put.stderr.take().context("stderr")?);
+        let mut line = String::new();
+        within("a word", told.read_line(&mut line)).await??;
+        assert!(line.contains(&format!("is {state}; waiting for it")), "{line}");
+        assert!(door.accept().is_err(), "a server that is {state} was connected to");
+        lock.unlock()?;
+        assert!(within("the command", put.wait()).await??.success());
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_begins_to_stop_is_waited_for() -> Result<()> {
+    let shell = Shell::new()?;
+    // Says that it serves, and refuses.
+    let lock = pretend(&shell, "serving", "http://127.0.0.1:9")?;
+    lock.lock()?;
+    let mut put = shell.command(&["config", "put", "a", "1"]).spawn()?;
+    let mut told = tokio::io::BufReader::new(put.stderr.take().context("stderr")?);
+    let mut line = String::new();
+    within("a word", told.read_line(&mut line)).await??;
+    assert!(line.contains("not answering; waiting for it"), "{line}");
+    lock.unlock()?;
+    assert!(within("the command", put.wait()).await??.success());
     Ok(())
 }

@@ -52,6 +52,10 @@ impl Shell {
         self.sandbox.path().join(name)
     }
 
+    pub(crate) fn plugins_dir(&self) -> PathBuf {
+        self.sandbox.plugins_dir()
+    }
+
     /// `pintle` with arguments.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(&self.program);

@@ -11,6 +11,7 @@
 mod auth;
 mod config;
 mod failover;
+mod from_version;
 mod history;
 mod interop;
 mod lock;

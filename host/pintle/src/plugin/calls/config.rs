@@ -1,6 +1,6 @@
 //! `pintle:config`.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::{
@@ -16,6 +16,7 @@ use crate::{
         convert::{self, config as from},
         loader::Exports,
         made::Made,
+        tail::Tail,
     },
 };
 
@@ -27,7 +28,7 @@ const DELETE: Operation = Operation::mutation("config.delete");
 const DELETE_PREFIX: Operation = Operation::mutation("config.delete-prefix");
 const TXN: Operation = Operation::mutation("config.txn");
 const HISTORY: Operation = Operation::read("config.history");
-const WATCH: Operation = Operation::read("config.watch");
+pub(in crate::plugin) const WATCH: Operation = Operation::read("config.watch");
 
 /// Most entries of a page.
 const PAGE_LEN_MAX: u32 = 1000;
@@ -194,7 +195,7 @@ impl Backend {
         target: Target,
     ) -> Result<(), Error> {
         let opened = made.ensure(self, WATCH, async |serving| {
-            let request = from::watch_request(&target, serving.plugin.has("watch.previous"));
+            let request = from::watch_request(&target, None, serving.plugin.has("watch.previous"));
             let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
             self.call(call, move |accessor, guest, context| {
                 Box::pin(
@@ -206,10 +207,34 @@ impl Backend {
         opened.await.map(Option::unwrap_or_default)
     }
 
+    /// Opens a watch from a version on, unless it is open on the incarnation that serves, or over.
+    pub(crate) async fn config_tail(&self, tail: &Arc<Tail>) -> Result<(), Error> {
+        let opened = tail.made.ensure(self, WATCH, async |serving| {
+            let Some((id, from)) = tail.begin(self) else { return Ok(()) };
+            let previous = serving.plugin.has("watch.previous");
+            let request = from::watch_request(&tail.target, from.as_ref(), previous);
+            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            let call = call.needs_if(true, "watch.from-version");
+            let opening = self.call(call, move |accessor, guest, context| {
+                Box::pin(
+                    async move { exports(guest)?.call_watch(accessor, context, id, request).await },
+                )
+            });
+            opening.await?;
+            // Closed meanwhile, perhaps before the plugin knew it.
+            if !tail.is_open(id) {
+                self.config_close(id);
+            }
+            Ok(())
+        });
+        opened.await.map(Option::unwrap_or_default)
+    }
+
     /// Ends upstream watch `id`. Without an incarnation there is nothing to end.
     pub(crate) fn config_close(&self, id: u64) {
         let Some(serving) = self.serving_now() else { return };
-        serving.incarnation.post(move |accessor, guest| {
+        let runtime = self.shared.engine.host_runtime();
+        serving.incarnation.post_in_turn(&runtime, move |accessor, guest| {
             Box::pin(async move { exports(guest)?.call_close(accessor, id).await })
         });
     }

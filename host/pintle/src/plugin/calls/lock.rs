@@ -144,7 +144,8 @@ impl Backend {
     /// Ends watch `id`, or lets go of lease `id` without waiting for the server.
     pub(crate) fn lock_close(&self, id: u64) {
         let Some(serving) = self.serving_now() else { return };
-        serving.incarnation.post(move |accessor, guest| {
+        let runtime = self.shared.engine.host_runtime();
+        serving.incarnation.post_in_turn(&runtime, move |accessor, guest| {
             Box::pin(async move { exports(guest)?.call_close(accessor, id).await })
         });
     }

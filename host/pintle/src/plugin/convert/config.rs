@@ -117,13 +117,17 @@ pub(crate) fn history_page(page: wit::HistoryPage) -> HistoryPage {
     }
 }
 
-pub(crate) fn watch_request(target: &Target, previous: bool) -> wit::WatchRequest {
+pub(crate) fn watch_request(
+    target: &Target,
+    from: Option<&Version>,
+    previous: bool,
+) -> wit::WatchRequest {
     wit::WatchRequest {
         target: match target {
             Target::Key(key) => wit::Target::Key(key.clone()),
             Target::Prefix(prefix) => wit::Target::Prefix(prefix.clone()),
         },
-        from_version: None,
+        from_version: from.map(ToString::to_string),
         previous,
         selectors: Vec::new(),
     }
@@ -142,9 +146,9 @@ pub(crate) fn event(event: wit::Event, place: &Place, scrubber: &Scrubber) -> Up
             version: removed.version.map(Into::into),
             previous: removed.previous.map(|previous| Arc::new(entry(previous))),
         },
-        wit::Event::SnapshotEnd(_) => Upstream::SnapshotEnd,
+        wit::Event::SnapshotEnd(version) => Upstream::SnapshotEnd(version.map(Into::into)),
         wit::Event::Resync(reason) => Upstream::Resync(scrubber.scrub(&reason).into()),
-        wit::Event::Progress(_) => Upstream::Progress,
+        wit::Event::Progress(version) => Upstream::Progress(version.map(Into::into)),
         wit::Event::Ended(error) => {
             let cause = Cause::Plugin(super::error(error, scrubber));
             Upstream::Ended(Error::new(cause, place.clone()))

@@ -490,7 +490,7 @@ http.h2c = true
         "pintle.toml:1: node: expected 1 to 255 characters without spaces around them\n\
          pintle.toml:4: backends.main.limits.call: expected \"10ms\" to \"10min\"\n\
          pintle.toml:4: backends.main.limits.connections: expected 1 to 1024\n\
-         pintle.toml:4: backends.main.limits.cpu: expected a share between \"1ms/s\" and \"1s/s\"\n\
+         pintle.toml:4: backends.main.limits.cpu: expected a share between \"20ms/s\" and \"1s/s\"\n\
          pintle.toml:4: backends.main.limits.memory: expected \"1MiB\" to \"4GiB\"\n\
          pintle.toml:5: backends.main.proxy: expected a URL like \"http://proxy:3128\", with a \
          port\n\

@@ -53,7 +53,7 @@ fn each_setting_is_shown_with_where_it_was_written() {
             "backends.main.http.h2c = false  # default",
             "backends.main.limits.call = \"90s\"  # PINTLE_BACKENDS__MAIN__LIMITS__CALL",
             "backends.main.limits.connections = 8  # default",
-            "backends.main.limits.cpu = \"250ms/s\"  # default",
+            "backends.main.limits.cpu = \"1s/s\"  # default",
             "backends.main.limits.memory = \"64MiB\"  # default",
             "backends.main.plugin = \"etcd\"  # /etc/pintle.toml:8",
             "backends.main.proxy = \"http://proxy:3128\"  # /etc/pintle.toml:11",
