@@ -1,0 +1,2 @@
+//! ZooKeeper as a backend: configuration, registry and locks.
+pub mod wire;
