@@ -1,2 +1,5 @@
 //! ZooKeeper as a backend: configuration, registry and locks.
 pub mod wire;
+
+mod error;
+mod session;
