@@ -2,4 +2,6 @@
 pub mod wire;
 
 mod error;
+mod path;
 mod session;
+mod settings;
