@@ -134,6 +134,11 @@ impl Client {
         self.shared.identity
     }
 
+    /// Whether both speak on the same connection.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.shared, &other.shared)
+    }
+
     /// The newest transaction that this connection has shown.
     pub(crate) fn zxid(&self) -> i64 {
         self.shared.zxid.get()

@@ -4,9 +4,11 @@
 //! it, the next one begins: its *generation* tells who relied on which.
 
 mod client;
+mod pool;
 mod watches;
 
 pub(crate) use client::{Client, Failure, Identity, Reply};
+pub(crate) use pool::{Pool, check_granted};
 pub(crate) use watches::{Listener, Notice, Watches};
 
 use crate::wire::{
@@ -154,13 +156,6 @@ impl Session {
     /// Waits until its connection is lost, now or later, and answers why.
     pub(crate) async fn lost(&self) -> String {
         self.link.lost().await
-    }
-
-    /// Waits for a connection other than the one that is there now.
-    pub(crate) async fn reconnected(&self) {
-        let before = self.shared.connections.get();
-        let shared = &self.shared;
-        shared.changed.wait(|| (shared.connections.get() != before).then_some(())).await;
     }
 
     /// Leaves the present server for another.

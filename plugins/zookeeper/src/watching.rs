@@ -1,0 +1,65 @@
+//! What the watches of all capabilities share.
+
+use crate::session::{Client, Failure, Session};
+use crate::wire::{AddWatch, ErrorCode};
+use crate::zookeeper::ZooKeeper;
+use pintle_plugin_sdk::time::{sleep, timeout};
+use pintle_plugin_sdk::{Context, Error};
+use std::time::Duration;
+
+/// How long a watch waits for a connection before it asks again.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// Wait after a refusal that will not last.
+const PAUSE: Duration = Duration::from_millis(200);
+
+impl ZooKeeper {
+    /// A connection to watch on, as soon as there is one, however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// When the server refuses who we are: that will not change by itself.
+    pub(crate) async fn watching_client(&self) -> Result<Client, Error> {
+        loop {
+            let cx = Context::background("watching", CONNECT_PATIENCE);
+            match self.main.client(&cx).await {
+                Ok(client) => return Ok(client),
+                Err(error) if matches!(error.code(), "unauthenticated" | "denied") => {
+                    return Err(error);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a watch waits for a connection");
+                    sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Has the server tell of all changes on this connection, where it knows lasting watches.
+    pub(crate) async fn arm(&self, client: &Client, path: &str) -> Result<(), Failure> {
+        if !self.main.has_lasting_watches() {
+            return Ok(());
+        }
+        let mode = self.main.watches().mode_of(path);
+        match client.call(&AddWatch { path, mode }).await {
+            Err(failure) if failure.is(ErrorCode::UNIMPLEMENTED) => {
+                tracing::info!("this server is older than 3.6: watches read all again");
+                self.main.lacks_lasting_watches();
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+}
+
+impl Session {
+    /// Waits until a connection that has failed is known to be gone.
+    pub(crate) async fn settle(&self, failed: &Client) {
+        let current = self.client_now();
+        if current.is_some_and(|current| current.is(failed)) {
+            // The server refused on a live connection: another will do.
+            self.leave("the server does not serve this session any more");
+            // Either way there is something else to wait for now.
+            let _ = timeout(PAUSE, self.lost()).await;
+        }
+    }
+}
