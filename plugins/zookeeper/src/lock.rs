@@ -14,9 +14,16 @@ use pintle_plugin_sdk::lock::{
     AcquireRequest, Acquired, LeaseReporter, Lock, LockState, LocksPage, Token, WatchSink,
 };
 use pintle_plugin_sdk::random::random_u64;
-use pintle_plugin_sdk::{Context, Error};
+use pintle_plugin_sdk::time::sleep;
+use pintle_plugin_sdk::{Context, Error, spawn};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
+
+/// How long one attempt to remove a claim may take.
+const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
+/// Wait between attempts.
+const REMOVE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A lease: its claim, and the session that keeps it. Clones are the same lease.
 #[derive(Clone)]
@@ -43,6 +50,19 @@ impl Lease {
         Op::Check { path: &self.path, version: -1 }
     }
 
+    /// Deletes the claim for certain: tries until it is gone, or its session is. The session lives on
+    /// for others, so nothing else would.
+    async fn remove_at_last(&self) {
+        while !self.session.is_over(self.generation) {
+            let cx = Context::background("removing a claim", REMOVE_PATIENCE);
+            match self.remove(&cx).await {
+                Ok(_) => return,
+                Err(error) => tracing::debug!(%error, "a claim could not be removed"),
+            }
+            sleep(REMOVE_PAUSE).await;
+        }
+    }
+
     /// Deletes the claim; answers whether there was one.
     async fn remove(&self, cx: &Context) -> Result<bool, Error> {
         loop {
@@ -62,13 +82,28 @@ impl Lease {
                 Err(failure) if failure.is_passing() => {
                     let sent = matches!(failure, Failure::Lost { sent: true, .. });
                     self.deletion_sent.set(self.deletion_sent.get() || sent);
-                    self.session.settle(&client).await;
+                    self.session.settle(&client);
                     if let Some(end) = cx.ended() {
                         return Err(cx.error(end).effect_unknown());
                     }
                 }
                 Err(failure) => return Err(failure.explain("giving a claim back")),
             }
+        }
+    }
+}
+
+/// Goes on in the background where giving a lease back failed, or was broken off.
+struct Removal {
+    lease: Lease,
+    done: bool,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        if !self.done {
+            let lease = self.lease.clone();
+            spawn(async move { lease.remove_at_last().await }).detach();
         }
     }
 }
@@ -86,10 +121,11 @@ impl Lock for ZooKeeper {
     }
 
     async fn release(&self, cx: &Context, lease: Rc<Lease>) -> Result<bool, Error> {
-        lease.releasing.set(true);
-        let removed = lease.remove(cx).await;
-        lease.releasing.set(removed.is_ok());
-        removed
+        let first = !lease.releasing.replace(true);
+        let mut removed = Removal { lease: lease.as_ref().clone(), done: !first };
+        let outcome = lease.remove(cx).await;
+        removed.done |= outcome.is_ok();
+        outcome
     }
 
     async fn inspect(&self, cx: &Context, name: String) -> Result<LockState, Error> {

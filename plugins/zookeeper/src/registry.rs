@@ -98,8 +98,11 @@ impl Registry for ZooKeeper {
     }
 
     async fn deregister(&self, cx: &Context, registration: Rc<Registration>) -> Result<(), Error> {
-        registration.given_up.set(true);
-        registration.remove(cx).await
+        let first = !registration.given_up.replace(true);
+        let mut removed = keep::Removal { registration, done: !first };
+        let outcome = removed.registration.remove(cx).await;
+        removed.done |= outcome.is_ok();
+        outcome
     }
 
     async fn add(

@@ -3,7 +3,7 @@
 use crate::session::{Client, Failure, Session};
 use crate::wire::{AddWatch, ErrorCode};
 use crate::zookeeper::ZooKeeper;
-use pintle_plugin_sdk::time::{sleep, timeout};
+use pintle_plugin_sdk::time::sleep;
 use pintle_plugin_sdk::{Context, Error};
 use std::time::Duration;
 
@@ -52,14 +52,11 @@ impl ZooKeeper {
 }
 
 impl Session {
-    /// Waits until a connection that has failed is known to be gone.
-    pub(crate) async fn settle(&self, failed: &Client) {
-        let current = self.client_now();
-        if current.is_some_and(|current| current.is(failed)) {
-            // The server refused on a live connection: another will do.
+    /// Has the next call wait for another connection than one that has failed, also where the server
+    /// refused on it and did not hang up.
+    pub(crate) fn settle(&self, failed: &Client) {
+        if self.client_now().is_some_and(|current| current.is(failed)) {
             self.leave("the server does not serve this session any more");
-            // Either way there is something else to wait for now.
-            let _ = timeout(PAUSE, self.lost()).await;
         }
     }
 }

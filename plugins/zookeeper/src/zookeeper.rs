@@ -142,7 +142,8 @@ impl Plugin for ZooKeeper {
                 (Health::degraded(message), "connected")
             }
             Standing::Suspended(why) => (Health::unavailable(why), "suspended"),
-            Standing::Absent(why) => (Health::unavailable(why), "expired"),
+            Standing::Absent(why) if self.main.is_over(0) => (Health::unavailable(why), "expired"),
+            Standing::Absent(why) => (Health::unavailable(why), "connecting"),
         };
         let reconnects = [&self.lock_sessions, &self.registry_sessions]
             .iter()
@@ -190,9 +191,12 @@ impl ZooKeeper {
         let mut attempt = 1;
         loop {
             let client = self.main.client(cx).await?;
-            match read(client).await {
+            match read(client.clone()).await {
                 Ok(read) => return Ok(read),
-                Err(failure) if failure.is_passing() && attempt < READ_ATTEMPTS => attempt += 1,
+                Err(failure) if failure.is_passing() && attempt < READ_ATTEMPTS => {
+                    attempt += 1;
+                    self.main.settle(&client);
+                }
                 Err(failure) => return Err(failure.explain_read(doing)),
             }
         }

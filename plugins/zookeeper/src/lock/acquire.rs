@@ -43,6 +43,7 @@ enum Outcome {
         client: Client,
         stat: Stat,
         sent_at: Instant,
+        own: Listener,
     },
     /// The wait is over; these hold.
     Busy(Queue),
@@ -71,8 +72,8 @@ pub(super) async fn acquire(
         Either::Right((end, _)) => Err(cx.error(end)),
     };
     match outcome {
-        Ok(Outcome::Holding { client, stat, sent_at }) => {
-            Ok(attempt.hold(&client, &stat, sent_at, reporter))
+        Ok(Outcome::Holding { client, stat, sent_at, own }) => {
+            Ok(attempt.hold(&client, &stat, sent_at, own, reporter))
         }
         Ok(Outcome::Busy(queue)) => {
             let holders = attempt.holders(cx, &queue).await;
@@ -103,7 +104,7 @@ impl Attempt {
                     let message = format!("{doing}: the claim was taken away while it waited");
                     return Err(Error::conflict(message));
                 }
-                Err(failure) if failure.is_passing() => self.session.settle(&client).await,
+                Err(failure) if failure.is_passing() => self.session.settle(&client),
                 Err(failure) => return Err(failure.explain(&doing)),
             }
         }
@@ -129,7 +130,7 @@ impl Attempt {
             let queue = Queue::new(&names);
             let event = match queue.place(&claim) {
                 Place::Gone => return Ok(None),
-                Place::Holding => return self.confirm(client, &path).await,
+                Place::Holding => return self.confirm(client, &path, own).await,
                 Place::BehindMany => many,
                 Place::Behind(blocking) => {
                     let blocking = child(&self.directory, &blocking);
@@ -214,11 +215,16 @@ impl Attempt {
     }
 
     /// Reads the own claim again before it is believed.
-    async fn confirm(&self, client: &Client, path: &str) -> Result<Option<Outcome>, Failure> {
+    async fn confirm(
+        &self,
+        client: &Client,
+        path: &str,
+        own: Listener,
+    ) -> Result<Option<Outcome>, Failure> {
         let sent_at = Instant::now();
         match client.call(&Exists { path, watch: true }).await {
             Ok(stat) if stat.ephemeral_owner == client.identity().id => {
-                Ok(Some(Outcome::Holding { client: client.clone(), stat, sent_at }))
+                Ok(Some(Outcome::Holding { client: client.clone(), stat, sent_at, own }))
             }
             Ok(_) => Ok(None),
             Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(None),
@@ -244,6 +250,7 @@ impl Attempt {
         client: &Client,
         stat: &Stat,
         sent_at: Instant,
+        own: Listener,
         reporter: LeaseReporter,
     ) -> Acquired<Lease> {
         let name = self.claim.borrow().clone().unwrap_or_default();
@@ -261,7 +268,7 @@ impl Attempt {
             Mode::Exclusive => self.plugin.identities.token(stat.czxid),
             Mode::Shared | Mode::Permit(_) => None,
         };
-        spawn(keep(lease.clone(), validity, reporter)).detach();
+        spawn(keep(lease.clone(), validity, own, reporter)).detach();
         Acquired::Held { lease, validity, token }
     }
 
@@ -307,7 +314,7 @@ impl Attempt {
             Ok(()) => Ok(()),
             Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(()),
             Err(failure) => {
-                self.session.settle(&client).await;
+                self.session.settle(&client);
                 Err(failure.explain(doing))
             }
         }
@@ -316,22 +323,17 @@ impl Attempt {
 
 /// Keeps a lease until it is lost, released or closed; what is lost is removed, so that it blocks
 /// nobody.
-async fn keep(lease: Lease, validity: Validity, reporter: LeaseReporter) {
+async fn keep(lease: Lease, validity: Validity, own: Listener, reporter: LeaseReporter) {
     // A third of the time is left to the others' clocks, and to a server that is slow to count.
     let clock = LeaseClock::with_margin(validity, validity.valid_for / 3);
-    let own = lease.session.watches().listen(&lease.path, WatchMode::Node, false);
     let renew = async || lease.renew(&own).await;
     let doubt = async || match select(pin!(lease.session.lost()), pin!(own.next())).await {
         Either::Left((reason, _)) => reason,
         Either::Right(_) => "the claim was touched".to_owned(),
     };
     keep_lease(reporter, clock, renew, doubt).await;
-    if lease.releasing.get() {
-        return;
-    }
-    let cx = Context::background("removing a lost claim", validity.valid_for);
-    if let Err(error) = lease.remove(&cx).await {
-        tracing::debug!(%error, "a claim could not be removed; its session will end it");
+    if !lease.releasing.get() {
+        lease.remove_at_last().await;
     }
 }
 
@@ -365,7 +367,7 @@ impl Lease {
             }
             Err(failure) => {
                 if failure.is_passing() {
-                    self.session.settle(&client).await;
+                    self.session.settle(&client);
                 }
                 Err(failure.explain_read(&doing))
             }

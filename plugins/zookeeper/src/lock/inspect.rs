@@ -131,7 +131,7 @@ impl ZooKeeper {
             let client = self.watching_client().await?;
             match self.follow_lock(&client, &name, &listener, &sink, &mut told).await {
                 Ok(()) => {}
-                Err(failure) if failure.is_passing() => self.main.settle(&client).await,
+                Err(failure) if failure.is_passing() => self.main.settle(&client),
                 Err(failure) => {
                     return Err(failure.explain_read(&format!("watching lock `{name}`")));
                 }

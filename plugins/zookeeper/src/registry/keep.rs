@@ -123,7 +123,7 @@ impl ZooKeeper {
             match self.attempt_once(&client, &registration.path, &record, &data).await {
                 Ok(Some(attempt)) => return Ok(attempt),
                 Ok(None) => {}
-                Err(failure) if failure.is_passing() => registration.session.settle(&client).await,
+                Err(failure) if failure.is_passing() => registration.session.settle(&client),
                 Err(failure) => return Err(failure.explain(&doing)),
             }
         }
@@ -200,6 +200,11 @@ impl ZooKeeper {
             Either::Left((reason, _)) => reason,
             Either::Right(_) => "the node was touched".to_owned(),
         };
+        // From the beginning it is told when somebody touches the node.
+        let validity = match renew().await {
+            Ok(Renewal::Renewed(validity)) => validity,
+            Ok(Renewal::Gone(_)) | Err(_) => validity,
+        };
         let trying = Cell::new(false);
         let again = async || {
             if registration.given_up.get() {
@@ -262,6 +267,22 @@ impl ZooKeeper {
     }
 }
 
+/// Goes on in the background where deregistering failed, or was broken off: the session lives on for
+/// others, so the node would.
+pub(super) struct Removal {
+    pub(super) registration: Rc<Registration>,
+    pub(super) done: bool,
+}
+
+impl Drop for Removal {
+    fn drop(&mut self) {
+        if !self.done {
+            let registration = Rc::clone(&self.registration);
+            spawn(async move { registration.remove_at_last().await }).detach();
+        }
+    }
+}
+
 impl Registration {
     /// Looks at the own node, which is a sign of life as well.
     async fn renew(&self, own: &Listener) -> Result<Renewal, Error> {
@@ -282,7 +303,7 @@ impl Registration {
             }
             Err(failure) => {
                 if failure.is_passing() {
-                    self.session.settle(&client).await;
+                    self.session.settle(&client);
                 }
                 Err(failure.explain_read("renewing a registration"))
             }
@@ -296,7 +317,7 @@ impl Registration {
             match self.remove_once(&client).await {
                 Ok(()) => return Ok(()),
                 Err(failure) if failure.is_passing() => {
-                    self.session.settle(&client).await;
+                    self.session.settle(&client);
                     if let Some(end) = cx.ended() {
                         return Err(cx.error(end).effect_unknown());
                     }

@@ -57,7 +57,7 @@ impl ZooKeeper {
                 Ok(reason) => gap = Some(reason),
                 Err(failure) if failure.is_passing() => {
                     gap = Some("the connection to ZooKeeper was lost".to_owned());
-                    self.main.settle(&client).await;
+                    self.main.settle(&client);
                 }
                 Err(failure) => return Err(failure.explain_read("watching the registry")),
             }

@@ -121,7 +121,7 @@ impl Session {
         });
         let opening = Rc::clone(&shared);
         let options = link::Options {
-            open_timeout: (timeout / 6).clamp(Duration::from_millis(250), Duration::from_secs(5)),
+            open_timeout: (timeout / 6).clamp(Duration::from_millis(500), Duration::from_secs(5)),
             backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
         };
         let open = async move |endpoint| State::open(&opening, endpoint).await;
