@@ -202,7 +202,8 @@ requests! {
         /// Whether what lies below it too.
         mode: WatchMode,
     } writes |this, out| { out.string(this.path); out.int(this.mode.number()); }
-    reads |_input| -> () { Ok(()) }
+    // An error code stands there once more, always 0.
+    reads |input| -> () { input.int().map(drop) }
 
     /// Ends all watches on a node.
     RemoveWatches<'a> = 18, {
