@@ -103,12 +103,12 @@ impl Paths {
 
     /// The node below which instances are, by service.
     pub(crate) fn instances(&self) -> String {
-        self.own("instances")
+        self.own("registry/instances")
     }
 
     /// The node below which what operators say of instances is, by service.
     pub(crate) fn overrides(&self) -> String {
-        self.own("overrides")
+        self.own("registry/overrides")
     }
 
     /// The node of a service in [`instances`](Self::instances) or [`overrides`](Self::overrides).

@@ -101,7 +101,7 @@ async fn after_a_trap_registrations_are_adopted_without_a_gap() -> Result<()> {
     let registry = host.pintle.registry("main")?;
     let outcome = registry.register(instance, Duration::from_secs(8)).await?;
     let RegisterOutcome::Registered(registration) = outcome else { bail!("taken") };
-    let path = "/trap-registry/.pintle/v1/instances/web/1";
+    let path = "/trap-registry/.pintle/v1/registry/instances/web/1";
     let before = other.check_stat(path).await?.context("no node")?;
     trap(&host).await?;
     host.serving_again(1).await?;

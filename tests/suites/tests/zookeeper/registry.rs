@@ -41,7 +41,7 @@ async fn a_registered_instance_is_listed_at_once_and_gone_when_deregistered() ->
     assert_eq!(listed(&host).await?, ["a", "b/1"]);
     let services = registry.services(None, 0).await?.services;
     assert_eq!((services[0].name.as_str(), services[0].instances), ("shop/eu", 2));
-    let path = "/reg-list/.pintle/v1/instances/shop%2Feu/b%2F1";
+    let path = "/reg-list/.pintle/v1/registry/instances/shop%2Feu/b%2F1";
     let stat = other.check_stat(path).await?.context("no node")?;
     assert_ne!(stat.ephemeral_owner, 0);
     second.update(Instance { weight: 7, ..shop("b/1") }).await?;
@@ -71,8 +71,8 @@ async fn of_two_hosts_that_want_a_name_one_has_it() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_of_somebody_else_is_never_taken_over() -> Result<()> {
     let (host, other) = (Host::at("/reg-stranger").await?, other_client().await?);
-    let path = "/reg-stranger/.pintle/v1/instances/shop%2Feu/a";
-    create(&other, "/reg-stranger/.pintle/v1/instances/shop%2Feu/x", b"").await?;
+    let path = "/reg-stranger/.pintle/v1/registry/instances/shop%2Feu/a";
+    create(&other, "/reg-stranger/.pintle/v1/registry/instances/shop%2Feu/x", b"").await?;
     let options = CreateMode::Ephemeral.with_acls(Acls::anyone_all());
     other.create(path, b"not a record", &options).await?;
     let outcome = host.pintle.registry("main")?.register(shop("a"), TTL).await?;
@@ -87,7 +87,7 @@ async fn a_node_of_somebody_else_is_never_taken_over() -> Result<()> {
 async fn after_its_session_expired_an_instance_registers_again_and_says_so() -> Result<()> {
     let ((host, proxy), other) = (Host::proxied("/reg-expiry").await?, other_client().await?);
     let registration = register(&host, "a").await?;
-    let path = "/reg-expiry/.pintle/v1/instances/shop%2Feu/a";
+    let path = "/reg-expiry/.pintle/v1/registry/instances/shop%2Feu/a";
     let before = other.check_stat(path).await?.context("no node")?;
     proxy.set(Fault::Blackhole);
     let lost = within("the loss", registration.lost()).await?;
@@ -114,7 +114,7 @@ async fn after_its_session_expired_an_instance_registers_again_and_says_so() -> 
 async fn over_a_broken_connection_the_node_stays_the_same() -> Result<()> {
     let ((host, proxy), other) = (Host::proxied("/reg-break").await?, other_client().await?);
     let registration = register(&host, "a").await?;
-    let path = "/reg-break/.pintle/v1/instances/shop%2Feu/a";
+    let path = "/reg-break/.pintle/v1/registry/instances/shop%2Feu/a";
     let before = other.check_stat(path).await?.context("no node")?;
     proxy.cut_all(Cut::Reset).await?;
     eventually("another connection", async || Ok(host.counter("reconnects").await? >= 2)).await?;
@@ -128,7 +128,7 @@ async fn over_a_broken_connection_the_node_stays_the_same() -> Result<()> {
 async fn a_node_that_somebody_deleted_is_there_again() -> Result<()> {
     let (host, other) = (Host::at("/reg-deleted").await?, other_client().await?);
     let registration = register(&host, "a").await?;
-    let path = "/reg-deleted/.pintle/v1/instances/shop%2Feu/a";
+    let path = "/reg-deleted/.pintle/v1/registry/instances/shop%2Feu/a";
     other.delete(path, None).await?;
     eventually("the node", async || Ok(other.check_stat(path).await?.is_some())).await?;
     registration.deregister().await?;
@@ -148,7 +148,7 @@ async fn a_lost_reply_leaves_neither_an_orphan_nor_a_double() -> Result<()> {
     lost.fired().await?;
     assert_eq!(listed(&host).await?, ["a"]);
     registration.deregister().await?;
-    let left = other.list_children("/reg-reply/.pintle/v1/instances/shop%2Feu").await;
+    let left = other.list_children("/reg-reply/.pintle/v1/registry/instances/shop%2Feu").await;
     assert!(left.is_ok_and(|left| left.is_empty()));
     Ok(())
 }
@@ -227,7 +227,7 @@ async fn nothing_is_left_when_a_host_shuts_down() -> Result<()> {
     let (host, other) = (Host::at("/reg-stop").await?, other_client().await?);
     let _registration = register(&host, "a").await?;
     host.pintle.shutdown().await;
-    let left = other.list_children("/reg-stop/.pintle/v1/instances/shop%2Feu").await;
+    let left = other.list_children("/reg-stop/.pintle/v1/registry/instances/shop%2Feu").await;
     assert!(left.is_ok_and(|left| left.is_empty()), "at once, not by its TTL");
     Ok(())
 }
