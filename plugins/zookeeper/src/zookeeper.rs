@@ -9,7 +9,7 @@ use crate::settings::{ExclusiveClaims, Settings};
 use crate::wire::{Acl, Create, CreateMode, ErrorCode, Stat};
 use futures::future::join_all;
 use pintle_plugin_sdk::connection::Connection;
-use pintle_plugin_sdk::time::{sleep, timeout};
+use pintle_plugin_sdk::time::sleep;
 use pintle_plugin_sdk::{
     Context, Description, Endpoint, Error, Feature, Health, Plugin, Start, spawn,
 };
@@ -281,15 +281,10 @@ impl Keeper {
 async fn close_orphaned(common: Common, key: SessionKey, keeper: Rc<Keeper>) {
     let resumed = Session::start(common, "orphaned lock", key.timeout, Some(key.clone()), || {});
     let Ok(session) = resumed else { return };
-    // After this the server has ended it by itself.
-    let closing = async {
-        while let Err(error) = session.close(CLOSE_TIMEOUT).await {
-            tracing::debug!(%error, "a predecessor's locks could not be removed, trying again");
-            sleep(Duration::from_millis(500)).await;
-        }
-    };
-    if timeout(key.timeout.saturating_mul(10), closing).await.is_err() {
-        tracing::warn!("a predecessor's locks could not be removed; the server does by their TTL");
+    // Where the server has ended it by itself, another is begun and closed.
+    while let Err(error) = session.close(CLOSE_TIMEOUT).await {
+        tracing::debug!(%error, "a predecessor's locks could not be removed, trying again");
+        sleep(Duration::from_millis(500)).await;
     }
     keeper.orphaned.borrow_mut().retain(|other| *other != key);
     keeper.keep();

@@ -56,6 +56,7 @@ pub(crate) struct Common {
 pub(crate) struct SessionKey {
     pub(crate) id: i64,
     pub(crate) password: Vec<u8>,
+    /// What was asked for, which the server may have cut.
     pub(crate) timeout: Duration,
 }
 
@@ -297,14 +298,14 @@ impl State {
         let peer = connection.peer().to_owned();
         let timeout_ms = u64::try_from(response.timeout_ms).unwrap_or_default();
         let granted = Duration::from_millis(timeout_ms);
-        let key =
-            SessionKey { id: response.session_id, password: response.password, timeout: granted };
+        let (id, password) = (response.session_id, response.password);
+        let key = SessionKey { id, password, timeout: self.timeout };
         if self.key.borrow().as_ref() != Some(&key) {
             *self.key.borrow_mut() = Some(key);
             (self.keep)();
         }
         let generation = self.generation.get();
-        let identity = Identity { id: response.session_id, generation, timeout: granted };
+        let identity = Identity { id, generation, timeout: granted };
         let common = &self.common;
         let client = Client::new(
             identity,

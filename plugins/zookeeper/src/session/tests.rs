@@ -188,6 +188,8 @@ fn the_server_decides_how_long_a_session_lives() {
         let client = session.client(&call()).await.unwrap();
         let identity = Identity { id: 0x11, generation: 0, timeout: Duration::from_secs(4) };
         assert_eq!(client.identity(), identity);
+        let key = session.key().unwrap();
+        assert_eq!((key.id, key.timeout), (0x11, Duration::from_secs(9)), "as it was asked for");
     });
 }
 
