@@ -198,8 +198,10 @@ impl Plan {
                 TxnOp::Put(_) => {
                     let answer = self.puts.get(key).and_then(|position| done.get(*position));
                     TxnResult::Stored(match answer {
-                        Some(OpResult::Set(stat) | OpResult::Created(_, stat)) => version_of(stat),
-                        // The server told nothing of it; its version has to be read.
+                        Some(OpResult::Set(stat) | OpResult::Created(_, Some(stat))) => {
+                            version_of(stat)
+                        }
+                        // Not of these: an answer has a result for each operation.
                         _ => String::new(),
                     })
                 }

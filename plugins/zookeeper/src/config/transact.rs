@@ -9,7 +9,7 @@ use crate::lock::Lease;
 use crate::path::ancestors;
 use crate::session::{Client, Failure};
 use crate::wire::{
-    Create, CreateMode, ErrorCode, Exists, GetData, Multi, MultiOutcome, Op, OpResult, SetData,
+    Create, CreateMode, ErrorCode, Exists, GetData, MultiOutcome, Op, OpResult, SetData,
 };
 use crate::zookeeper::ZooKeeper;
 use futures::future::join_all;
@@ -94,7 +94,7 @@ impl ZooKeeper {
         let checks = transaction.held.iter().map(|lease| lease.check());
         let ops: Vec<_> = checks.chain(plan.ops(&self.acl)).collect();
         let held = transaction.held.len();
-        let outcome = client.call(&Multi { ops }).await?;
+        let outcome = client.multi(ops).await?;
         Ok(match outcome {
             MultiOutcome::Done(done) => {
                 let done = done.get(held..).unwrap_or_default();
@@ -148,9 +148,7 @@ impl ZooKeeper {
                 Err(Failure::Refused(code)) => MultiOutcome::Failed { index: 0, code },
                 Err(failure) => return Err(failure),
             },
-            Some(lease) => {
-                client.call(&Multi { ops: vec![lease.check(), Op::SetData(set)] }).await?
-            }
+            Some(lease) => client.multi(vec![lease.check(), Op::SetData(set)]).await?,
         };
         let outcome = match outcome {
             MultiOutcome::Failed { index, code: ErrorCode::NO_NODE }
@@ -163,7 +161,7 @@ impl ZooKeeper {
         let fenced = held.is_some();
         Ok(match outcome {
             MultiOutcome::Done(mut done) => match done.pop() {
-                Some(OpResult::Set(stat) | OpResult::Created(_, stat)) => {
+                Some(OpResult::Set(stat) | OpResult::Created(_, Some(stat))) => {
                     Ok(PutOutcome::Stored(Stored { version: version_of(&stat), previous: None }))
                 }
                 _ => Err(ErrorCode::NO_NODE),
@@ -189,7 +187,7 @@ impl ZooKeeper {
         ops.extend(missing.iter().map(|directory| Op::directory(directory, &self.acl)));
         let mode = CreateMode::Persistent;
         ops.push(Op::Create(Create { path, data: Some(value), acl: &self.acl, mode }));
-        client.call(&Multi { ops }).await
+        client.multi(ops).await
     }
 }
 

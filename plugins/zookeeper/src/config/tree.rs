@@ -4,7 +4,7 @@ use super::transact::is_race;
 use crate::lock::Lease;
 use crate::path::child;
 use crate::session::{Client, Failure};
-use crate::wire::{Children, Delete, ErrorCode, GetData, Multi, MultiOutcome, Op, Stat};
+use crate::wire::{Children, Delete, ErrorCode, GetData, MultiOutcome, Op, Stat};
 use crate::zookeeper::ZooKeeper;
 use futures::future::join_all;
 use pintle_plugin_sdk::{Context, Error};
@@ -138,7 +138,7 @@ impl ZooKeeper {
             ops.extend(
                 part.iter().map(|node| Op::Delete(Delete { path: &node.path, version: -1 })),
             );
-            match client.call(&Multi { ops }).await? {
+            match client.multi(ops).await? {
                 MultiOutcome::Done(_) => {
                     let keys = part.iter().filter(|node| node.data.is_some()).count();
                     *deleted += u64::try_from(keys).unwrap_or(u64::MAX);

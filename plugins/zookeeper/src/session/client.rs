@@ -84,7 +84,8 @@ struct Inner {
 }
 
 type Barrier = Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
-type Answer<'a> = Result<Decoder<'a>, Failure>;
+/// The transaction that the server had seen, and what stands behind the header.
+type Answer<'a> = Result<(i64, Decoder<'a>), Failure>;
 
 struct Awaited {
     xid: i32,
@@ -150,6 +151,19 @@ impl Client {
     where
         R::Response: 'static,
     {
+        self.send(request, |_, response| response)
+    }
+
+    /// The same for a transaction.
+    pub(crate) fn multi(&self, ops: Vec<Op<'_>>) -> Reply<MultiOutcome> {
+        self.send(&Multi { ops }, |zxid, outcome| outcome.at(zxid))
+    }
+
+    fn send<R: Request, T: 'static>(
+        &self,
+        request: &R,
+        finish: impl FnOnce(i64, R::Response) -> T + 'static,
+    ) -> Reply<T> {
         let (sender, answered) = oneshot::channel();
         // Whoever has stopped waiting needs no answer.
         if let Err(failure) = self.shared.write(request) {
@@ -157,12 +171,13 @@ impl Client {
             return Reply { answered };
         }
         let answer = Box::new(move |answer: Answer<'_>| {
-            let outcome = match answer {
+            let outcome = match answer.map(read_answer::<R>) {
                 Err(failure) => Err(failure),
-                Ok(mut input) => {
-                    let response = R::decode(&mut input)?;
-                    input.finish()?;
-                    Ok(response)
+                Ok(Ok((zxid, response))) => Ok(finish(zxid, response)),
+                Ok(Err(malformed)) => {
+                    let reason = no_answer(malformed).into();
+                    let _ = sender.send(Err(Failure::Lost { reason, sent: true }));
+                    return Err(malformed);
                 }
             };
             let _ = sender.send(outcome);
@@ -182,8 +197,7 @@ impl Client {
         if let Some(barrier) = self.shared.barrier.borrow().clone() {
             return barrier;
         }
-        let multi = Multi { ops: vec![Op::Check { path: "/", version: -1 }] };
-        let reply = self.call(&multi);
+        let reply = self.multi(vec![Op::Check { path: "/", version: -1 }]);
         let barrier = async move {
             match reply.await? {
                 // Refused or not, it went the whole way.
@@ -211,6 +225,18 @@ impl Client {
         drop(broken);
         reason
     }
+}
+
+fn read_answer<R: Request>(
+    (zxid, mut input): (i64, Decoder<'_>),
+) -> Result<(i64, R::Response), Malformed> {
+    let response = R::decode(&mut input)?;
+    input.finish()?;
+    Ok((zxid, response))
+}
+
+fn no_answer(error: Malformed) -> String {
+    format!("the server sent what is no answer: {error}")
 }
 
 /// Fails what is under way when a connection is left.
@@ -279,10 +305,10 @@ impl Inner {
                     Ok(Some(frame)) => {
                         taken += crate::wire::FRAME_HEAD + frame.len();
                         if let Err(error) = self.take(frame) {
-                            return format!("the server sent what is no answer: {error}");
+                            return no_answer(error);
                         }
                     }
-                    Err(error) => return format!("the server sent what is no answer: {error}"),
+                    Err(error) => return no_answer(error),
                 }
             }
             buffer.drain(..taken);
@@ -306,7 +332,7 @@ impl Inner {
                 let next = self.awaited.borrow_mut().pop_front_if(|awaited| awaited.xid == xid);
                 let awaited = next.ok_or(Malformed("an answer out of order"))?;
                 let answer = match header.error {
-                    0 => Ok(input),
+                    0 => Ok((header.zxid, input)),
                     code => Err(Failure::Refused(ErrorCode(code))),
                 };
                 (awaited.answer)(answer)?;

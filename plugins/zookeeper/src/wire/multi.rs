@@ -33,8 +33,8 @@ pub struct Multi<'a> {
 /// What one operation gave.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum OpResult {
-    /// Created, with this stat where the server tells it.
-    Created(String, Stat),
+    /// Created. Servers before 3.6 tell no stat here; see [`MultiOutcome::at`].
+    Created(String, Option<Stat>),
     /// Deleted.
     Deleted,
     /// Set.
@@ -57,6 +57,23 @@ pub enum MultiOutcome {
     },
 }
 
+impl MultiOutcome {
+    /// Completes what an older server leaves out: a node that came into being in this transaction is
+    /// as its header says.
+    #[must_use]
+    pub fn at(mut self, zxid: i64) -> Self {
+        if let Self::Done(results) = &mut self {
+            for result in results {
+                if let OpResult::Created(_, stat @ None) = result {
+                    *stat = Some(Stat { czxid: zxid, mzxid: zxid, pzxid: zxid, ..Stat::default() });
+                }
+            }
+        }
+        self
+    }
+}
+
+const CREATE: i32 = 1;
 const CHECK: i32 = 13;
 const ERROR: i32 = -1;
 
@@ -117,8 +134,9 @@ impl Request for Multi<'_> {
                 ERROR => note_failure(&mut failed, index, input.int()?),
                 CREATE2 | CREATE_CONTAINER => {
                     let (path, stat) = Create::decode(input)?;
-                    done.push(OpResult::Created(path, stat));
+                    done.push(OpResult::Created(path, Some(stat)));
                 }
+                CREATE => done.push(OpResult::Created(input.string()?.to_owned(), None)),
                 DELETE => done.push(OpResult::Deleted),
                 SET_DATA => done.push(OpResult::Set(Stat::decode(input)?)),
                 CHECK => done.push(OpResult::Checked),

@@ -114,6 +114,22 @@ fn a_failed_transaction_names_the_operation_that_failed() {
 }
 
 #[test]
+fn a_node_that_an_older_server_created_is_as_the_answers_header_says() {
+    let bytes = written(|out| {
+        out.int(1);
+        out.bool(false);
+        out.int(0);
+        out.string("/a");
+        out.int(-1);
+        out.bool(true);
+        out.int(-1);
+    });
+    let outcome = Multi::decode(&mut Decoder::new(&bytes)).unwrap().at(7);
+    let stat = Stat { czxid: 7, mzxid: 7, pzxid: 7, ..Stat::default() };
+    assert_eq!(outcome, MultiOutcome::Done(vec![OpResult::Created("/a".into(), Some(stat))]));
+}
+
+#[test]
 fn lengths_are_believed_only_as_far_as_there_is_input() {
     let huge = written(|out| out.int(i32::MAX));
     assert!(Decoder::new(&huge).strings().is_err());
