@@ -8,4 +8,5 @@ mod lock;
 mod registry;
 mod secure;
 mod support;
+mod versions;
 mod watch;
