@@ -56,7 +56,7 @@ impl ZooKeeper {
         transaction: Transaction,
     ) -> Result<Transacted, Error> {
         let keys = transaction.keys();
-        let doing = format!("writing {}", keys.first().map_or("nothing", |key| key.as_str()));
+        let doing = format!("writing `{}`", keys.first().map_or("", String::as_str));
         let mut paths = BTreeMap::new();
         for key in &keys {
             paths.insert(key.clone(), self.paths.node(key)?);

@@ -123,7 +123,11 @@ impl Session {
         let opening = Rc::clone(&shared);
         let options = link::Options {
             open_timeout: (timeout / 6).clamp(Duration::from_millis(500), Duration::from_secs(5)),
-            backoff: Backoff::new(Duration::from_millis(50), Duration::from_secs(5)),
+            // Far below the session's time: whoever pauses longer loses what it keeps.
+            backoff: Backoff::new(
+                Duration::from_millis(20),
+                (timeout / 12).clamp(Duration::from_millis(200), Duration::from_secs(1)),
+            ),
         };
         let open = async move |endpoint| State::open(&opening, endpoint).await;
         let link = Link::start(endpoints, options, open)?;

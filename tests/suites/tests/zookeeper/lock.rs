@@ -64,9 +64,9 @@ async fn waiters_get_it_in_the_order_in_which_they_came() -> Result<()> {
     let (sender, mut order) = tokio::sync::mpsc::unbounded_channel();
     let mut tasks = Vec::new();
     for number in 0..5 {
-        let (lock, sender) = (lock.clone(), sender.clone());
+        let (waiter, sender) = (lock.clone(), sender.clone());
         tasks.push(tokio::spawn(async move {
-            let outcome = lock.acquire(waiting("q").owner(number.to_string())).await?;
+            let outcome = waiter.acquire(waiting("q").owner(number.to_string())).await?;
             let AcquireOutcome::Held(lease) = outcome else { bail!("{number} did not get it") };
             sender.send(number)?;
             lease.release().await?;

@@ -55,7 +55,7 @@ async fn nodes_of_a_user_are_closed_to_strangers() -> Result<()> {
     }
     let other = other_client().await?;
     assert!(other.get_data("/digest/k").await.is_err());
-    other.auth("digest".to_owned(), b"bob:sesame".to_vec()).await?;
+    other.auth("digest", b"bob:sesame").await?;
     let (data, _) = other.get_data("/digest/k").await?;
     assert_eq!(data, b"1");
     lease.release().await?;
