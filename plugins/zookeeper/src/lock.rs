@@ -10,11 +10,11 @@ use crate::path::child;
 use crate::session::{Client, Failure, Session};
 use crate::wire::{Create, CreateMode, Delete, ErrorCode, GetData, Op};
 use crate::zookeeper::ZooKeeper;
+use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::lock::{
     AcquireRequest, Acquired, LeaseReporter, Lock, LockState, LocksPage, Token, WatchSink,
 };
 use pintle_plugin_sdk::random::random_u64;
-use pintle_plugin_sdk::time::sleep;
 use pintle_plugin_sdk::{Context, Error, spawn};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -22,8 +22,6 @@ use std::time::Duration;
 
 /// How long one attempt to remove a claim may take.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
-/// Wait between attempts.
-const REMOVE_PAUSE: Duration = Duration::from_millis(500);
 
 /// A lease: its claim, and the session that keeps it. Clones are the same lease.
 #[derive(Clone)]
@@ -53,13 +51,14 @@ impl Lease {
     /// Deletes the claim for certain: tries until it is gone, or its session is. The session lives on
     /// for others, so nothing else would.
     async fn remove_at_last(&self) {
+        let mut pauses = Backoff::default();
         while !self.session.is_over(self.generation) {
             let cx = Context::background("removing a claim", REMOVE_PATIENCE);
             match self.remove(&cx).await {
                 Ok(_) => return,
                 Err(error) => tracing::debug!(%error, "a claim could not be removed"),
             }
-            sleep(REMOVE_PAUSE).await;
+            pauses.wait().await;
         }
     }
 

@@ -7,10 +7,11 @@ use crate::session::{Client, Failure, Listener, Session, check_granted};
 use crate::wire::{Children, CreateMode, ErrorCode, Exists, GetData, Stat, WatchMode};
 use crate::zookeeper::ZooKeeper;
 use futures::future::{Either, select};
+use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::lock::{AcquireRequest, Acquired, LeaseReporter, Mode};
 use pintle_plugin_sdk::record::ClaimRecord;
 use pintle_plugin_sdk::session::{LeaseClock, Renewal, keep_lease};
-use pintle_plugin_sdk::time::{Instant, sleep, sleep_until, timeout};
+use pintle_plugin_sdk::time::{Instant, sleep_until, timeout};
 use pintle_plugin_sdk::{Context, Error, Validity, spawn};
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
@@ -19,8 +20,6 @@ use std::time::{Duration, SystemTime};
 
 /// How long taking a claim back may hold up the answer to a call that has ended.
 const WITHDRAW_PATIENCE: Duration = Duration::from_millis(700);
-/// Wait between attempts to take a claim back in the background.
-const WITHDRAW_PAUSE: Duration = Duration::from_millis(500);
 
 /// One who asks for a lock.
 struct Attempt {
@@ -181,7 +180,7 @@ impl Attempt {
             *self.claim.borrow_mut() = Some(claim.clone());
             return Ok(claim);
         }
-        self.generation.set(Some(client.identity().generation));
+        let before = self.generation.replace(Some(client.identity().generation));
         let record = ClaimRecord {
             mode: self.request.mode,
             owner: self.request.owner.clone(),
@@ -195,7 +194,13 @@ impl Attempt {
         let kind = kind(self.request.mode, self.plugin.exclusive_claims);
         let path = format!("{}/{}{kind}", self.directory, self.unique);
         let mode = CreateMode::EphemeralSequential;
-        let (path, _) = self.plugin.create_in_container(client, &path, &data, mode).await?;
+        let created = self.plugin.create_in_container(client, &path, &data, mode).await;
+        let (path, _) = created.inspect_err(|failure| {
+            if !failure.is_lost() {
+                // The server refused it: nothing was made.
+                self.generation.set(before);
+            }
+        })?;
         let name = path.rsplit('/').next().unwrap_or_default().to_owned();
         *self.claim.borrow_mut() = Some(name.clone());
         Ok(name)
@@ -286,13 +291,14 @@ impl Attempt {
     /// Removes the claim for certain: tries until it is gone, or its session is.
     async fn withdraw(&self) {
         let Some(generation) = self.generation.get() else { return };
+        let mut pauses = Backoff::default();
         while !self.session.is_over(generation) {
             let cx = Context::background("taking a claim back", Duration::from_secs(5));
             match self.withdraw_once(&cx, generation).await {
                 Ok(()) => return,
                 Err(error) => tracing::debug!(%error, "a claim could not be taken back"),
             }
-            sleep(WITHDRAW_PAUSE).await;
+            pauses.wait().await;
         }
     }
 

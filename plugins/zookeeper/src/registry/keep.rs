@@ -5,6 +5,7 @@ use crate::session::{Client, Failure, Listener, Session, check_granted};
 use crate::wire::{CreateMode, Delete, Ephemerals, ErrorCode, Exists, SetData, WatchMode};
 use crate::zookeeper::ZooKeeper;
 use futures::future::{Either, select};
+use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::record::InstanceRecord;
 use pintle_plugin_sdk::registry::{
     InstanceState, RegisterRequest, Registered, RegistrationReporter,
@@ -119,12 +120,16 @@ impl ZooKeeper {
         for _ in 0..ATTEMPTS {
             let client = registration.session.client(cx).await?;
             check_granted(client.identity().timeout, ttl)?;
-            sent.set(true);
+            let before = sent.replace(true);
             match self.attempt_once(&client, &registration.path, &record, &data).await {
                 Ok(Some(attempt)) => return Ok(attempt),
                 Ok(None) => {}
                 Err(failure) if failure.is_passing() => registration.session.settle(&client),
-                Err(failure) => return Err(failure.explain(&doing)),
+                Err(failure) => {
+                    // The server refused it: nothing was made.
+                    sent.set(before);
+                    return Err(failure.explain(&doing));
+                }
             }
         }
         Err(Error::exhausted(format!("{doing}: others wrote {ATTEMPTS} times in between")))
@@ -342,13 +347,14 @@ impl Registration {
 
     /// The same, however long it takes.
     async fn remove_at_last(&self) {
+        let mut pauses = Backoff::default();
         loop {
             let cx = Context::background("removing a registration", AGAIN_PATIENCE);
             match self.remove(&cx).await {
                 Ok(()) => return,
                 Err(error) => tracing::debug!(%error, "a registration could not be removed"),
             }
-            sleep(REMOVE_PATIENCE).await;
+            pauses.wait().await;
         }
     }
 }
