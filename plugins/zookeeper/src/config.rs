@@ -153,10 +153,11 @@ fn is_linearizable(options: &ReadOptions) -> bool {
     options.consistency == Consistency::Linearizable
 }
 
+/// A node's data, null for a directory, and what the server knows of it.
+type Content = (Option<Vec<u8>>, Stat);
+
 /// A node that was read: nothing where there is none.
-fn found(
-    read: Result<(Option<Vec<u8>>, Stat), Failure>,
-) -> Result<Option<(Option<Vec<u8>>, Stat)>, Failure> {
+fn found(read: Result<Content, Failure>) -> Result<Option<Content>, Failure> {
     match read {
         Ok(node) => Ok(Some(node)),
         Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(None),

@@ -105,8 +105,8 @@ impl ZooKeeper {
                 Either::Right((Either::Left(_), _)) => follower.refresh(None).await,
                 Either::Right((Either::Right(_), _)) => {
                     // Its answer comes behind all events before it.
-                    let top = [watched.path.clone()];
-                    read_nodes(client, &top, false).await?;
+                    let top = std::slice::from_ref(&watched.path);
+                    read_nodes(client, top, false).await?;
                     follower.sink().progress(None);
                 }
             }
@@ -121,7 +121,9 @@ impl ZooKeeper {
     ) -> Result<Vec<Entry>, Failure> {
         let nodes = match watched.mode {
             WatchMode::Tree => self.read_tree(client, &watched.path, once).await?,
-            WatchMode::Node => read_nodes(client, &[watched.path.clone()], once).await?,
+            WatchMode::Node => {
+                read_nodes(client, std::slice::from_ref(&watched.path), once).await?
+            }
         };
         if once && nodes.is_empty() {
             // A node that does not exist is watched by looking whether it does.

@@ -28,6 +28,7 @@ const ADOPTION_PATIENCE: Duration = Duration::from_secs(30);
 const ATTEMPTS: u32 = 32;
 
 /// How one attempt went.
+#[allow(clippy::large_enum_variant, reason = "one value per attempt, moved at once")]
 enum Attempt {
     Registered(Validity),
     Taken(InstanceState),

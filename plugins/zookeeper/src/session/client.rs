@@ -87,9 +87,12 @@ type Barrier = Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
 /// The transaction that the server had seen, and what stands behind the header.
 type Answer<'a> = Result<(i64, Decoder<'a>), Failure>;
 
+/// Takes an answer to whom it belongs, if it is one.
+type Deliver = Box<dyn FnOnce(Answer<'_>) -> Result<(), Malformed>>;
+
 struct Awaited {
     xid: i32,
-    answer: Box<dyn FnOnce(Answer<'_>) -> Result<(), Malformed>>,
+    answer: Deliver,
 }
 
 /// The answer to a request that is on its way. Dropping it leaves the request as it is.

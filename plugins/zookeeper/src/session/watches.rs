@@ -19,10 +19,13 @@ pub(crate) enum Notice {
     Changed(Vec<(String, EventKind)>),
 }
 
-/// All listeners of a session, by the node that they listen to.
+/// By the node that they listen to.
+type Listeners = BTreeMap<(String, WatchMode), Vec<Weak<Ear>>>;
+
+/// All listeners of a session.
 #[derive(Default)]
 pub(crate) struct Watches {
-    listeners: RefCell<BTreeMap<(String, WatchMode), Vec<Weak<Ear>>>>,
+    listeners: RefCell<Listeners>,
     /// What has to be watched on each connection, and for how many.
     lasting: RefCell<BTreeMap<String, Lasting>>,
     /// Where watches are taken away.
