@@ -3,7 +3,7 @@
 use super::Lease;
 use super::claim::{Place, Queue, kind, unique};
 use crate::path::{child, parent};
-use crate::session::{Client, Failure, Listener, Session, check_granted};
+use crate::session::{Client, Failure, Listener, Session, check_granted, look_at_own};
 use crate::wire::{Children, CreateMode, ErrorCode, Exists, GetData, Stat, WatchMode};
 use crate::zookeeper::ZooKeeper;
 use futures::future::{Either, select};
@@ -219,7 +219,8 @@ impl Attempt {
         }
     }
 
-    /// Reads the own claim again before it is believed.
+    /// Reads the own claim again before it is believed, behind the quorum's word: a server that is cut
+    /// off goes on showing claims of sessions that have ended.
     async fn confirm(
         &self,
         client: &Client,
@@ -227,7 +228,7 @@ impl Attempt {
         own: Listener,
     ) -> Result<Option<Outcome>, Failure> {
         let sent_at = Instant::now();
-        match client.call(&Exists { path, watch: true }).await {
+        match look_at_own(client, path).await {
             Ok(stat) if stat.ephemeral_owner == client.identity().id => {
                 Ok(Some(Outcome::Holding { client: client.clone(), stat, sent_at, own }))
             }
@@ -344,7 +345,7 @@ async fn keep(lease: Lease, validity: Validity, own: Listener, reporter: LeaseRe
 }
 
 impl Lease {
-    /// Reads the own claim, which is a sign of life as well.
+    /// Reads the own claim, behind a sign of life that the leader has seen.
     async fn renew(&self, own: &Listener) -> Result<Renewal, Error> {
         let doing = format!("renewing the lease of `{}`", parent(&self.path));
         let gone = |reason: &str| Ok(Renewal::Gone(reason.to_owned()));
@@ -359,7 +360,7 @@ impl Lease {
         }
         own.clear();
         let sent_at = Instant::now();
-        match client.call(&Exists { path: &self.path, watch: true }).await {
+        match look_at_own(&client, &self.path).await {
             Ok(stat) if stat.ephemeral_owner == identity.id => {
                 Ok(Renewal::Renewed(Validity { sent_at, valid_for: identity.timeout }))
             }

@@ -1,8 +1,8 @@
 //! Registering, and staying registered.
 
 use super::{Registration, node};
-use crate::session::{Client, Failure, Listener, Session, check_granted};
-use crate::wire::{CreateMode, Delete, Ephemerals, ErrorCode, Exists, SetData, WatchMode};
+use crate::session::{Client, Failure, Listener, Session, check_granted, look_at_own};
+use crate::wire::{CreateMode, Delete, Ephemerals, ErrorCode, SetData, WatchMode};
 use crate::zookeeper::ZooKeeper;
 use futures::future::{Either, select};
 use pintle_plugin_sdk::backoff::Backoff;
@@ -290,7 +290,7 @@ impl Drop for Removal {
 }
 
 impl Registration {
-    /// Looks at the own node, which is a sign of life as well.
+    /// Looks at the own node, behind a sign of life that the leader has seen.
     async fn renew(&self, own: &Listener) -> Result<Renewal, Error> {
         let cx = Context::background("renewing a registration", Duration::from_secs(3_600));
         let client = self.session.client(&cx).await?;
@@ -298,11 +298,15 @@ impl Registration {
         own.clear();
         let sent_at = Instant::now();
         let gone = |reason: &str| Ok(Renewal::Gone(reason.to_owned()));
-        match client.call(&Exists { path: &self.path, watch: true }).await {
+        match look_at_own(&client, &self.path).await {
             Ok(stat) if stat.ephemeral_owner == identity.id => {
                 Ok(Renewal::Renewed(Validity { sent_at, valid_for: identity.timeout }))
             }
-            _ if self.given_up.get() => std::future::pending().await,
+            // Whoever gives it up says how that went.
+            Ok(_) if self.given_up.get() => std::future::pending().await,
+            Err(failure) if self.given_up.get() && failure.is(ErrorCode::NO_NODE) => {
+                std::future::pending().await
+            }
             Ok(_) => gone("the node belongs to another session"),
             Err(failure) if failure.is(ErrorCode::NO_NODE) => {
                 gone("the node is gone: its session has expired, or it was deleted")

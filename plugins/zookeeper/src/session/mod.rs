@@ -4,10 +4,12 @@
 //! it, the next one begins: its *generation* tells who relied on which.
 
 mod client;
+mod own;
 mod pool;
 mod watches;
 
 pub(crate) use client::{Client, Failure, Identity, Reply};
+pub(crate) use own::look_at_own;
 pub(crate) use pool::{Pool, check_granted};
 pub(crate) use watches::{Listener, Notice, Watches};
 

@@ -466,6 +466,27 @@ fn barriers_of_one_turn_are_one() {
 }
 
 #[test]
+fn a_node_of_the_session_counts_as_there_only_with_the_word_of_the_quorum() {
+    run(async {
+        let servers: Rc<Servers> = Rc::default();
+        let session = start(&servers, 1);
+        let (mut peer, client) = established(&servers, &session).await;
+        let looking = look_at_own(&client, "/a");
+        let serving = async {
+            let (proof, look) = (peer.request().await.unwrap(), peer.request().await.unwrap());
+            assert_eq!((proof.opcode, look.opcode), (14, 3));
+            // A follower that is cut off passes the first on, and would answer the second.
+            std::future::pending::<()>().await;
+        };
+        let Either::Left((looked, _)) = select(pin!(looking), pin!(serving)).await else {
+            panic!()
+        };
+        let Err(Failure::Lost { reason, sent: false }) = looked else { panic!("{looked:?}") };
+        assert_eq!(&*reason, "no word of the quorum within 1500 ms");
+    });
+}
+
+#[test]
 fn closing_a_session_tells_the_server() {
     run(async {
         let servers: Rc<Servers> = Rc::default();
