@@ -281,7 +281,6 @@ impl Keeper {
 async fn close_orphaned(common: Common, key: SessionKey, keeper: Rc<Keeper>) {
     let resumed = Session::start(common, "orphaned lock", key.timeout, Some(key.clone()), || {});
     let Ok(session) = resumed else { return };
-    // Where the server has ended it by itself, another is begun and closed.
     while let Err(error) = session.close(CLOSE_TIMEOUT).await {
         tracing::debug!(%error, "a predecessor's locks could not be removed, trying again");
         sleep(Duration::from_millis(500)).await;

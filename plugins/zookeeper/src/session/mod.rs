@@ -80,6 +80,8 @@ struct State {
     connections: Cell<u64>,
     /// The server does not know lasting watches.
     without_lasting: Cell<bool>,
+    /// It is being closed: no other is begun.
+    closing: Cell<bool>,
     /// Called when the key has changed, before anything relies on it.
     keep: Box<dyn Fn()>,
 }
@@ -120,6 +122,7 @@ impl Session {
             watches: Rc::default(),
             connections: Cell::new(0),
             without_lasting: Cell::new(false),
+            closing: Cell::new(false),
             keep: Box::new(keep),
         });
         let opening = Rc::clone(&shared);
@@ -203,31 +206,37 @@ impl Session {
         }
     }
 
-    /// Ends it on the server, with all that the server keeps for it.
+    /// Ends it on the server, with all that the server keeps for it, and for good: no other is begun.
+    ///
+    /// A connection that breaks says nothing, since the server answers before it hangs up: the session
+    /// is taken up again and closed again, until that is answered or the server knows it no more.
     ///
     /// # Errors
     ///
     /// When the server could not be told; it ends the session by itself after its timeout.
     pub(crate) async fn close(&self, limit: Duration) -> Result<(), Error> {
-        if self.shared.key.borrow().is_none() {
-            return Ok(());
-        }
+        let generation = self.shared.generation.get();
+        self.shared.closing.set(true);
+        let doing = format!("closing the {} session", self.shared.purpose);
         let cx = Context::background("closing a session", limit);
-        let client = self.client(&cx).await?;
-        let closed = timeout(cx.remaining(), client.call(&CloseSession {})).await;
-        let purpose = self.shared.purpose;
-        match closed {
-            // The server hangs up right after its answer.
-            Ok(Ok(()) | Err(Failure::Lost { sent: true, .. })) => {
-                self.shared.forget();
-                Ok(())
-            }
-            Ok(Err(failure)) => Err(failure.explain(&format!("closing the {purpose} session"))),
-            Err(_) => {
-                let message = format!("closing the {purpose} session: no answer in time");
-                Err(Error::timeout(message).effect_unknown())
+        while self.shared.key.borrow().is_some() && !self.is_over(generation) {
+            let ended = self.shared.changed.wait(|| self.is_over(generation).then_some(()));
+            let client = match select(pin!(ended), pin!(self.client(&cx))).await {
+                Either::Left(_) => break,
+                Either::Right((client, _)) => client.map_err(Error::effect_unknown)?,
+            };
+            match timeout(cx.remaining(), client.call(&CloseSession {})).await {
+                Ok(Ok(())) => self.shared.forget(),
+                Ok(Err(failure)) if failure.is_passing() => self.settle(&client),
+                Ok(Err(failure)) => return Err(failure.explain(&doing)),
+                Err(_) => {
+                    let message = format!("{doing}: no answer in time");
+                    return Err(Error::timeout(message).effect_unknown());
+                }
             }
         }
+        self.link.close();
+        Ok(())
     }
 }
 
@@ -236,6 +245,9 @@ impl State {
     async fn open(this: &Rc<Self>, endpoint: Endpoint) -> Result<Opened<Client>, Error> {
         loop {
             let asked = this.key.borrow().clone();
+            if asked.is_none() && this.closing.get() {
+                return Err(Error::unavailable("the session is closed"));
+            }
             let connection = (this.common.dial)(endpoint.clone()).await?;
             let connection = connection.counted_by(&this.common.traffic);
             let sent_at = Instant::now();

@@ -4,6 +4,7 @@ use super::*;
 use crate::wire::{EventKind, GetData, SetData};
 use pintle_plugin_sdk::spawn;
 use pintle_plugin_sdk::testing::run;
+use pintle_plugin_sdk::time::sleep;
 use std::collections::VecDeque;
 
 /// A request as the server sees it.
@@ -502,5 +503,35 @@ fn closing_a_session_tells_the_server() {
         let (closed, ()) = futures::future::join(closing, serving).await;
         closed.unwrap();
         assert!(session.key().is_none() && session.is_over(0));
+        sleep(Duration::from_secs(60)).await;
+        assert!(servers.accepted.borrow().is_empty(), "no other is begun");
+    });
+}
+
+#[test]
+fn a_close_that_was_not_answered_is_sent_again_until_the_server_knows_the_session_no_more() {
+    run(async {
+        let servers: Rc<Servers> = Rc::default();
+        let session = start(&servers, 1);
+        let (mut peer, _client) = established(&servers, &session).await;
+        let closing = session.close(Duration::from_secs(60));
+        let serving = async {
+            assert_eq!(peer.request().await.unwrap().opcode, -11);
+            drop(peer);
+            let mut peer = servers.accept().await;
+            assert_eq!(peer.connect_request().await.session_id, 0x11);
+            peer.grant(9_000, 0x11).await;
+            assert_eq!(peer.request().await.unwrap().opcode, -11);
+            assert!(session.key().is_some(), "it may live");
+            drop(peer);
+            let mut peer = servers.accept().await;
+            assert_eq!(peer.connect_request().await.session_id, 0x11);
+            peer.grant(0, 0).await;
+        };
+        let (closed, ()) = futures::future::join(closing, serving).await;
+        closed.unwrap();
+        assert!(session.key().is_none() && session.is_over(0));
+        sleep(Duration::from_secs(60)).await;
+        assert!(servers.accepted.borrow().is_empty(), "no other is begun");
     });
 }
