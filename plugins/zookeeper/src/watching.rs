@@ -3,7 +3,7 @@
 use crate::session::{Client, Failure, Session};
 use crate::wire::{AddWatch, ErrorCode};
 use crate::zookeeper::ZooKeeper;
-use pintle_plugin_sdk::time::sleep;
+use pintle_plugin_sdk::time::{Instant, sleep};
 use pintle_plugin_sdk::{Context, Error};
 use std::time::Duration;
 
@@ -11,6 +11,8 @@ use std::time::Duration;
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 /// Wait after a refusal that will not last.
 const PAUSE: Duration = Duration::from_millis(200);
+/// How often a watch asks whether it has missed anything.
+const PROOF_PERIOD: Duration = Duration::from_secs(10);
 
 impl ZooKeeper {
     /// A connection to watch on, as soon as there is one, however long that takes.
@@ -32,6 +34,14 @@ impl ZooKeeper {
                 }
             }
         }
+    }
+
+    /// When a watch has to ask next whether it has missed anything. It is the same moment for all
+    /// watches, so that they share one barrier.
+    pub(crate) fn next_proof(&self) -> Instant {
+        let periods = self.started.elapsed().as_secs() / PROOF_PERIOD.as_secs();
+        let seconds = (periods + 1).saturating_mul(PROOF_PERIOD.as_secs());
+        self.started.after(Duration::from_secs(seconds))
     }
 
     /// Has the server tell of all changes on this connection, where it knows lasting watches.

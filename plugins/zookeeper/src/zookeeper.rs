@@ -9,7 +9,7 @@ use crate::settings::{ExclusiveClaims, Settings};
 use crate::wire::{Acl, Create, CreateMode, ErrorCode, Stat};
 use futures::future::join_all;
 use pintle_plugin_sdk::connection::Connection;
-use pintle_plugin_sdk::time::sleep;
+use pintle_plugin_sdk::time::{Instant, sleep};
 use pintle_plugin_sdk::{
     Context, Description, Endpoint, Error, Feature, Health, Plugin, Start, spawn,
 };
@@ -41,6 +41,7 @@ pub struct ZooKeeper {
     pub(crate) identities: Identities,
     pub(crate) kept: Kept,
     pub(crate) counters: Counters,
+    pub(crate) started: Instant,
 }
 
 /// What is counted since the start.
@@ -119,6 +120,7 @@ impl Plugin for ZooKeeper {
             identities: Identities::new(settings.epoch),
             kept: Kept::default(),
             counters: Counters::default(),
+            started: Instant::now(),
         });
         for key in adopted {
             let session = plugin.registry_sessions.resume(key)?;

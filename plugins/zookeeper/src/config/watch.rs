@@ -9,13 +9,9 @@ use futures::future::{Either, select};
 use pintle_plugin_sdk::Error;
 use pintle_plugin_sdk::config::{Entry, Target, WatchRequest, WatchSink};
 use pintle_plugin_sdk::follow::ConfigFollower;
-use pintle_plugin_sdk::time::sleep;
+use pintle_plugin_sdk::time::{Instant, sleep_until};
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::time::Duration;
-
-/// How often a quiet watch asks the server whether it is still there.
-const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
 /// What is watched.
 struct Watched {
@@ -83,12 +79,19 @@ impl ZooKeeper {
             follower.sink().resync(&reason);
         }
         follower.show(entries, None).await;
+        let mut proof_due = self.next_proof();
         loop {
+            // Not only when it is quiet: most that is heard of a whole tree may be none of its keys.
+            if Instant::now() >= proof_due {
+                // The answer comes behind all events before it.
+                client.barrier().await?;
+                follower.sink().progress(None);
+                proof_due = self.next_proof();
+            }
             let sink = follower.sink().clone();
             let wanted = pin!(sink.snapshot_wanted());
-            let quiet = sleep(PROGRESS_PERIOD);
             let heard = pin!(listener.next());
-            match select(heard, select(wanted, quiet)).await {
+            match select(heard, select(wanted, sleep_until(proof_due))).await {
                 Either::Left((Notice::Gap(reason), _)) => return Ok(reason),
                 Either::Left((Notice::Changed(_), _)) if once => {
                     // The watches of this node are used up: all are set again by reading all.
@@ -103,12 +106,7 @@ impl ZooKeeper {
                     follower.refresh(None).await;
                 }
                 Either::Right((Either::Left(_), _)) => follower.refresh(None).await,
-                Either::Right((Either::Right(_), _)) => {
-                    // Its answer comes behind all events before it.
-                    let top = std::slice::from_ref(&watched.path);
-                    read_nodes(client, top, false).await?;
-                    follower.sink().progress(None);
-                }
+                Either::Right((Either::Right(_), _)) => {}
             }
         }
     }
@@ -119,6 +117,7 @@ impl ZooKeeper {
         watched: &Watched,
         once: bool,
     ) -> Result<Vec<Entry>, Failure> {
+        client.barrier().await?;
         let nodes = match watched.mode {
             WatchMode::Tree => self.read_tree(client, &watched.path, once).await?,
             WatchMode::Node => {

@@ -8,13 +8,9 @@ use futures::future::{Either, join_all, select};
 use pintle_plugin_sdk::Error;
 use pintle_plugin_sdk::follow::RegistryFollower;
 use pintle_plugin_sdk::registry::{InstanceState, WatchSink};
-use pintle_plugin_sdk::time::sleep;
+use pintle_plugin_sdk::time::{Instant, sleep_until};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
-use std::time::Duration;
-
-/// How often a quiet watch asks the server whether it is still there.
-const PROGRESS_PERIOD: Duration = Duration::from_secs(10);
 
 /// Ids that have changed, by service.
 type Changed = BTreeMap<String, BTreeSet<String>>;
@@ -79,20 +75,26 @@ impl ZooKeeper {
         }
         listeners.iter().for_each(Listener::clear);
         let once = !self.main.has_lasting_watches();
-        self.catch_up(client).await?;
         let states = self.watched_states(client, watched, once).await?;
         if let Some(reason) = gap {
             count(&self.counters.resyncs);
             follower.sink().resync(&reason);
         }
         follower.show(states).await;
+        let mut proof_due = self.next_proof();
         loop {
+            if Instant::now() >= proof_due {
+                // The answer comes behind all events before it.
+                client.barrier().await?;
+                follower.sink().progress();
+                proof_due = self.next_proof();
+            }
             let sink = follower.sink().clone();
             let [instances, overrides] = listeners;
             let (instances, overrides) = (pin!(instances.next()), pin!(overrides.next()));
             let heard = select(instances, overrides);
             let wanted = pin!(sink.snapshot_wanted());
-            match select(heard, select(wanted, sleep(PROGRESS_PERIOD))).await {
+            match select(heard, select(wanted, sleep_until(proof_due))).await {
                 Either::Left((heard, _)) => match heard.factor_first().0 {
                     Notice::Gap(reason) => return Ok(reason),
                     Notice::Changed(_) if once => {
@@ -108,16 +110,7 @@ impl ZooKeeper {
                     }
                 },
                 Either::Right((Either::Left(_), _)) => follower.refresh().await,
-                Either::Right((Either::Right(_), _)) => {
-                    // Its answer comes behind all events before it.
-                    let exists = Exists { path: &watched.instances, watch: false };
-                    if let Err(failure) = client.call(&exists).await
-                        && failure.is_passing()
-                    {
-                        return Err(failure);
-                    }
-                    follower.sink().progress();
-                }
+                Either::Right((Either::Right(_), _)) => {}
             }
         }
     }
@@ -165,6 +158,7 @@ impl ZooKeeper {
         watched: &Watched,
         once: bool,
     ) -> Result<Vec<InstanceState>, Failure> {
+        client.barrier().await?;
         let services = match &watched.service {
             Some(service) => vec![service.clone()],
             None => {
