@@ -4,6 +4,8 @@ mod keep;
 mod read;
 mod watch;
 
+pub(crate) use read::children_of;
+
 use crate::session::{Client, Failure, Session};
 use crate::wire::{Create, CreateMode, Delete, ErrorCode, GetData, SetData, Stat};
 use crate::zookeeper::ZooKeeper;

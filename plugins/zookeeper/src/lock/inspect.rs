@@ -2,6 +2,7 @@
 
 use super::claim::{ClaimName, Queue};
 use crate::path::{child, to_name};
+use crate::registry::children_of;
 use crate::session::{Client, Failure, Listener, Notice};
 use crate::wire::{Children, ErrorCode, Exists, GetData, WatchMode};
 use crate::zookeeper::ZooKeeper;
@@ -108,7 +109,7 @@ impl ZooKeeper {
                 });
                 for ((name, _), look) in part.iter().zip(join_all(looks).await) {
                     // The server removes empty ones some time later.
-                    if !look.is_ok_and(|stat| stat.num_children > 0) {
+                    if children_of(look)? == 0 {
                         continue;
                     }
                     if page.names.len() >= limit {

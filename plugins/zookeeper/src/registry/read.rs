@@ -35,8 +35,8 @@ impl ZooKeeper {
                     client.call(&Exists { path: &child(&directory, node), watch: false })
                 });
                 for ((name, _), look) in part.iter().zip(join_all(looks).await) {
-                    let instances = look.map_or(0, |stat| stat.num_children);
                     // The server removes empty ones some time later.
+                    let instances = children_of(look)?;
                     let Some(instances) = u32::try_from(instances).ok().filter(|n| *n > 0) else {
                         continue;
                     };
@@ -164,6 +164,11 @@ impl ZooKeeper {
                 return None;
             }
         };
+        if (record.instance.service.as_str(), record.instance.id.as_str()) != (service, id) {
+            count(&self.counters.unreadable);
+            tracing::warn!(service, id, "an instance's record is that of another name");
+            return None;
+        }
         let changed = operator.map_or(stat.mzxid, |(_, operator)| stat.mzxid.max(operator.mzxid));
         let operator = operator.and_then(|(data, _)| self.decoded_override(service, id, data));
         Some(InstanceState {
@@ -184,6 +189,15 @@ impl ZooKeeper {
                 tracing::warn!(service, id, %error, "what an operator says cannot be read");
             })
             .ok()
+    }
+}
+
+/// How many children a node has that was looked at: none where it is gone.
+pub(crate) fn children_of(look: Result<Stat, Failure>) -> Result<i32, Failure> {
+    match look {
+        Ok(stat) => Ok(stat.num_children),
+        Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(0),
+        Err(failure) => Err(failure),
     }
 }
 
