@@ -124,7 +124,8 @@ impl Lock for ZooKeeper {
         let mut removed = Removal { lease: lease.as_ref().clone(), done: !first };
         let outcome = lease.remove(cx).await;
         removed.done |= outcome.is_ok();
-        outcome
+        // It goes on in the background.
+        outcome.map_err(Error::effect_unknown)
     }
 
     async fn inspect(&self, cx: &Context, name: String) -> Result<LockState, Error> {

@@ -102,26 +102,37 @@ impl ZooKeeper {
     ) -> Result<u64, Error> {
         let top = self.paths.directory(prefix)?;
         let doing = format!("deleting what is below `{prefix}`");
-        let mut deleted = 0;
+        let mut deleted = Deleted::default();
+        let outcome = self.delete_parts(cx, &doing, &top, held, &mut deleted).await;
+        match outcome {
+            Ok(()) => Ok(deleted.keys),
+            Err(error) if deleted.parts > 0 => Err(error.effect_unknown()),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn delete_parts(
+        &self,
+        cx: &Context,
+        doing: &str,
+        top: &str,
+        held: Option<&Lease>,
+        deleted: &mut Deleted,
+    ) -> Result<(), Error> {
         for _ in 0..ATTEMPTS {
             let client = self.main.client(cx).await?;
-            let step = self.delete_once(&client, &top, held, &mut deleted).await;
-            let step =
-                step.map_err(|failure| failure.explain(&doing)).and_then(|step| match step {
-                    Deleting::Fenced => {
-                        Err(Error::conflict(format!("{doing}: the lease is not held any more")))
-                    }
-                    going_on => Ok(going_on),
-                });
-            match step {
-                Ok(Deleting::Done) => return Ok(deleted),
-                Ok(_) => {}
-                Err(error) if deleted > 0 => return Err(error.effect_unknown()),
-                Err(error) => return Err(error),
+            let step = self.delete_once(&client, top, held, deleted).await;
+            match step.map_err(|failure| failure.explain(doing))? {
+                Deleting::Done => return Ok(()),
+                Deleting::Again => {}
+                Deleting::Fenced => {
+                    return Err(Error::conflict(format!(
+                        "{doing}: the lease is not held any more"
+                    )));
+                }
             }
         }
-        let error = Error::exhausted(format!("{doing}: others wrote {ATTEMPTS} times in between"));
-        Err(if deleted > 0 { error.effect_unknown() } else { error })
+        Err(Error::exhausted(format!("{doing}: others wrote {ATTEMPTS} times in between")))
     }
 
     async fn delete_once(
@@ -129,9 +140,12 @@ impl ZooKeeper {
         client: &Client,
         top: &str,
         held: Option<&Lease>,
-        deleted: &mut u64,
+        deleted: &mut Deleted,
     ) -> Result<Deleting, Failure> {
+        // What was written before this began has to be seen.
+        let proof = client.barrier();
         let nodes = self.read_tree(client, top, false).await.map_err(Failure::without_effect)?;
+        proof.await.map_err(Failure::without_effect)?;
         let below: Vec<_> = nodes.iter().filter(|node| node.path != top).rev().collect();
         for part in below.chunks(DELETIONS) {
             let mut ops: Vec<_> = held.into_iter().map(Lease::check).collect();
@@ -141,7 +155,8 @@ impl ZooKeeper {
             match client.multi(ops).await? {
                 MultiOutcome::Done(_) => {
                     let keys = part.iter().filter(|node| node.data.is_some()).count();
-                    *deleted += u64::try_from(keys).unwrap_or(u64::MAX);
+                    deleted.parts += 1;
+                    deleted.keys += u64::try_from(keys).unwrap_or(u64::MAX);
                 }
                 MultiOutcome::Failed { index: 0, code: ErrorCode::NO_NODE } if held.is_some() => {
                     return Ok(Deleting::Fenced);
@@ -152,6 +167,14 @@ impl ZooKeeper {
         }
         Ok(Deleting::Done)
     }
+}
+
+/// What was deleted so far.
+#[derive(Default)]
+struct Deleted {
+    keys: u64,
+    /// Of keys, directories or both.
+    parts: u64,
 }
 
 /// How one attempt to delete a tree went.

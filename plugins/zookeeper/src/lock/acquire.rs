@@ -12,7 +12,7 @@ use pintle_plugin_sdk::lock::{AcquireRequest, Acquired, LeaseReporter, Mode};
 use pintle_plugin_sdk::record::ClaimRecord;
 use pintle_plugin_sdk::session::{LeaseClock, Renewal, keep_lease};
 use pintle_plugin_sdk::time::{Instant, sleep_until, timeout};
-use pintle_plugin_sdk::{Context, Error, Validity, spawn};
+use pintle_plugin_sdk::{Context, Effect, Error, Validity, spawn};
 use std::cell::{Cell, RefCell};
 use std::pin::pin;
 use std::rc::Rc;
@@ -196,7 +196,7 @@ impl Attempt {
         let mode = CreateMode::EphemeralSequential;
         let created = self.plugin.create_in_container(client, &path, &data, mode).await;
         let (path, _) = created.inspect_err(|failure| {
-            if !failure.is_lost() {
+            if failure.explain("").effect() == Effect::None {
                 // The server refused it: nothing was made.
                 self.generation.set(before);
             }
@@ -321,7 +321,9 @@ impl Attempt {
             Ok(()) => Ok(()),
             Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(()),
             Err(failure) => {
-                self.session.settle(&client);
+                if failure.is_passing() {
+                    self.session.settle(&client);
+                }
                 Err(failure.explain(doing))
             }
         }

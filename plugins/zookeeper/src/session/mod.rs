@@ -366,7 +366,8 @@ impl State {
             return Ok(());
         }
         let lasting = self.watches.lasting();
-        for (nodes, trees) in in_parts(&lasting, WATCHES_BYTES_MAX) {
+        let bytes_max = WATCHES_BYTES_MAX.min(self.common.request_bytes_max / 2);
+        for (nodes, trees) in in_parts(&lasting, bytes_max) {
             let since_zxid = self.common.newest_zxid.get();
             let set = SetWatches2 { since_zxid, nodes: &nodes, trees: &trees };
             match client.call(&set).await {
