@@ -183,6 +183,14 @@ impl Identities {
         self.known.borrow().clone()
     }
 
+    fn learn(&self, identity: String) {
+        let epoch = match self.epoch {
+            0 => identity,
+            raised => format!("{identity}-{raised}"),
+        };
+        *self.known.borrow_mut() = Some(epoch);
+    }
+
     fn token(&self, czxid: i64) -> Option<Token> {
         let value = u64::try_from(czxid).ok()?;
         Some(Token { epoch: self.known()?, value })
@@ -204,28 +212,35 @@ impl ZooKeeper {
                 Err(failure) if failure.is(ErrorCode::NO_NODE) => {}
                 Err(failure) => return Err(failure),
             }
-            for directory in crate::path::ancestors(&path) {
-                let (acl, mode) = (&self.acl, CreateMode::Persistent);
-                let created = client.call(&Create { path: directory, data: None, acl, mode }).await;
-                if let Err(failure) = created
-                    && failure.is_lost()
-                {
-                    return Err(failure);
-                }
-            }
             let mode = CreateMode::Persistent;
+            let refusal = self.create_above(client, &path, mode).await?;
             let create = Create { path: &path, data: Some(data), acl: &self.acl, mode };
-            match client.call(&create).await {
-                Ok(_) => break fresh.clone(),
-                Err(failure) if failure.is(ErrorCode::NODE_EXISTS) => {}
-                Err(failure) => return Err(failure),
+            match (client.call(&create).await, refusal) {
+                (Ok(_), _) => break fresh.clone(),
+                (Err(failure), _) if failure.is(ErrorCode::NODE_EXISTS) => {}
+                (Err(failure), Some(refusal)) if failure.is(ErrorCode::NO_NODE) => {
+                    return Err(refusal);
+                }
+                (Err(failure), _) => return Err(failure),
             }
         };
-        let epoch = match self.identities.epoch {
-            0 => identity,
-            raised => format!("{identity}-{raised}"),
-        };
-        *self.identities.known.borrow_mut() = Some(epoch);
+        self.identities.learn(identity);
         Ok(())
+    }
+
+    /// Reads the identity of the ensemble, if it has one: whoever only looks gives it none.
+    async fn recognise(&self, client: &Client) -> Result<(), Failure> {
+        if self.identities.known().is_some() {
+            return Ok(());
+        }
+        let path = self.paths.identity();
+        match client.call(&GetData { path: &path, watch: false }).await {
+            Ok((data, _)) => {
+                self.identities.learn(String::from_utf8_lossy(&data.unwrap_or_default()).into());
+                Ok(())
+            }
+            Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(()),
+            Err(failure) => Err(failure),
+        }
     }
 }

@@ -9,14 +9,17 @@ pub(crate) use read::children_of;
 use crate::session::{Client, Failure, Session};
 use crate::wire::{Create, CreateMode, Delete, ErrorCode, GetData, SetData, Stat};
 use crate::zookeeper::ZooKeeper;
+use futures::lock::Mutex;
 use pintle_plugin_sdk::record::{InstanceRecord, encode_override};
 use pintle_plugin_sdk::registry::{
     AddOutcome, Consistency, Instance, InstancesPage, OperatorOverride, RegisterRequest,
     Registered, RegistrationReporter, Registry, RemoveOutcome, ServicesPage, WatchSink,
 };
+use pintle_plugin_sdk::signal::Signal;
 use pintle_plugin_sdk::{Context, Error};
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 use std::time::SystemTime;
 
@@ -29,7 +32,8 @@ pub struct Registration {
     session: Rc<Session>,
     path: String,
     /// What is registered, and again after a loss.
-    record: Rc<RefCell<InstanceRecord>>,
+    /// Locked while it is written, so that what is older never comes last.
+    record: Rc<Mutex<InstanceRecord>>,
     /// It was asked to go: whatever is registered from now on goes too.
     given_up: Rc<Cell<bool>>,
     /// The name is taken within this plugin as long as this lives.
@@ -45,29 +49,64 @@ impl std::fmt::Debug for Registration {
 /// Nodes of registrations of this incarnation: one of its own is not to be adopted twice.
 #[derive(Clone, Default)]
 pub(crate) struct Kept {
-    paths: Rc<RefCell<HashSet<String>>>,
+    /// Whether each was asked to go, by path.
+    paths: Rc<RefCell<HashMap<String, Rc<Cell<bool>>>>>,
+    /// One has gone.
+    freed: Rc<Signal>,
+}
+
+/// Whose a name is within this plugin.
+enum Claimed {
+    /// Ours, from now on.
+    Now(Rc<NameClaim>),
+    /// Still that of a registration that goes.
+    Going,
+    /// That of another registration.
+    Kept,
 }
 
 /// Keeps a path in [`Kept`].
 struct NameClaim {
     kept: Kept,
     path: String,
+    given_up: Rc<Cell<bool>>,
 }
 
 impl Kept {
-    fn claim(&self, path: &str) -> Option<Rc<NameClaim>> {
-        let fresh = self.paths.borrow_mut().insert(path.to_owned());
-        fresh.then(|| Rc::new(NameClaim { kept: self.clone(), path: path.to_owned() }))
+    fn claim(&self, path: &str) -> Claimed {
+        match self.paths.borrow_mut().entry(path.to_owned()) {
+            Entry::Occupied(other) if other.get().get() => Claimed::Going,
+            Entry::Occupied(_) => Claimed::Kept,
+            Entry::Vacant(vacant) => {
+                let given_up = Rc::clone(vacant.insert(Rc::default()));
+                Claimed::Now(Rc::new(NameClaim {
+                    kept: self.clone(),
+                    path: path.to_owned(),
+                    given_up,
+                }))
+            }
+        }
+    }
+
+    /// Claims a name, as soon as what is going has gone; none if another registration has it.
+    async fn claim_when_free(&self, path: &str) -> Option<Rc<NameClaim>> {
+        let claimed = || match self.claim(path) {
+            Claimed::Now(claim) => Some(Some(claim)),
+            Claimed::Going => None,
+            Claimed::Kept => Some(None),
+        };
+        self.freed.wait(claimed).await
     }
 
     fn contains(&self, path: &str) -> bool {
-        self.paths.borrow().contains(path)
+        self.paths.borrow().contains_key(path)
     }
 }
 
 impl Drop for NameClaim {
     fn drop(&mut self) {
         self.kept.paths.borrow_mut().remove(&self.path);
+        self.kept.freed.notify();
     }
 }
 
@@ -89,13 +128,15 @@ impl Registry for ZooKeeper {
         registration: Rc<Registration>,
         instance: Instance,
     ) -> Result<(), Error> {
-        let mut record = registration.record.borrow().clone();
+        let client = registration.session.client(cx).await?;
+        let mut kept = registration.record.lock().await;
+        let mut record = kept.clone();
         if (&instance.service, &instance.id) != (&record.instance.service, &record.instance.id) {
             return Err(Error::invalid("an instance cannot change its name"));
         }
         record.instance = instance;
-        self.rewrite(cx, &registration, &record).await?;
-        *registration.record.borrow_mut() = record;
+        self.rewrite(&client, &registration.path, &record).await?;
+        *kept = record;
         Ok(())
     }
 
@@ -104,7 +145,8 @@ impl Registry for ZooKeeper {
         let mut removed = keep::Removal { registration, done: !first };
         let outcome = removed.registration.remove(cx).await;
         removed.done |= outcome.is_ok();
-        outcome
+        // It goes on in the background.
+        outcome.map_err(Error::effect_unknown)
     }
 
     async fn add(

@@ -36,6 +36,12 @@ impl ZooKeeper {
         }
     }
 
+    /// Waits before a watch asks again that the server was too busy for; answers the reason.
+    pub(crate) async fn pause_throttled(&self) -> String {
+        sleep(PAUSE).await;
+        "the server was too busy to answer".to_owned()
+    }
+
     /// When a watch has to ask next whether it has missed anything. It is the same moment for all
     /// watches, so that they share one barrier.
     pub(crate) fn next_proof(&self) -> Instant {

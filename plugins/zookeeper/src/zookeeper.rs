@@ -223,27 +223,46 @@ impl ZooKeeper {
         mode: CreateMode,
     ) -> Result<(String, Stat), Failure> {
         let create = Create { path, data: Some(data), acl: &self.acl, mode };
+        let mut refusal = None;
         for _ in 1..CREATE_ATTEMPTS {
             match client.call(&create).await {
                 Err(failure) if failure.is(ErrorCode::NO_NODE) => {}
                 outcome => return outcome,
             }
-            let above = ancestors(path);
-            let creations = above.iter().enumerate().map(|(position, directory)| {
-                let last = position + 1 == above.len();
-                let mode = if last { CreateMode::Container } else { CreateMode::Persistent };
-                client.call(&Create { path: directory, data: None, acl: &self.acl, mode })
-            });
-            for created in join_all(creations).await {
-                // One that exists or may not be created is seen by creating below it.
-                if let Err(failure) = created
-                    && failure.is_lost()
-                {
-                    return Err(failure);
-                }
+            refusal = self.create_above(client, path, CreateMode::Container).await?;
+        }
+        let created = client.call(&create).await;
+        created.map_err(|failure| match refusal {
+            Some(refusal) if failure.is(ErrorCode::NO_NODE) => refusal,
+            _ => failure,
+        })
+    }
+
+    /// Creates what is missing above a node; `last` is what stands right above it. Answers the first
+    /// refusal: where the node cannot be created then, that is why.
+    pub(crate) async fn create_above(
+        &self,
+        client: &Client,
+        path: &str,
+        last: CreateMode,
+    ) -> Result<Option<Failure>, Failure> {
+        let above = ancestors(path);
+        let creations = above.iter().enumerate().map(|(position, directory)| {
+            let is_last = position + 1 == above.len();
+            let mode = if is_last { last } else { CreateMode::Persistent };
+            client.call(&Create { path: directory, data: None, acl: &self.acl, mode })
+        });
+        let mut refusal = None;
+        for created in join_all(creations).await {
+            match created {
+                Ok(_) => {}
+                Err(failure) if failure.is_lost() => return Err(failure),
+                Err(failure)
+                    if failure.is(ErrorCode::NODE_EXISTS) || failure.is(ErrorCode::NO_NODE) => {}
+                Err(failure) => refusal = refusal.or(Some(failure)),
             }
         }
-        client.call(&create).await
+        Ok(refusal)
     }
 }
 

@@ -72,7 +72,7 @@ impl ZooKeeper {
                 leaves: HashMap::new(),
                 skipped: 0,
             };
-            walk.enter(&directory).await?;
+            walk.enter(&directory, true).await?;
             walk.page(&request).await
         })
         .await
@@ -93,7 +93,7 @@ impl Walk<'_> {
             looked_at += 1;
             if place.is_below() {
                 if !self.leaves.remove(&place.path).unwrap_or(false) {
-                    self.enter(&place.path).await?;
+                    self.enter(&place.path, false).await?;
                 }
                 continue;
             }
@@ -135,17 +135,25 @@ impl Walk<'_> {
                 read
             }
         };
-        let node = found(read.await)?;
+        let node = match found(read.await) {
+            Err(failure) if failure.is(ErrorCode::NO_AUTH) => {
+                self.skipped = self.skipped.saturating_add(1);
+                None
+            }
+            node => node?,
+        };
         let leaf = node.as_ref().is_none_or(|(_, stat)| stat.num_children == 0);
         self.leaves.insert(place.path.clone(), leaf);
         Ok(node)
     }
 
     /// Puts the children of a node before what is left, as far as they are behind the last page.
-    async fn enter(&mut self, directory: &str) -> Result<(), Failure> {
+    async fn enter(&mut self, directory: &str, is_top: bool) -> Result<(), Failure> {
         let names = match self.client.call(&Children { path: directory, watch: false }).await {
             Ok((names, _)) => names,
             Err(failure) if failure.is(ErrorCode::NO_NODE) => return Ok(()),
+            // It was counted as a node already.
+            Err(failure) if failure.is(ErrorCode::NO_AUTH) && !is_top => return Ok(()),
             Err(failure) => return Err(failure),
         };
         let mut places = Vec::with_capacity(names.len() * 2);

@@ -5,9 +5,10 @@ use crate::lock::Lease;
 use crate::path::child;
 use crate::session::{Client, Failure};
 use crate::wire::{Children, Delete, ErrorCode, GetData, MultiOutcome, Op, Stat};
-use crate::zookeeper::ZooKeeper;
+use crate::zookeeper::{ZooKeeper, count};
 use futures::future::join_all;
 use pintle_plugin_sdk::{Context, Error};
+use std::cell::Cell;
 
 /// Requests that are under way at once: enough to keep the server busy, few enough for its answers
 /// to fit.
@@ -25,21 +26,45 @@ pub(crate) struct Node {
     pub(crate) stat: Stat,
 }
 
+/// What becomes of a node that may not be read.
+#[derive(Clone, Copy)]
+pub(crate) enum Denied<'a> {
+    /// The whole cannot be read then.
+    Fails,
+    /// It is left out, with all below it, and counted.
+    LeftOut(&'a Cell<u64>),
+}
+
+impl Denied<'_> {
+    fn leaves_out(self, failure: &Failure) -> bool {
+        match self {
+            Self::LeftOut(counter) if failure.is(ErrorCode::NO_AUTH) => {
+                count(counter);
+                true
+            }
+            Self::LeftOut(_) | Self::Fails => false,
+        }
+    }
+}
+
 impl ZooKeeper {
     /// Reads a node, if there is one, and all below it but what is not the user's; parents come
-    /// before their children. With `watch`, the next change to any of it is told, once.
+    /// before their children. With `watch`, the next change to any of it is told, once. `denied` is
+    /// of what lies below the node.
     pub(crate) async fn read_tree(
         &self,
         client: &Client,
         top: &str,
         watch: bool,
+        denied: Denied<'_>,
     ) -> Result<Vec<Node>, Failure> {
         let mut nodes: Vec<Node> = Vec::new();
         let mut level = vec![top.to_owned()];
+        let mut denied_here = Denied::Fails;
         while !level.is_empty() {
             let begun = nodes.len();
             for paths in level.chunks(PIPELINE) {
-                nodes.extend(read_nodes(client, paths, watch).await?);
+                nodes.extend(read_nodes(client, paths, watch, denied_here).await?);
             }
             let fresh = nodes.get(begun..).unwrap_or_default();
             let parents: Vec<_> = fresh
@@ -49,10 +74,11 @@ impl ZooKeeper {
                 .collect();
             let mut next = Vec::new();
             for parents in parents.chunks(PIPELINE) {
-                next.extend(read_children(client, parents, watch).await?);
+                next.extend(read_children(client, parents, watch, denied_here).await?);
             }
             next.retain(|path| self.paths.reserved(path).is_none());
             level = next;
+            denied_here = denied;
         }
         Ok(nodes)
     }
@@ -63,12 +89,16 @@ pub(crate) async fn read_nodes(
     client: &Client,
     paths: &[String],
     watch: bool,
+    denied: Denied<'_>,
 ) -> Result<Vec<Node>, Failure> {
     let reads = paths.iter().map(|path| client.call(&GetData { path, watch }));
     let mut nodes = Vec::with_capacity(paths.len());
     for (path, read) in paths.iter().zip(join_all(reads).await) {
-        if let Some((data, stat)) = super::found(read)? {
-            nodes.push(Node { path: path.clone(), data, stat });
+        match super::found(read) {
+            Ok(Some((data, stat))) => nodes.push(Node { path: path.clone(), data, stat }),
+            Ok(None) => {}
+            Err(failure) if denied.leaves_out(&failure) => {}
+            Err(failure) => return Err(failure),
         }
     }
     Ok(nodes)
@@ -79,6 +109,7 @@ async fn read_children(
     client: &Client,
     parents: &[&str],
     watch: bool,
+    denied: Denied<'_>,
 ) -> Result<Vec<String>, Failure> {
     let reads = parents.iter().map(|path| client.call(&Children { path, watch }));
     let mut children = Vec::new();
@@ -86,6 +117,7 @@ async fn read_children(
         match read {
             Ok((names, _)) => children.extend(names.iter().map(|name| child(parent, name))),
             Err(failure) if failure.is(ErrorCode::NO_NODE) => {}
+            Err(failure) if denied.leaves_out(&failure) => {}
             Err(failure) => return Err(failure),
         }
     }
@@ -144,7 +176,8 @@ impl ZooKeeper {
     ) -> Result<Deleting, Failure> {
         // What was written before this began has to be seen.
         let proof = client.barrier();
-        let nodes = self.read_tree(client, top, false).await.map_err(Failure::without_effect)?;
+        let nodes = self.read_tree(client, top, false, Denied::Fails).await;
+        let nodes = nodes.map_err(Failure::without_effect)?;
         proof.await.map_err(Failure::without_effect)?;
         let below: Vec<_> = nodes.iter().filter(|node| node.path != top).rev().collect();
         for part in below.chunks(DELETIONS) {

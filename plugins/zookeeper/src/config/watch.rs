@@ -1,9 +1,9 @@
 //! Watches of configuration: the server tells that a node has changed, and it is read again.
 
 use super::entry;
-use super::tree::{Node, PIPELINE, read_nodes};
+use super::tree::{Denied, Node, PIPELINE, read_nodes};
 use crate::session::{Client, Failure, Listener, Notice};
-use crate::wire::{EventKind, WatchMode};
+use crate::wire::{ErrorCode, EventKind, WatchMode};
 use crate::zookeeper::{ZooKeeper, count};
 use futures::future::{Either, select};
 use pintle_plugin_sdk::Error;
@@ -52,6 +52,9 @@ impl ZooKeeper {
                 Err(failure) if failure.is_passing() => {
                     gap = Some("the connection to ZooKeeper was lost".to_owned());
                     self.main.settle(&client);
+                }
+                Err(failure) if failure.is(ErrorCode::THROTTLED) => {
+                    gap = Some(self.pause_throttled().await);
                 }
                 Err(failure) => {
                     return Err(failure.explain_read(&format!("watching `{}`", watched.path)));
@@ -111,6 +114,10 @@ impl ZooKeeper {
         }
     }
 
+    fn left_out(&self) -> Denied<'_> {
+        Denied::LeftOut(&self.counters.unreadable)
+    }
+
     async fn watched_entries(
         &self,
         client: &Client,
@@ -119,9 +126,10 @@ impl ZooKeeper {
     ) -> Result<Vec<Entry>, Failure> {
         client.barrier().await?;
         let nodes = match watched.mode {
-            WatchMode::Tree => self.read_tree(client, &watched.path, once).await?,
+            WatchMode::Tree => self.read_tree(client, &watched.path, once, self.left_out()).await?,
             WatchMode::Node => {
-                read_nodes(client, std::slice::from_ref(&watched.path), once).await?
+                let node = std::slice::from_ref(&watched.path);
+                read_nodes(client, node, once, Denied::Fails).await?
             }
         };
         if once && nodes.is_empty() {
@@ -145,6 +153,10 @@ impl ZooKeeper {
         watched: &Watched,
         changes: Vec<(String, EventKind)>,
     ) -> Result<BTreeMap<String, Option<Entry>>, Failure> {
+        let denied = match watched.mode {
+            WatchMode::Node => Denied::Fails,
+            WatchMode::Tree => self.left_out(),
+        };
         let mut latest = BTreeMap::new();
         for (path, kind) in changes {
             if kind != EventKind::ChildrenChanged {
@@ -162,7 +174,7 @@ impl ZooKeeper {
             }
         }
         for paths in to_read.chunks(PIPELINE) {
-            for node in read_nodes(client, paths, false).await? {
+            for node in read_nodes(client, paths, false, denied).await? {
                 if let Some(key) = watched.key(self, &node.path) {
                     now.insert(key.clone(), entry(key, node.data, &node.stat));
                 }

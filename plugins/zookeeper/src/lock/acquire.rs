@@ -96,7 +96,11 @@ impl Attempt {
                 let message = format!("{doing}: the session has expired, and the claim with it");
                 return Err(Error::unavailable(message));
             }
-            check_granted(identity.timeout, Duration::from_millis(self.request.ttl_ms.into()))?;
+            let ttl = Duration::from_millis(self.request.ttl_ms.into());
+            if let Err(error) = check_granted(identity.timeout, ttl) {
+                self.plugin.lock_sessions.discard(&self.session);
+                return Err(error);
+            }
             match self.queue_up(&client).await {
                 Ok(Some(outcome)) => return Ok(outcome),
                 Ok(None) => {
@@ -111,7 +115,11 @@ impl Attempt {
 
     /// Claims and waits on one connection; nothing when the claim is gone.
     async fn queue_up(&self, client: &Client) -> Result<Option<Outcome>, Failure> {
-        self.plugin.identify(client).await?;
+        match self.request.mode {
+            // Tokens say which ensemble they are of.
+            Mode::Exclusive => self.plugin.identify(client).await?,
+            Mode::Shared | Mode::Permit(_) => self.plugin.recognise(client).await?,
+        }
         let claim = self.claimed(client).await?;
         let path = child(&self.directory, &claim);
         // Events of the own claim, of the one before it, and of all: whichever is waited for.

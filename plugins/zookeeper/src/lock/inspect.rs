@@ -20,7 +20,7 @@ impl ZooKeeper {
         let doing = format!("looking at lock `{name}`");
         self.read(cx, &doing, async |client| {
             client.barrier().await?;
-            self.identify(&client).await?;
+            self.recognise(&client).await?;
             self.state_now(&client, &name).await
         })
         .await
@@ -133,6 +133,9 @@ impl ZooKeeper {
             match self.follow_lock(&client, &name, &listener, &sink, &mut told).await {
                 Ok(()) => {}
                 Err(failure) if failure.is_passing() => self.main.settle(&client),
+                Err(failure) if failure.is(ErrorCode::THROTTLED) => {
+                    self.pause_throttled().await;
+                }
                 Err(failure) => {
                     return Err(failure.explain_read(&format!("watching lock `{name}`")));
                 }
@@ -151,7 +154,7 @@ impl ZooKeeper {
     ) -> Result<(), Failure> {
         let directory = self.paths.lock(name);
         self.arm(client, &directory).await?;
-        self.identify(client).await?;
+        self.recognise(client).await?;
         let once = (!self.main.has_lasting_watches())
             .then(|| self.main.watches().listen(&directory, WatchMode::Node, false));
         self.catch_up(client).await?;

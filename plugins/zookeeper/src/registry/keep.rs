@@ -1,10 +1,12 @@
 //! Registering, and staying registered.
 
+use super::read::TOGETHER;
 use super::{Registration, node};
 use crate::session::{Client, Failure, Listener, Session, check_granted, look_at_own};
-use crate::wire::{CreateMode, Delete, Ephemerals, ErrorCode, SetData, WatchMode};
+use crate::wire::{CreateMode, Delete, Ephemerals, ErrorCode, Exists, SetData, WatchMode};
 use crate::zookeeper::ZooKeeper;
-use futures::future::{Either, select};
+use futures::future::{Either, join_all, select};
+use futures::lock::Mutex;
 use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::record::InstanceRecord;
 use pintle_plugin_sdk::registry::{
@@ -12,8 +14,8 @@ use pintle_plugin_sdk::registry::{
 };
 use pintle_plugin_sdk::session::{Again, LeaseClock, Renewal, keep_registered};
 use pintle_plugin_sdk::time::{Instant, sleep, timeout};
-use pintle_plugin_sdk::{Context, Error, Validity, spawn};
-use std::cell::{Cell, RefCell};
+use pintle_plugin_sdk::{Context, Effect, Error, Validity, spawn};
+use std::cell::Cell;
 use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
@@ -45,14 +47,21 @@ pub(super) async fn register(
     let path = plugin.paths.instance(&plugin.paths.instances(), &instance.service, &instance.id);
     let session = plugin.registry_sessions.session(ttl)?;
     let record = plugin.record(instance);
-    let Some(claim) = plugin.kept.claim(&path) else {
+    let claim = {
+        let claimed = pin!(plugin.kept.claim_when_free(&path));
+        match select(claimed, pin!(cx.cancelled())).await {
+            Either::Left((claim, _)) => claim,
+            Either::Right((end, _)) => return Err(cx.error(end)),
+        }
+    };
+    let Some(claim) = claim else {
         return plugin.taken_here(cx, &session, &path, &record).await;
     };
     let registration = Registration {
         session,
         path,
-        record: Rc::new(RefCell::new(record)),
-        given_up: Rc::default(),
+        record: Rc::new(Mutex::new(record)),
+        given_up: Rc::clone(&claim.given_up),
         _claim: claim,
     };
     let sent = Cell::new(false);
@@ -114,22 +123,27 @@ impl ZooKeeper {
         ttl: Duration,
         sent: &Cell<bool>,
     ) -> Result<Attempt, Error> {
-        let record = registration.record.borrow().clone();
-        let (service, id) = (&record.instance.service, &record.instance.id);
-        let doing = format!("registering `{id}` of `{service}`");
-        let data = record.encode()?;
+        let doing = format!("registering `{}`", registration.path);
         for _ in 0..ATTEMPTS {
             let client = registration.session.client(cx).await?;
-            check_granted(client.identity().timeout, ttl)?;
+            if let Err(error) = check_granted(client.identity().timeout, ttl) {
+                self.registry_sessions.discard(&registration.session);
+                return Err(error);
+            }
+            let record = registration.record.lock().await;
+            let data = record.encode()?;
             let before = sent.replace(true);
             match self.attempt_once(&client, &registration.path, &record, &data).await {
                 Ok(Some(attempt)) => return Ok(attempt),
                 Ok(None) => {}
                 Err(failure) if failure.is_passing() => registration.session.settle(&client),
                 Err(failure) => {
-                    // The server refused it: nothing was made.
-                    sent.set(before);
-                    return Err(failure.explain(&doing));
+                    let error = failure.explain(&doing);
+                    if error.effect() == Effect::None {
+                        // The server refused it: nothing was made.
+                        sent.set(before);
+                    }
+                    return Err(error);
                 }
             }
         }
@@ -172,15 +186,13 @@ impl ZooKeeper {
     /// Replaces what a registration says of itself.
     pub(super) async fn rewrite(
         &self,
-        cx: &Context,
-        registration: &Registration,
+        client: &Client,
+        path: &str,
         record: &InstanceRecord,
     ) -> Result<(), Error> {
         let data = record.encode()?;
         let doing = format!("updating `{}`", record.instance.id);
-        let client = registration.session.client(cx).await?;
-        let path = &registration.path;
-        let there = node(&client, path).await.map_err(|failure| failure.explain_read(&doing))?;
+        let there = node(client, path).await.map_err(|failure| failure.explain_read(&doing))?;
         let owned = there.filter(|(_, stat)| stat.ephemeral_owner == client.identity().id);
         let Some((_, stat)) = owned else {
             let message = format!("{doing}: it is not registered at the moment; it will be again");
@@ -206,11 +218,6 @@ impl ZooKeeper {
             Either::Left((reason, _)) => reason,
             Either::Right(_) => "the node was touched".to_owned(),
         };
-        // From the beginning it is told when somebody touches the node.
-        let validity = match renew().await {
-            Ok(Renewal::Renewed(validity)) => validity,
-            Ok(Renewal::Gone(_)) | Err(_) => validity,
-        };
         let trying = Cell::new(false);
         let again = async || {
             if registration.given_up.get() {
@@ -221,15 +228,21 @@ impl ZooKeeper {
             let sent = Cell::new(false);
             trying.set(true);
             let attempt = self.attempt(&cx, &registration, ttl, &sent).await;
+            if registration.given_up.get() {
+                // What was made goes with it, below.
+                std::future::pending::<()>().await;
+            }
             trying.set(false);
             Ok(match attempt? {
                 Attempt::Registered(validity) => Again::Registered(validity),
                 Attempt::Taken(state) => Again::Taken(state),
             })
         };
-        keep_registered(reporter, LeaseClock::new(validity), renew, doubt, again).await;
-        if trying.get() {
-            // It was given up while it was being registered again.
+        // Due at once: from the beginning it is told when somebody touches the node.
+        let clock = LeaseClock::new(validity).due_now();
+        keep_registered(reporter, clock, renew, doubt, again).await;
+        if trying.get() || registration.given_up.get() {
+            // It may have been registered again while it was given up.
             registration.remove_at_last().await;
         }
     }
@@ -238,7 +251,8 @@ impl ZooKeeper {
     pub(crate) async fn reap_unclaimed(self: Rc<Self>, session: Rc<Session>) {
         let Some(adopted) = session.key() else { return };
         sleep(ADOPTION_PATIENCE).await;
-        let directory = self.paths.instances();
+        // Older servers do not list what a session keeps.
+        let mut is_listed = true;
         loop {
             let cx = Context::background("removing what nobody repeated", AGAIN_PATIENCE);
             let Ok(client) = session.client(&cx).await else {
@@ -248,17 +262,27 @@ impl ZooKeeper {
             if client.identity().id != adopted.id {
                 return;
             }
-            match self.reap_once(&client, &directory).await {
+            match self.reap_once(&client, is_listed).await {
                 Ok(()) => return,
-                Err(failure) if failure.is(ErrorCode::UNIMPLEMENTED) => return,
+                Err(failure) if failure.is(ErrorCode::UNIMPLEMENTED) && is_listed => {
+                    is_listed = false;
+                    // The server hangs up behind such an answer.
+                    session.settle(&client);
+                    continue;
+                }
                 Err(failure) => tracing::debug!(?failure, "could not remove what nobody repeated"),
             }
             sleep(AGAIN_PATIENCE).await;
         }
     }
 
-    async fn reap_once(&self, client: &Client, directory: &str) -> Result<(), Failure> {
-        for path in client.call(&Ephemerals { prefix: directory }).await? {
+    async fn reap_once(&self, client: &Client, is_listed: bool) -> Result<(), Failure> {
+        let directory = self.paths.instances();
+        let kept_there = match is_listed {
+            true => client.call(&Ephemerals { prefix: &directory }).await?,
+            false => self.instances_of(client).await?,
+        };
+        for path in kept_there {
             if self.kept.contains(&path) {
                 continue;
             }
@@ -270,6 +294,33 @@ impl ZooKeeper {
             }
         }
         Ok(())
+    }
+}
+
+impl ZooKeeper {
+    /// The nodes of instances that the session of this connection keeps.
+    async fn instances_of(&self, client: &Client) -> Result<Vec<String>, Failure> {
+        let directory = self.paths.instances();
+        let mut own = Vec::new();
+        for (service, _) in self.names(client, &directory).await? {
+            let ids = self.names(client, &self.paths.service(&directory, &service)).await?;
+            let path = |(id, _): &(String, String)| self.paths.instance(&directory, &service, id);
+            let paths: Vec<_> = ids.iter().map(path).collect();
+            for paths in paths.chunks(TOGETHER) {
+                let looks = paths.iter().map(|path| client.call(&Exists { path, watch: false }));
+                for (path, look) in paths.iter().zip(join_all(looks).await) {
+                    match look {
+                        Ok(stat) if stat.ephemeral_owner == client.identity().id => {
+                            own.push(path.clone());
+                        }
+                        Ok(_) => {}
+                        Err(failure) if failure.is(ErrorCode::NO_NODE) => {}
+                        Err(failure) => return Err(failure),
+                    }
+                }
+            }
+        }
+        Ok(own)
     }
 }
 

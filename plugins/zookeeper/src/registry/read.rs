@@ -14,7 +14,7 @@ use pintle_plugin_sdk::registry::{
 use pintle_plugin_sdk::{Context, Error};
 
 /// Nodes that are looked at together.
-const TOGETHER: usize = 128;
+pub(super) const TOGETHER: usize = 128;
 
 impl ZooKeeper {
     pub(super) async fn services_page(
@@ -124,12 +124,28 @@ impl ZooKeeper {
             let records = join_all(records).await;
             let operators = join_all(operators).await;
             for ((id, record), operator) in ids.iter().zip(records).zip(operators) {
-                let Some((data, stat)) = present(record)? else { continue };
-                let operator = present(operator)?;
+                let Some((data, stat)) = self.readable(record)? else { continue };
+                let operator = self.readable(operator)?;
                 states.extend(self.decoded(service, id, &data, &stat, operator.as_ref()));
             }
         }
         Ok(states)
+    }
+
+    /// A node that was read: nothing where there is none, or where it may not be read.
+    fn readable(
+        &self,
+        read: Result<(Option<Vec<u8>>, Stat), Failure>,
+    ) -> Result<Option<(Vec<u8>, Stat)>, Failure> {
+        match read {
+            Ok((data, stat)) => Ok(Some((data.unwrap_or_default(), stat))),
+            Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(None),
+            Err(failure) if failure.is(ErrorCode::NO_AUTH) => {
+                count(&self.counters.unreadable);
+                Ok(None)
+            }
+            Err(failure) => Err(failure),
+        }
     }
 
     /// The state of an instance whose node was read.
@@ -197,17 +213,6 @@ pub(crate) fn children_of(look: Result<Stat, Failure>) -> Result<i32, Failure> {
     match look {
         Ok(stat) => Ok(stat.num_children),
         Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(0),
-        Err(failure) => Err(failure),
-    }
-}
-
-/// A node that was read: nothing where there is none.
-fn present(
-    read: Result<(Option<Vec<u8>>, Stat), Failure>,
-) -> Result<Option<(Vec<u8>, Stat)>, Failure> {
-    match read {
-        Ok((data, stat)) => Ok(Some((data.unwrap_or_default(), stat))),
-        Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(None),
         Err(failure) => Err(failure),
     }
 }

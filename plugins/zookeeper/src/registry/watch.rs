@@ -2,7 +2,7 @@
 
 use crate::path::to_name;
 use crate::session::{Client, Failure, Listener, Notice};
-use crate::wire::{Children, EventKind, Exists, GetData, WatchMode};
+use crate::wire::{Children, ErrorCode, EventKind, Exists, GetData, WatchMode};
 use crate::zookeeper::{ZooKeeper, count};
 use futures::future::{Either, join_all, select};
 use pintle_plugin_sdk::Error;
@@ -54,6 +54,9 @@ impl ZooKeeper {
                 Err(failure) if failure.is_passing() => {
                     gap = Some("the connection to ZooKeeper was lost".to_owned());
                     self.main.settle(&client);
+                }
+                Err(failure) if failure.is(ErrorCode::THROTTLED) => {
+                    gap = Some(self.pause_throttled().await);
                 }
                 Err(failure) => return Err(failure.explain_read("watching the registry")),
             }
@@ -172,7 +175,14 @@ impl ZooKeeper {
         let mut states = Vec::new();
         for service in services {
             let directory = self.paths.service(&self.paths.instances(), &service);
-            let ids = self.names(client, &directory).await?;
+            let ids = match self.names(client, &directory).await {
+                // Not ours to read, which is no reason to show none of the others.
+                Err(failure) if failure.is(ErrorCode::NO_AUTH) && watched.service.is_none() => {
+                    count(&self.counters.unreadable);
+                    continue;
+                }
+                names => names?,
+            };
             let ids: Vec<_> = ids.into_iter().map(|(id, _)| id).collect();
             states.extend(self.states(client, &service, &ids).await?);
         }

@@ -1,7 +1,7 @@
 //! Sessions for what is kept by them: one for each TTL that is asked for, within a bound.
 
 use super::{Common, Session, SessionKey, Standing};
-use pintle_plugin_sdk::Error;
+use pintle_plugin_sdk::{Error, spawn};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::rc::Rc;
@@ -11,6 +11,9 @@ use std::time::Duration;
 const EXACT_MAX: usize = 5;
 /// The session that fits every TTL.
 const SHORTEST: Duration = Duration::from_secs(2);
+
+/// How long closing a session may take that nobody uses.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Sessions by their timeout.
 pub(crate) struct Pool {
@@ -55,6 +58,22 @@ impl Pool {
         let session = Rc::new(session);
         self.sessions.borrow_mut().insert(timeout, Rc::clone(&session));
         Ok(session)
+    }
+
+    /// Gives up a session that was refused for being longer than the TTL, unless it serves others.
+    pub(crate) fn discard(&self, refused: &Rc<Session>) {
+        // The pool has one, and who was refused.
+        if Rc::strong_count(refused) > 2 {
+            return;
+        }
+        self.sessions.borrow_mut().retain(|_, session| !Rc::ptr_eq(session, refused));
+        let session = Rc::clone(refused);
+        spawn(async move {
+            if let Err(error) = session.close(CLOSE_TIMEOUT).await {
+                tracing::debug!(%error, "a session that keeps nothing ends by itself");
+            }
+        })
+        .detach();
     }
 
     fn timeout_for(&self, ttl: Duration) -> Duration {
@@ -129,6 +148,13 @@ mod tests {
             }
             let timeouts: Vec<_> = pool.sessions.borrow().keys().map(Duration::as_secs).collect();
             assert_eq!(timeouts, [2, 10, 20, 30, 40, 50]);
+            let refused = pool.session(Duration::from_secs(2)).unwrap();
+            let user = Rc::clone(&refused);
+            pool.discard(&refused);
+            assert_eq!(pool.all().len(), 6, "others use it");
+            drop(user);
+            pool.discard(&refused);
+            assert_eq!(pool.all().len(), 5);
         });
     }
 
