@@ -79,8 +79,13 @@ pub(crate) fn none_reached(mut failures: Vec<Error>) -> Error {
     }
     let tried = failures.iter().chain([&last]).map(Error::message).collect::<Vec<_>>();
     let message = format!("no server can be reached: {}", tried.join("; "));
-    let denied = failures.iter().chain([&last]).all(|error| error.code() == "denied");
-    let all = if denied { Error::denied(message) } else { Error::unavailable(message) };
+    // What all say will not change by trying again.
+    let all_say = |code| failures.iter().chain([&last]).all(|error| error.code() == code);
+    let all = match last.code() {
+        "denied" if all_say("denied") => Error::denied(message),
+        "unauthenticated" if all_say("unauthenticated") => Error::unauthenticated(message),
+        _ => Error::unavailable(message),
+    };
     last.details().iter().cloned().fold(all, |all, (name, value)| all.detail(name, value))
 }
 
@@ -114,6 +119,15 @@ mod tests {
     fn without_endpoints_the_setting_is_named() {
         let error = Endpoints::new(Vec::new()).unwrap_err();
         assert_eq!(error.details(), [("setting".to_owned(), "endpoints".to_owned())]);
+    }
+
+    #[test]
+    fn credentials_that_all_servers_refuse_are_told_as_such() {
+        let refused = || Error::unauthenticated("who are you");
+        let both = none_reached(vec![refused(), refused()]);
+        assert_eq!(both.code(), "unauthenticated");
+        let one = none_reached(vec![Error::unavailable("reset"), refused()]);
+        assert_eq!(one.code(), "unavailable");
     }
 
     #[test]

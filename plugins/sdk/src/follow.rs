@@ -51,6 +51,21 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Listing<K, V> {
         differences
     }
 
+    /// Notes what one key holds now, and answers the difference if there is one.
+    pub fn change(&mut self, key: K, value: Option<V>) -> Option<Difference<K, V>> {
+        match value {
+            None => {
+                let previous = self.known.remove(&key)?;
+                Some(Difference::Removed { key, previous })
+            }
+            Some(value) => {
+                let previous = self.known.insert(key, value.clone());
+                let differs = previous.as_ref() != Some(&value);
+                differs.then_some(Difference::Put { value, previous })
+            }
+        }
+    }
+
     /// What was listed last.
     pub fn values(&self) -> impl Iterator<Item = &V> {
         self.known.values()
@@ -74,12 +89,20 @@ impl ConfigFollower {
     pub async fn show(&mut self, entries: Vec<Entry>, version: Option<String>) {
         let fresh = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         let differences = self.listing.replace(fresh);
-        if !self.sink.wants_snapshot() {
-            for difference in differences {
-                self.deliver(difference);
-            }
-        }
-        // Also when the differences were more than the reader took.
+        self.deliver_all(differences);
+        self.refresh(version.clone()).await;
+        self.sink.progress(version);
+    }
+
+    /// Delivers what one key holds now, if that is new. Call [`refresh`](Self::refresh) behind it.
+    pub fn change(&mut self, key: String, entry: Option<Entry>) {
+        let difference = self.listing.change(key, entry);
+        self.deliver_all(difference);
+    }
+
+    /// Sends a snapshot of what was listed last where one is wanted: at the beginning, after a gap,
+    /// and when differences were more than the reader took.
+    pub async fn refresh(&mut self, version: Option<String>) {
         while self.sink.wants_snapshot() && !self.sink.is_closed() {
             let mut snapshot = self.sink.snapshot();
             for entry in self.listing.values() {
@@ -87,7 +110,14 @@ impl ConfigFollower {
             }
             snapshot.end(version.clone());
         }
-        self.sink.progress(version);
+    }
+
+    fn deliver_all(&self, differences: impl IntoIterator<Item = Difference<String, Entry>>) {
+        if !self.sink.wants_snapshot() {
+            for difference in differences {
+                self.deliver(difference);
+            }
+        }
     }
 
     fn deliver(&self, difference: Difference<String, Entry>) {
@@ -125,11 +155,20 @@ impl RegistryFollower {
             .into_iter()
             .map(|state| ((state.instance.service.clone(), state.instance.id.clone()), state));
         let differences = self.listing.replace(named.collect());
-        if !self.sink.wants_snapshot() {
-            for difference in differences {
-                self.deliver(difference);
-            }
-        }
+        self.deliver_all(differences);
+        self.refresh().await;
+        self.sink.progress();
+    }
+
+    /// Delivers how one instance, by service and id, is now, if that is new. Call
+    /// [`refresh`](Self::refresh) behind it.
+    pub fn change(&mut self, name: (String, String), state: Option<InstanceState>) {
+        let difference = self.listing.change(name, state);
+        self.deliver_all(difference);
+    }
+
+    /// As [`ConfigFollower::refresh`].
+    pub async fn refresh(&mut self) {
         while self.sink.wants_snapshot() && !self.sink.is_closed() {
             let mut snapshot = self.sink.snapshot();
             for state in self.listing.values() {
@@ -137,7 +176,17 @@ impl RegistryFollower {
             }
             snapshot.end();
         }
-        self.sink.progress();
+    }
+
+    fn deliver_all(
+        &self,
+        differences: impl IntoIterator<Item = Difference<(String, String), InstanceState>>,
+    ) {
+        if !self.sink.wants_snapshot() {
+            for difference in differences {
+                self.deliver(difference);
+            }
+        }
     }
 
     fn deliver(&self, difference: Difference<(String, String), InstanceState>) {
@@ -194,6 +243,27 @@ mod tests {
             assert_eq!(short(outbox.take(99)), ["begin", "a@1", "b@1", "c@1", "end", "progress"]);
             follower.show(vec![entry("a", "1"), entry("b", "2"), entry("d", "1")], None).await;
             assert_eq!(short(outbox.take(99)), ["b@2 was 1", "d@1", "-c", "progress"]);
+        });
+    }
+
+    #[test]
+    fn one_key_that_changed_is_told_without_a_listing_of_all() {
+        run(async {
+            let outbox = Outbox::default();
+            let sink = config::WatchSink::new(Feed::new(outbox.open(1).unwrap(), false));
+            let mut follower = ConfigFollower::new(sink, true);
+            follower.change("a".to_owned(), Some(entry("a", "1")));
+            follower.show(vec![entry("a", "1"), entry("b", "1")], None).await;
+            assert_eq!(short(outbox.take(99)), ["begin", "a@1", "b@1", "end", "progress"]);
+            follower.change("a".to_owned(), Some(entry("a", "1")));
+            follower.change("a".to_owned(), Some(entry("a", "2")));
+            follower.change("b".to_owned(), None);
+            follower.change("b".to_owned(), None);
+            follower.change("c".to_owned(), Some(entry("c", "1")));
+            assert_eq!(short(outbox.take(99)), ["a@2 was 1", "-b", "c@1"]);
+            follower.sink().resync("a gap");
+            follower.refresh(None).await;
+            assert_eq!(short(outbox.take(99)), ["resync", "begin", "a@2", "c@1", "end"]);
         });
     }
 

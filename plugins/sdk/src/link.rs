@@ -46,7 +46,7 @@ pub enum State {
 /// Keeps one connection to any of the servers. Dropping it closes the connection.
 pub struct Link<C> {
     shared: Rc<Shared<C>>,
-    _task: StopOnDrop,
+    task: RefCell<Option<StopOnDrop>>,
 }
 
 struct Shared<C> {
@@ -64,6 +64,8 @@ enum Current<C> {
     /// Its user found it wanting.
     Left(String),
     Connecting(Option<Error>),
+    /// Its user wants none any more.
+    Closed,
 }
 
 impl<C: Clone + 'static> Link<C> {
@@ -86,7 +88,7 @@ impl<C: Clone + 'static> Link<C> {
         });
         let keeping = Rc::clone(&shared);
         let task = spawn(async move { keeping.keep(endpoints, options, open).await });
-        Ok(Self { shared, _task: task.stop_on_drop() })
+        Ok(Self { shared, task: RefCell::new(Some(task.stop_on_drop())) })
     }
 
     /// The client, as soon as there is one.
@@ -103,6 +105,7 @@ impl<C: Clone + 'static> Link<C> {
             Current::Connecting(Some(error)) if shared.failed_rounds.get() > failed_before => {
                 Some(Err(error.clone()))
             }
+            Current::Closed => Some(Err(closed())),
             Current::Connecting(_) | Current::Left(_) => None,
         }));
         match select(outcome, pin!(cx.cancelled())).await {
@@ -128,6 +131,7 @@ impl<C: Clone + 'static> Link<C> {
             Current::Connected { endpoint, .. } => State::Connected(endpoint.clone()),
             Current::Left(reason) => State::Connecting(Some(Error::unavailable(reason.clone()))),
             Current::Connecting(error) => State::Connecting(error.clone()),
+            Current::Closed => State::Connecting(Some(closed())),
         }
     }
 
@@ -145,6 +149,14 @@ impl<C: Clone + 'static> Link<C> {
             drop(current);
             self.shared.changed.notify();
         }
+    }
+
+    /// Closes the connection and opens no other.
+    pub fn close(&self) {
+        // Stopping the task drops the connection, so nothing may be borrowed while it goes.
+        let task = self.task.borrow_mut().take();
+        drop(task);
+        self.shared.set(Current::Closed);
     }
 
     /// As [`leave`](Self::leave), unless the connection that was found wanting is gone already and
@@ -226,6 +238,10 @@ impl<C> Shared<C> {
         drop(self.current.replace(current));
         self.changed.notify();
     }
+}
+
+fn closed() -> Error {
+    Error::unavailable("the connection was closed for good")
 }
 
 /// Tries each server once.
@@ -349,6 +365,26 @@ mod tests {
             assert_ne!(first, second);
             link.leave_if("what another call found out late", |client| *client == first);
             assert_eq!(link.client_now(), Some(second));
+        });
+    }
+
+    #[test]
+    fn a_link_that_was_closed_opens_no_other_connection() {
+        run(async {
+            let opened = Rc::new(Cell::new(0));
+            let count = Rc::clone(&opened);
+            let open = async move |endpoint: Endpoint| {
+                count.set(count.get() + 1);
+                Ok(open_for_ever(&endpoint))
+            };
+            let link = Link::start(endpoints(2), Options::default(), open).unwrap();
+            link.client(&call()).await.unwrap();
+            link.close();
+            assert_eq!(link.client_now(), None);
+            let error = link.client(&call()).await.unwrap_err();
+            assert_eq!(error.message(), "the connection was closed for good");
+            sleep(Duration::from_secs(60)).await;
+            assert_eq!(opened.get(), 1);
         });
     }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 pub struct LeaseClock {
     validity: Validity,
     margin: Duration,
+    is_due: bool,
 }
 
 impl LeaseClock {
@@ -29,12 +30,20 @@ impl LeaseClock {
 
     /// A clock that gives up `margin` before the server may.
     pub fn with_margin(validity: Validity, margin: Duration) -> Self {
-        Self { validity, margin }
+        Self { validity, margin, is_due: false }
+    }
+
+    /// The same, to be renewed right away the first time.
+    #[must_use]
+    pub fn due_now(mut self) -> Self {
+        self.is_due = true;
+        self
     }
 
     /// The server has granted it anew.
     pub fn renewed(&mut self, validity: Validity) {
         self.validity = validity;
+        self.is_due = false;
     }
 
     /// What the server granted last.
@@ -44,6 +53,9 @@ impl LeaseClock {
 
     /// When to renew: a third into the grant.
     pub fn renew_at(&self) -> Instant {
+        if self.is_due {
+            return self.validity.sent_at;
+        }
         self.validity.sent_at.after(self.validity.valid_for / 3)
     }
 

@@ -15,7 +15,11 @@ pub enum Artifact {
     Etcd35,
     /// `etcd-3.6`: built from its Go modules, for no Debian suite has it.
     Etcd36,
-    /// `zookeeper-3.9`: jars from Maven's central repository.
+    /// `zookeeper-3.5`: the last line without lasting watches. Jars from Maven's central repository.
+    ZooKeeper35,
+    /// `zookeeper-3.8`: the line of Debian bookworm, likewise.
+    ZooKeeper38,
+    /// `zookeeper-3.9`: likewise.
     ZooKeeper39,
 }
 
@@ -27,7 +31,14 @@ struct Pin {
 
 impl Artifact {
     /// All artifacts.
-    pub const ALL: [Self; 4] = [Self::Etcd34, Self::Etcd35, Self::Etcd36, Self::ZooKeeper39];
+    pub const ALL: [Self; 6] = [
+        Self::Etcd34,
+        Self::Etcd35,
+        Self::Etcd36,
+        Self::ZooKeeper35,
+        Self::ZooKeeper38,
+        Self::ZooKeeper39,
+    ];
 
     /// The artifact's name.
     pub fn name(self) -> &'static str {
@@ -35,6 +46,8 @@ impl Artifact {
             Self::Etcd34 => "etcd-3.4",
             Self::Etcd35 => "etcd-3.5",
             Self::Etcd36 => "etcd-3.6",
+            Self::ZooKeeper35 => "zookeeper-3.5",
+            Self::ZooKeeper38 => "zookeeper-3.8",
             Self::ZooKeeper39 => "zookeeper-3.9",
         }
     }
@@ -55,7 +68,9 @@ impl Artifact {
         match self {
             // The Go that builds one of them is fetched too, where it is missing.
             Self::Etcd34 | Self::Etcd35 | Self::Etcd36 => &[],
-            Self::ZooKeeper39 => &[("java", "default-jre-headless"), ("mvn", "maven")],
+            Self::ZooKeeper35 | Self::ZooKeeper38 | Self::ZooKeeper39 => {
+                &[("java", "default-jre-headless"), ("mvn", "maven")]
+            }
         }
     }
 
@@ -80,7 +95,9 @@ impl Artifact {
                     cache::progress("building it, which takes a minute or two");
                     go::ETCD_3_6.build(folder)
                 }
-                Self::ZooKeeper39 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER),
+                Self::ZooKeeper35 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER_3_5),
+                Self::ZooKeeper38 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER_3_8),
+                Self::ZooKeeper39 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER_3_9),
             }
         })
     }
@@ -104,7 +121,9 @@ impl Artifact {
             Self::Etcd34 => describe(ETCD_3_4),
             Self::Etcd35 => describe(ETCD_3_5),
             Self::Etcd36 => go::ETCD_3_6.pins(),
-            Self::ZooKeeper39 => maven::ZOOKEEPER.iter().map(ToString::to_string).collect(),
+            Self::ZooKeeper35 => describe_jars(maven::ZOOKEEPER_3_5),
+            Self::ZooKeeper38 => describe_jars(maven::ZOOKEEPER_3_8),
+            Self::ZooKeeper39 => describe_jars(maven::ZOOKEEPER_3_9),
         };
         let digest = cache::digest_of_text(&pins);
         format!("servers/{}-{}", self.name(), digest.get(..12).unwrap_or(&digest))
@@ -117,6 +136,10 @@ const ETCD_3_5: &[Pin] =
 
 fn describe(pins: &[Pin]) -> String {
     pins.iter().map(|pin| format!("{}={};", pin.suite, pin.version)).collect()
+}
+
+fn describe_jars(jars: &[maven::Jar]) -> String {
+    jars.iter().map(ToString::to_string).collect()
 }
 
 /// Takes the first pin that its suite still offers: unstable suites drop old versions.

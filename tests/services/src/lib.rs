@@ -42,4 +42,6 @@ pub use process::Process;
 #[cfg(feature = "servers")]
 pub use wait::until;
 #[cfg(feature = "servers")]
-pub use zookeeper::{ZooKeeper, ZooKeeperEnsemble, ZooKeeperOptions, ZooKeeperTls};
+pub use zookeeper::{
+    ZooKeeper, ZooKeeperEnsemble, ZooKeeperOptions, ZooKeeperTls, ZooKeeperVersion,
+};

@@ -19,18 +19,24 @@ pub(crate) struct Jar {
 
 /// The server, and what it needs beside its declared dependencies: without `metrics-core` it does
 /// not start, and without `snappy-java` it answers `ruok` but never serves.
-pub(crate) const ZOOKEEPER: &[Jar] = &[
-    Jar {
-        group: "org.apache.zookeeper",
-        artifact: "zookeeper",
-        version: "3.9.5",
-        without: Some(("io.netty", "netty-tcnative-boringssl-static")),
-    },
-    jar("org.slf4j", "slf4j-simple", "2.0.13"),
-    jar("io.dropwizard.metrics", "metrics-core", "4.1.12.1"),
-    jar("org.xerial.snappy", "snappy-java", "1.1.10.5"),
-    jar("commons-cli", "commons-cli", "1.5.0"),
-];
+pub(crate) const ZOOKEEPER_3_9: &[Jar] = &zookeeper("3.9.5");
+pub(crate) const ZOOKEEPER_3_8: &[Jar] = &zookeeper("3.8.4");
+pub(crate) const ZOOKEEPER_3_5: &[Jar] = &zookeeper("3.5.10");
+
+const fn zookeeper(version: &'static str) -> [Jar; 5] {
+    [
+        Jar {
+            group: "org.apache.zookeeper",
+            artifact: "zookeeper",
+            version,
+            without: Some(("io.netty", "netty-tcnative-boringssl-static")),
+        },
+        jar("org.slf4j", "slf4j-simple", "2.0.13"),
+        jar("io.dropwizard.metrics", "metrics-core", "4.1.12.1"),
+        jar("org.xerial.snappy", "snappy-java", "1.1.10.5"),
+        jar("commons-cli", "commons-cli", "1.5.0"),
+    ]
+}
 
 const PLUGIN: &str = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy-dependencies";
 

@@ -22,9 +22,23 @@ const CLIENT: &str = "org.apache.zookeeper.ZooKeeperMain";
 /// Of user `super`, password `s3cret`: base64 of the SHA-1 of `super:s3cret`.
 const SUPER_DIGEST: &str = "super:3/BRixgtJK5zIu/gWZCB29+Rzoo=";
 
+/// A line of ZooKeeper.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ZooKeeperVersion {
+    /// The last line without lasting watches.
+    V3_5,
+    /// The line of Debian bookworm.
+    V3_8,
+    /// The newest.
+    #[default]
+    V3_9,
+}
+
 /// How a ZooKeeper is started.
 #[derive(Debug, Clone)]
 pub struct ZooKeeperOptions {
+    /// Which line.
+    pub version: ZooKeeperVersion,
     /// A second client port with TLS.
     pub tls: Option<ZooKeeperTls>,
     /// The tick, from which session timeouts follow: 2 to 20 ticks.
@@ -69,7 +83,8 @@ struct Ports {
 
 impl Default for ZooKeeperOptions {
     fn default() -> Self {
-        Self { tls: None, tick_ms: 500, settings: Vec::new(), java: Vec::new() }
+        let version = ZooKeeperVersion::default();
+        Self { version, tls: None, tick_ms: 500, settings: Vec::new(), java: Vec::new() }
     }
 }
 
@@ -93,7 +108,8 @@ impl ZooKeeper {
     /// # Cancellation
     /// Dropping the future kills the process.
     pub async fn start(options: ZooKeeperOptions) -> Result<Self> {
-        let mut server = Self::prepare("zookeeper", options, &fetch().await?)?;
+        let jars = fetch(options.version).await?;
+        let mut server = Self::prepare("zookeeper", options, &jars)?;
         server.configure(None)?;
         server.run()?;
         server.ready().await?;
@@ -329,6 +345,11 @@ impl ZooKeeper {
 }
 
 /// The folder with the jars.
-async fn fetch() -> Result<PathBuf> {
-    Ok(Artifact::ZooKeeper39.fetch_in_background().await?.join("lib"))
+async fn fetch(version: ZooKeeperVersion) -> Result<PathBuf> {
+    let artifact = match version {
+        ZooKeeperVersion::V3_5 => Artifact::ZooKeeper35,
+        ZooKeeperVersion::V3_8 => Artifact::ZooKeeper38,
+        ZooKeeperVersion::V3_9 => Artifact::ZooKeeper39,
+    };
+    Ok(artifact.fetch_in_background().await?.join("lib"))
 }

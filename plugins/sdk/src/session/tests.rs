@@ -44,6 +44,24 @@ fn it_is_renewed_at_a_third_and_lost_when_the_server_says_so() {
 }
 
 #[test]
+fn a_clock_that_is_due_is_renewed_at_once_and_then_as_usual() {
+    run(async {
+        let begun = Instant::now();
+        let attempts = RefCell::new(Vec::new());
+        let renew = async || {
+            attempts.borrow_mut().push(begun.elapsed().as_secs());
+            if attempts.borrow().len() < 2 {
+                Ok(Renewal::Renewed(granted(9_000)))
+            } else {
+                Ok(Renewal::Gone("expired".to_owned()))
+            }
+        };
+        keep_alive(LeaseClock::new(granted(9_000)).due_now(), renew, never, |_| {}).await;
+        assert_eq!(*attempts.borrow(), [0, 3]);
+    });
+}
+
+#[test]
 fn failing_renewals_are_told_and_end_at_the_deadline() {
     run(async {
         let begun = Instant::now();

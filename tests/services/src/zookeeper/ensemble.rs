@@ -23,7 +23,7 @@ impl ZooKeeperEnsemble {
     /// # Cancellation
     /// Dropping the future kills the processes.
     pub async fn start(options: ZooKeeperOptions) -> Result<Self> {
-        let jars = fetch().await?;
+        let jars = fetch(options.version).await?;
         let mut members = Vec::new();
         for number in 1..=MEMBERS {
             let name = format!("zookeeper-{number}");

@@ -1,0 +1,185 @@
+//! Watches of configuration: the server tells that a node has changed, and it is read again.
+
+use super::entry;
+use super::tree::{Denied, Node, PIPELINE, read_nodes};
+use crate::session::{Client, Failure, Listener, Notice};
+use crate::wire::{ErrorCode, EventKind, WatchMode};
+use crate::zookeeper::{ZooKeeper, count};
+use futures::future::{Either, select};
+use pintle_plugin_sdk::Error;
+use pintle_plugin_sdk::config::{Entry, Target, WatchRequest, WatchSink};
+use pintle_plugin_sdk::follow::ConfigFollower;
+use pintle_plugin_sdk::time::{Instant, sleep_until};
+use std::collections::BTreeMap;
+use std::pin::pin;
+
+/// What is watched.
+struct Watched {
+    target: Target,
+    path: String,
+    mode: WatchMode,
+}
+
+impl Watched {
+    /// The key of a node, if it is watched.
+    fn key(&self, plugin: &ZooKeeper, path: &str) -> Option<String> {
+        match &self.target {
+            Target::Key(key) => (path == self.path).then(|| key.clone()),
+            Target::Prefix(_) if path == self.path => None,
+            Target::Prefix(_) => plugin.paths.key(path),
+        }
+    }
+}
+
+impl ZooKeeper {
+    pub(super) async fn feed_watch(
+        &self,
+        request: WatchRequest,
+        sink: WatchSink,
+    ) -> Result<(), Error> {
+        let (path, mode) = match &request.target {
+            Target::Key(key) => (self.paths.node(key)?, WatchMode::Node),
+            Target::Prefix(prefix) => (self.paths.directory(prefix)?, WatchMode::Tree),
+        };
+        let watched = Watched { target: request.target, path, mode };
+        let listener = self.main.watches().listen(&watched.path, mode, true);
+        let mut follower = ConfigFollower::new(sink, request.previous);
+        let mut gap = None;
+        while !follower.sink().is_closed() {
+            let client = self.watching_client().await?;
+            match self.follow(&client, &watched, &listener, &mut follower, gap.take()).await {
+                Ok(reason) => gap = Some(reason),
+                Err(failure) if failure.is_passing() => {
+                    gap = Some("the connection to ZooKeeper was lost".to_owned());
+                    self.main.settle(&client);
+                }
+                Err(failure) if failure.is(ErrorCode::THROTTLED) => {
+                    gap = Some(self.pause_throttled().await);
+                }
+                Err(failure) => {
+                    return Err(failure.explain_read(&format!("watching `{}`", watched.path)));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Shows all there is, and then each change, until there is a gap; answers why.
+    async fn follow(
+        &self,
+        client: &Client,
+        watched: &Watched,
+        listener: &Listener,
+        follower: &mut ConfigFollower,
+        gap: Option<String>,
+    ) -> Result<String, Failure> {
+        self.arm(client, &watched.path).await?;
+        listener.clear();
+        let once = !self.main.has_lasting_watches();
+        let entries = self.watched_entries(client, watched, once).await?;
+        if let Some(reason) = gap {
+            count(&self.counters.resyncs);
+            follower.sink().resync(&reason);
+        }
+        follower.show(entries, None).await;
+        let mut proof_due = self.next_proof();
+        loop {
+            // Not only when it is quiet: most that is heard of a whole tree may be none of its keys.
+            if Instant::now() >= proof_due {
+                // The answer comes behind all events before it.
+                client.barrier().await?;
+                follower.sink().progress(None);
+                proof_due = self.next_proof();
+            }
+            let sink = follower.sink().clone();
+            let wanted = pin!(sink.snapshot_wanted());
+            let heard = pin!(listener.next());
+            match select(heard, select(wanted, sleep_until(proof_due))).await {
+                Either::Left((Notice::Gap(reason), _)) => return Ok(reason),
+                Either::Left((Notice::Changed(_), _)) if once => {
+                    // The watches of this node are used up: all are set again by reading all.
+                    listener.clear();
+                    let entries = self.watched_entries(client, watched, once).await?;
+                    follower.show(entries, None).await;
+                }
+                Either::Left((Notice::Changed(changes), _)) => {
+                    for (key, entry) in self.changed_entries(client, watched, changes).await? {
+                        follower.change(key, entry);
+                    }
+                    follower.refresh(None).await;
+                }
+                Either::Right((Either::Left(_), _)) => follower.refresh(None).await,
+                Either::Right((Either::Right(_), _)) => {}
+            }
+        }
+    }
+
+    fn left_out(&self) -> Denied<'_> {
+        Denied::LeftOut(&self.counters.unreadable)
+    }
+
+    async fn watched_entries(
+        &self,
+        client: &Client,
+        watched: &Watched,
+        once: bool,
+    ) -> Result<Vec<Entry>, Failure> {
+        client.barrier().await?;
+        let nodes = match watched.mode {
+            WatchMode::Tree => self.read_tree(client, &watched.path, once, self.left_out()).await?,
+            WatchMode::Node => {
+                let node = std::slice::from_ref(&watched.path);
+                read_nodes(client, node, once, Denied::Fails).await?
+            }
+        };
+        if once && nodes.is_empty() {
+            // A node that does not exist is watched by looking whether it does.
+            let exists = crate::wire::Exists { path: &watched.path, watch: true };
+            if client.call(&exists).await.is_ok() {
+                return Box::pin(self.watched_entries(client, watched, once)).await;
+            }
+        }
+        let entry_of = |node: Node| {
+            let key = watched.key(self, &node.path)?;
+            entry(key, node.data, &node.stat)
+        };
+        Ok(nodes.into_iter().filter_map(entry_of).collect())
+    }
+
+    /// How the keys that have changed are now.
+    async fn changed_entries(
+        &self,
+        client: &Client,
+        watched: &Watched,
+        changes: Vec<(String, EventKind)>,
+    ) -> Result<BTreeMap<String, Option<Entry>>, Failure> {
+        let denied = match watched.mode {
+            WatchMode::Node => Denied::Fails,
+            WatchMode::Tree => self.left_out(),
+        };
+        let mut latest = BTreeMap::new();
+        for (path, kind) in changes {
+            if kind != EventKind::ChildrenChanged {
+                latest.insert(path, kind);
+            }
+        }
+        let mut now = BTreeMap::new();
+        let mut to_read = Vec::new();
+        for (path, kind) in latest {
+            let Some(key) = watched.key(self, &path) else { continue };
+            now.insert(key, None);
+            // One that is created again after its deletion is told again.
+            if kind != EventKind::Deleted {
+                to_read.push(path);
+            }
+        }
+        for paths in to_read.chunks(PIPELINE) {
+            for node in read_nodes(client, paths, false, denied).await? {
+                if let Some(key) = watched.key(self, &node.path) {
+                    now.insert(key.clone(), entry(key, node.data, &node.stat));
+                }
+            }
+        }
+        Ok(now)
+    }
+}
