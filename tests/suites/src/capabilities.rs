@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use pintle::direct::Bench;
 use pintle_conformance::{Options, Progress, Report, Subject, markdown, measure};
-use pintle_test_services::{Etcd, EtcdOptions};
+use pintle_test_services::{Etcd, EtcdOptions, ZooKeeper, ZooKeeperOptions};
 
 use crate::Sandbox;
 
 /// The plugins that are measured, in the order of the table's columns.
-pub const PLUGINS: [&str; 2] = ["local", "etcd"];
+pub const PLUGINS: [&str; 3] = ["local", "etcd", "zookeeper"];
 
 /// Measures one of [`PLUGINS`] on a server that is started for it.
 ///
@@ -24,16 +24,37 @@ pub async fn report(
 ) -> Result<Report> {
     let sandbox = Sandbox::new(&[&format!("plugins/{plugin}")])?;
     // Held until the measurement is over.
-    let etcd = match plugin {
-        "etcd" => Some(Etcd::start(EtcdOptions::default()).await?),
-        _ => None,
-    };
-    let endpoint = etcd.as_ref().map(|server| format!("{:?}", server.endpoint()));
-    let endpoint = endpoint.unwrap_or_default();
+    let server = Server::start(plugin).await?;
+    let endpoint = server.endpoint().map(|endpoint| format!("{endpoint:?}")).unwrap_or_default();
     let text = format!("[backends.main]\nplugin = {plugin:?}\nendpoints = [{endpoint}]\n");
     let bench = Bench::open(sandbox.settings(&text)?)?;
     let subject = Subject::open(&bench, "main").await.map_err(|report| anyhow!(report.text()))?;
     Ok(measure(subject, options, progress).await)
+}
+
+/// What a plugin needs to be measured.
+enum Server {
+    Nothing,
+    Etcd(Etcd),
+    ZooKeeper(ZooKeeper),
+}
+
+impl Server {
+    async fn start(plugin: &str) -> Result<Self> {
+        Ok(match plugin {
+            "etcd" => Self::Etcd(Etcd::start(EtcdOptions::default()).await?),
+            "zookeeper" => Self::ZooKeeper(ZooKeeper::start(ZooKeeperOptions::default()).await?),
+            _ => Self::Nothing,
+        })
+    }
+
+    fn endpoint(&self) -> Option<String> {
+        match self {
+            Self::Nothing => None,
+            Self::Etcd(server) => Some(server.endpoint()),
+            Self::ZooKeeper(server) => Some(server.endpoint()),
+        }
+    }
 }
 
 /// Where the table stands, and the data that it is made from.
