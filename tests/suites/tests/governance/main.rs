@@ -11,7 +11,7 @@ mod nodes;
 mod scenario;
 
 use anyhow::Result;
-use pintle_test_services::{Etcd, EtcdOptions};
+use pintle_test_services::{Etcd, EtcdOptions, ZooKeeper, ZooKeeperOptions};
 use pintle_test_suites::Sandbox;
 
 use nodes::Nodes;
@@ -31,13 +31,23 @@ async fn three_nodes_are_governed_on_local() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn three_nodes_are_governed_on_etcd() -> Result<()> {
     let etcd = Etcd::start(EtcdOptions::default()).await?;
-    let sandbox = Sandbox::new(&["plugins/etcd"])?;
+    on_server("etcd", &etcd.endpoint()).await
+}
+
+/// The same on another server.
+#[tokio::test(flavor = "multi_thread")]
+async fn three_nodes_are_governed_on_zookeeper() -> Result<()> {
+    let zookeeper = ZooKeeper::start(ZooKeeperOptions::default()).await?;
+    on_server("zookeeper", &zookeeper.endpoint()).await
+}
+
+async fn on_server(plugin: &str, endpoint: &str) -> Result<()> {
+    let sandbox = Sandbox::new(&[&format!("plugins/{plugin}")])?;
     let mut hosts = Vec::new();
     for name in ["one", "two", "three"] {
-        let endpoint = etcd.endpoint();
         let settings = format!(
-            "node = \"{name}\"\n[backends.main]\nplugin = \"etcd\"\nendpoints = [\"{endpoint}\"]\n\
-             settings = {{ root = \"/governed/\" }}\n"
+            "node = \"{name}\"\n[backends.main]\nplugin = \"{plugin}\"\n\
+             endpoints = [\"{endpoint}\"]\nsettings = {{ root = \"/governed/\" }}\n"
         );
         hosts.push(sandbox.start(&settings).await?);
     }
