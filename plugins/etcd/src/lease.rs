@@ -19,6 +19,8 @@ use std::time::Duration;
 const REVOKE_PAUSE: Duration = Duration::from_millis(500);
 /// How long giving a lease back may keep a call that is over; then it goes on in the background.
 const GIVE_BACK_LIMIT: Duration = Duration::from_millis(700);
+/// How long one attempt in the background may take.
+const REVOKE_LIMIT: Duration = Duration::from_secs(3);
 /// Attempts to grant one lease.
 const GRANT_ATTEMPTS_MAX: u32 = 4;
 
@@ -131,8 +133,10 @@ impl Leases {
     pub(crate) fn revoke_later(self: &Rc<Self>, id: i64, ttl: Duration) {
         let leases = Rc::clone(self);
         spawn(async move {
-            let cx = Context::background("revoking a lease", ttl);
-            while cx.ended().is_none() {
+            let until = Instant::now().after(ttl);
+            while !until.remaining().is_zero() {
+                // Each attempt ends soon: an answer that never comes speaks against the server.
+                let cx = Context::background("revoking a lease", REVOKE_LIMIT);
                 match leases.revoke(&cx, id).await {
                     Ok(_) => return,
                     Err(error) if is_passing(&error) => {

@@ -419,7 +419,8 @@ proptest! {
         prop_assume!(spoil(&mut history, seed));
         let report = check_linearizable(&history);
         prop_assert_eq!(report.violations.len(), 1, "{}", report);
-        prop_assert!(report.violations[0].excerpt.lines().count() <= 12, "{}", report);
+        // What it is about stays in sight, however much went on at the same time.
+        prop_assert!(report.violations[0].excerpt.lines().count() <= 26, "{}", report);
     }
 }
 

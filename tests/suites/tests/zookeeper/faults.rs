@@ -52,11 +52,15 @@ async fn without_a_server_a_call_fails_with_the_reason_and_nothing_happened() ->
     config.put(Put::new("k", "1")).await?;
     proxy.refuse().await?;
     proxy.cut_all(Cut::Reset).await?;
+    // What is sent before the loss is noticed may have happened.
+    eventually("the loss to be noticed", async || {
+        let check = host.pintle.check_backend("main").await?;
+        Ok(check.health?.state == HealthState::Unavailable)
+    })
+    .await?;
     let error = config.put(Put::new("k", "2")).await.unwrap_err();
     assert_eq!((error.code(), error.effect()), ("unavailable", Effect::None));
     assert!(error.to_string().contains("connection refused"), "{error}");
-    let check = host.pintle.check_backend("main").await?;
-    assert_eq!(check.health?.state, HealthState::Unavailable);
     proxy.heal().await?;
     eventually("the server to be found again", async || {
         Ok(config.put(Put::new("k", "3")).await.is_ok())
@@ -183,7 +187,7 @@ async fn keys_are_linearizable_while_connections_break() -> Result<()> {
 async fn operate(host: &Host, history: &History, client: u32, round: u32) -> Result<()> {
     let config = host.config()?.with_timeout(Duration::from_secs(5));
     let key = format!("k{}", round % 2);
-    if (client + round) % 3 == 0 {
+    if (client + round).is_multiple_of(3) {
         let pending = history.begin(client, &key, Call::Get);
         match config.get(&key).await {
             Ok(entry) => pending.ok(Answer::Got(entry.map(|entry| Entry {
