@@ -23,10 +23,10 @@ pub enum Artifact {
     ZooKeeper39,
 }
 
-/// A Debian suite and the version of the package that is pinned in it.
+/// A Debian suite, and the start of the version number that is wanted from it.
 struct Pin {
     suite: &'static str,
-    version: &'static str,
+    line: &'static str,
 }
 
 impl Artifact {
@@ -84,7 +84,7 @@ impl Artifact {
     /// are built.
     ///
     /// # Errors
-    /// When a package source cannot be reached, or does not offer the pinned version.
+    /// When a package source cannot be reached, or does not offer the line.
     pub fn fetch(self) -> Result<PathBuf> {
         cache::provide(&self.entry(), |folder| {
             cache::progress(&format!("fetching {}", self.name()));
@@ -130,19 +130,19 @@ impl Artifact {
     }
 }
 
-const ETCD_3_4: &[Pin] = &[Pin { suite: "bookworm", version: "3.4.23-4+b4" }];
+const ETCD_3_4: &[Pin] = &[Pin { suite: "bookworm", line: "3.4." }];
 const ETCD_3_5: &[Pin] =
-    &[Pin { suite: "sid", version: "3.5.30-2" }, Pin { suite: "trixie", version: "3.5.16-4" }];
+    &[Pin { suite: "sid", line: "3.5." }, Pin { suite: "trixie", line: "3.5." }];
 
 fn describe(pins: &[Pin]) -> String {
-    pins.iter().map(|pin| format!("{}={};", pin.suite, pin.version)).collect()
+    pins.iter().map(|pin| format!("{}={};", pin.suite, pin.line)).collect()
 }
 
 fn describe_jars(jars: &[maven::Jar]) -> String {
     jars.iter().map(ToString::to_string).collect()
 }
 
-/// Takes the first pin that its suite still offers: unstable suites drop old versions.
+/// Takes the first pin that its suite still offers: unstable suites move on to other lines.
 fn fetch_etcd(folder: &Path, pins: &[Pin]) -> Result<()> {
     let mut refused = None;
     for pin in pins {
@@ -161,7 +161,7 @@ fn fetch_etcd_pin(folder: &Path, pin: &Pin) -> Result<()> {
     let work = folder.join("work");
     let apt = Apt::new(&work, pin.suite)?;
     for package in ["etcd-server", "etcd-client"] {
-        let file = apt.download(package, pin.version, &work)?;
+        let file = apt.download(package, pin.line, &work)?;
         debian::unpack(&file, "./usr/bin", &work)?;
     }
     let bin = folder.join("bin");

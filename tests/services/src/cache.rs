@@ -5,7 +5,6 @@
 //! finds it. Entries are never changed afterwards; deleting the cache is always safe.
 
 use std::fs::{self, File, TryLockError};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -43,18 +42,6 @@ pub fn provide<E: From<Error>>(
 /// Prints one line of progress about something slow, to standard error.
 pub fn progress(text: &str) {
     eprintln!("    {text}");
-}
-
-/// Checks a file against its pinned SHA-256 in hexadecimal digits.
-///
-/// # Errors
-/// [`Error::Digest`] when it differs.
-pub fn verify(path: &Path, expected: &str) -> Result<()> {
-    let found = digest_of(path)?;
-    if found == expected {
-        return Ok(());
-    }
-    Err(Error::Digest { path: path.to_owned(), found, expected: expected.to_owned() })
 }
 
 /// Runs a helper program to its end and gives what it printed to standard output.
@@ -151,25 +138,9 @@ fn remove(folder: &Path) -> Result<()> {
     }
 }
 
-fn digest_of(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::file("open", path))?;
-    let mut hasher = Sha256::new();
-    let mut block = vec![0; 64 * 1024];
-    loop {
-        let length = file.read(&mut block).map_err(Error::file("read", path))?;
-        let Some(read) = block.get(..length).filter(|read| !read.is_empty()) else { break };
-        hasher.update(read);
-    }
-    Ok(hexadecimal(&hasher.finalize()))
-}
-
 /// The SHA-256 of a text, in hexadecimal digits.
 pub fn digest_of_text(text: &str) -> String {
-    hexadecimal(&Sha256::digest(text.as_bytes()))
-}
-
-fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]
@@ -236,16 +207,5 @@ mod tests {
         fs::write(root.path().join("x.partial/half"), "").unwrap();
         let entry = provide_in(root.path(), "x", make_one).unwrap();
         assert!(!entry.join("half").exists());
-    }
-
-    #[test]
-    fn a_file_with_another_digest_is_refused() {
-        let root = tempfile::tempdir().unwrap();
-        let file = root.path().join("f");
-        fs::write(&file, "abc").unwrap();
-        let abc = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert!(verify(&file, abc).is_ok());
-        fs::write(&file, "abd").unwrap();
-        assert!(matches!(verify(&file, abc), Err(Error::Digest { .. })));
     }
 }

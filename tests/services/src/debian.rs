@@ -57,20 +57,23 @@ impl Apt {
         Ok(apt)
     }
 
-    /// Downloads one package in one version into `folder` and gives the file's path.
+    /// Downloads the newest version of a package whose number starts with `line`, such as `3.5.`,
+    /// into `folder` and gives the file's path. Suites that move on keep no old version, so a
+    /// whole version number would end with the next upload; `apt` checks what it fetches against
+    /// the suite's signed index.
     ///
     /// # Errors
-    /// [`Error::NotOffered`] when the suite has other versions only.
-    pub fn download(&self, package: &str, version: &str, folder: &Path) -> Result<PathBuf> {
+    /// [`Error::NotOffered`] when the suite has other lines only.
+    pub fn download(&self, package: &str, line: &str, folder: &Path) -> Result<PathBuf> {
         let offered = self.offered(package)?;
-        if !offered.iter().any(|found| found == version) {
+        let Some(version) = offered.iter().find(|version| version.starts_with(line)) else {
             return Err(Error::NotOffered {
                 package: package.to_owned(),
-                version: version.to_owned(),
+                line: line.to_owned(),
                 suite: self.suite.clone(),
                 offered: if offered.is_empty() { "none".to_owned() } else { offered.join(", ") },
             });
-        }
+        };
         fs::create_dir_all(folder).map_err(Error::file("create", folder))?;
         let wanted = format!("{package}={version}");
         self.run(
@@ -79,6 +82,7 @@ impl Apt {
         downloaded(folder, package)
     }
 
+    /// The offered versions, the newest first.
     fn offered(&self, package: &str) -> Result<Vec<String>> {
         let table = self.run(Command::new("apt-cache").args(["madison", package]))?;
         let versions = table.lines().filter_map(|line| line.split('|').nth(1));

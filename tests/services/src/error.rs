@@ -47,30 +47,20 @@ pub enum Error {
         /// Where a mirror was looked for.
         looked_at: String,
     },
-    /// The suite does not offer the version that is pinned here.
+    /// The suite does not offer any version of the line that is wanted.
     #[error(
-        "{package} {version} is not offered by Debian {suite} (offered: {offered}); \
-         pin an offered version in the source file that names this one"
+        "{package} {line}* is not offered by Debian {suite} (offered: {offered}); \
+         name an offered line in the source file that names this one"
     )]
     NotOffered {
         /// The package.
         package: String,
-        /// The pinned version.
-        version: String,
+        /// What its version number must start with.
+        line: String,
         /// The Debian suite.
         suite: String,
         /// What is offered instead.
         offered: String,
-    },
-    /// A download is not what was pinned.
-    #[error("{path} has sha256 {found}, expected {expected}: refused")]
-    Digest {
-        /// The file.
-        path: PathBuf,
-        /// What it hashes to.
-        found: String,
-        /// What is pinned.
-        expected: String,
     },
     /// A name that is none of the known artifacts.
     #[error("unknown artifact `{name}`; known: {known}")]

@@ -29,14 +29,13 @@ pub(crate) const ETCD_3_6: GoModule = GoModule {
 struct DebianGo {
     suite: &'static str,
     line: &'static str,
-    version: &'static str,
 }
 
 /// Where Go comes from on a machine that has none, or an old one. The first that is still offered
-/// is taken: unstable suites drop old versions.
+/// is taken: unstable suites move on to other lines.
 const DEBIAN: &[DebianGo] = &[
-    DebianGo { suite: "sid", line: "1.26", version: "1.26.10-1" },
-    DebianGo { suite: "trixie", line: "1.24", version: "1.24.4-1" },
+    DebianGo { suite: "sid", line: "1.26" },
+    DebianGo { suite: "trixie", line: "1.24" },
 ];
 
 /// From 1.21 on Go fetches the version that a module asks for.
@@ -99,7 +98,7 @@ fn minor(version: &str) -> Option<u32> {
 fn debian_go() -> Result<PathBuf> {
     let mut refused = None;
     for go in DEBIAN {
-        let entry = format!("tools/go-{}", go.version);
+        let entry = format!("tools/go-{}", go.line);
         match cache::provide(&entry, |folder| go.unpack(folder)) {
             Ok(folder) => return Ok(folder.join(format!("usr/lib/go-{}/bin/go", go.line))),
             Err(error @ Error::NotOffered { .. }) => {
@@ -118,12 +117,12 @@ fn debian_go() -> Result<PathBuf> {
 
 impl DebianGo {
     fn unpack(&self, folder: &Path) -> Result<()> {
-        cache::progress(&format!("fetching Go {}", self.version));
+        cache::progress(&format!("fetching Go {}", self.line));
         let work = folder.join("work");
         let apt = Apt::new(&work, self.suite)?;
         for (part, place) in [("go", "lib"), ("src", "share")] {
             let package = format!("golang-{}-{part}", self.line);
-            let file = apt.download(&package, self.version, &work)?;
+            let file = apt.download(&package, self.line, &work)?;
             debian::unpack(&file, &format!("./usr/{place}/go-{}", self.line), folder)?;
         }
         fs::remove_dir_all(&work).map_err(Error::file("remove", &work))

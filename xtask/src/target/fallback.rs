@@ -1,8 +1,8 @@
 //! The target's standard library, built from Debian's packages of Rust's source and of wasi-libc.
 //!
 //! The result is a copy of the toolchain made of hard links, kept in the cache: the installed
-//! toolchain stays untouched. Only the very source of the installed compiler fits, so the
-//! versions are pinned and a compiler of another version is refused.
+//! toolchain stays untouched. Only the very source of the installed compiler fits, so a compiler of
+//! another version is refused.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,9 @@ use crate::process;
 
 const SUITE: &str = "trixie-backports";
 const RELEASE: &str = "1.95.0";
-const SOURCE: Package = Package {
-    name: "rust-src",
-    version: "1.95.0+dfsg1-2~bpo13+1",
-    sha256: "7b76db5b880a77f9e52975d2baa6209d2f76d2c9c2789515c3088cb960e2c83b",
-};
-const LIBC: Package = Package {
-    name: "wasi-libc",
-    version: "0.0~git20260129.ec0effd-3~bpo13+1",
-    sha256: "45eb80a2d4dcf7fe54c8e5c5d6a3cd165a3682fccc124c46f7abc6255c9b1bce",
-};
+const SOURCE: Package = Package { name: "rust-src", line: "1.95.0+" };
+/// Any version: the C library's symbols that the standard library needs are stable.
+const LIBC: Package = Package { name: "wasi-libc", line: "" };
 
 /// Start files and C library that the linker looks for beside the standard library.
 const SELF_CONTAINED: [&str; 3] = ["crt1-command.o", "crt1-reactor.o", "libc.a"];
@@ -33,11 +26,10 @@ const SELF_CONTAINED: [&str; 3] = ["crt1-command.o", "crt1-reactor.o", "libc.a"]
 /// How Rust's own build compiles the standard library for a release.
 const FLAGS: &str = "-Zforce-unstable-if-unmarked -Cembed-bitcode=yes -Cdebuginfo=0";
 
-/// A Debian package, pinned.
+/// A Debian package, and the start of its version number.
 struct Package {
     name: &'static str,
-    version: &'static str,
-    sha256: &'static str,
+    line: &'static str,
 }
 
 /// The private toolchain for this compiler, if it has been made already.
@@ -64,9 +56,9 @@ pub(super) fn provide(compiler: &Compiler) -> Result<PathBuf> {
     cache::provide(&entry(compiler), |folder| make(compiler, folder))
 }
 
-/// Changes with the compiler and with the pins.
+/// Changes with the compiler and with what is fetched for it.
 fn entry(compiler: &Compiler) -> String {
-    let key = format!("{}\n{}\n{}\n{FLAGS}", compiler.verbose, SOURCE.sha256, LIBC.sha256);
+    let key = format!("{}\n{}\n{}\n{FLAGS}", compiler.verbose, SOURCE.line, LIBC.line);
     let digest = cache::digest_of_text(&key);
     format!("toolchains/{}-{NAME}-{}", compiler.release, digest.get(..12).unwrap_or(&digest))
 }
@@ -93,8 +85,7 @@ fn make(compiler: &Compiler, folder: &Path) -> Result<()> {
 
 impl Package {
     fn unpack(&self, apt: &Apt, work: &Path, prefix: &str) -> Result<()> {
-        let file = apt.download(self.name, self.version, work)?;
-        cache::verify(&file, self.sha256)?;
+        let file = apt.download(self.name, self.line, work)?;
         Ok(debian::unpack(&file, &format!("./{prefix}"), work)?)
     }
 }
