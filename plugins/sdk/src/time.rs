@@ -171,8 +171,15 @@ impl Timers {
         self.pending.borrow_mut().remove(&key);
     }
 
-    pub(crate) fn earliest(&self) -> Option<Instant> {
+    fn earliest(&self) -> Option<Instant> {
         self.pending.borrow().first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// When the driver will be woken next, as it has asked for: the test harness wakes it then and not
+    /// for any other timer, as a host would.
+    #[cfg(not(target_family = "wasm"))]
+    pub(crate) fn alarm(&self) -> Option<Instant> {
+        self.armed.borrow().as_ref().map(|(at, _)| *at)
     }
 
     #[cfg(not(target_family = "wasm"))]
@@ -185,12 +192,15 @@ impl Timers {
     pub(crate) fn turn(&self, cx: &mut Context<'_>) -> bool {
         let mut fired = false;
         while let Some(earliest) = self.earliest() {
+            let mut armed = self.armed.borrow_mut();
             if earliest <= Instant::now() {
+                // Its alarm has rung, or is late: whoever counted on it later would wait for ever.
+                armed.take_if(|(at, _)| *at <= earliest);
+                drop(armed);
                 self.fire(earliest);
                 fired = true;
                 continue;
             }
-            let mut armed = self.armed.borrow_mut();
             if armed.as_ref().is_none_or(|(at, _)| *at > earliest) {
                 *armed = Some((earliest, clock::wait_until(earliest)));
             }
@@ -269,9 +279,12 @@ pub(crate) mod clock {
         }
     }
 
-    /// The test harness looks at the pending timers itself.
-    pub(super) fn wait_until(_: Instant) -> LocalBoxFuture<'static, ()> {
-        Box::pin(futures::future::pending())
+    /// Nothing is woken by this: the test harness moves the clock and wakes the driver.
+    pub(super) fn wait_until(deadline: Instant) -> LocalBoxFuture<'static, ()> {
+        Box::pin(futures::future::poll_fn(move |_| match now() >= deadline.0 {
+            true => std::task::Poll::Ready(()),
+            false => std::task::Poll::Pending,
+        }))
     }
 }
 
@@ -307,6 +320,16 @@ mod tests {
             assert_eq!(timeout(Duration::from_secs(1), async { 7 }).await, Ok(7));
             assert_eq!(timeout(Duration::ZERO, sleep(Duration::from_secs(9))).await, Err(Elapsed));
             assert_eq!(runtime::with_timers(Timers::earliest), None);
+        });
+    }
+
+    #[test]
+    fn a_timer_that_is_set_after_all_others_have_fired_fires_too() {
+        run(async {
+            let begun = Instant::now();
+            sleep(Duration::from_secs(1)).await;
+            sleep(Duration::from_secs(1)).await;
+            assert_eq!(begun.elapsed(), Duration::from_secs(2));
         });
     }
 

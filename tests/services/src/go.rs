@@ -33,10 +33,8 @@ struct DebianGo {
 
 /// Where Go comes from on a machine that has none, or an old one. The first that is still offered
 /// is taken: unstable suites move on to other lines.
-const DEBIAN: &[DebianGo] = &[
-    DebianGo { suite: "sid", line: "1.26" },
-    DebianGo { suite: "trixie", line: "1.24" },
-];
+const DEBIAN: &[DebianGo] =
+    &[DebianGo { suite: "sid", line: "1.26" }, DebianGo { suite: "trixie", line: "1.24" }];
 
 /// From 1.21 on Go fetches the version that a module asks for.
 const MINOR_MIN: u32 = 21;

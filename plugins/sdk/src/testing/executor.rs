@@ -4,7 +4,7 @@ use crate::glue::Incarnation;
 use crate::runtime;
 use crate::time::{Instant, clock};
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -16,19 +16,21 @@ use std::thread::Thread;
 ///
 /// When the test waits for something that will never happen.
 pub fn run<T>(test: impl Future<Output = T>) -> T {
-    drive(test, |waked, next| match next {
-        Some(next) => clock::advance_to(next),
-        None => stuck(waked),
+    drive(test, |waked, alarm| match alarm {
+        Some(alarm) => clock::advance_to(alarm),
+        // Another thread may have woken one meanwhile.
+        None if waked.iter().any(|waked| waked.is_set()) => {}
+        None => stuck(),
     })
 }
 
 /// Runs a test on the real clock, for plugins that talk to real servers through other threads.
 pub fn run_in_real_time<T>(test: impl Future<Output = T>) -> T {
     let real = clock::RealTime::begin();
-    let output = drive(test, |waked, next| {
-        if !waked.is_set() {
-            match next {
-                Some(next) => std::thread::park_timeout(next.remaining()),
+    let output = drive(test, |waked, alarm| {
+        if !waked.iter().any(|waked| waked.is_set()) {
+            match alarm {
+                Some(alarm) => std::thread::park_timeout(alarm.remaining()),
                 None => std::thread::park(),
             }
         }
@@ -37,39 +39,45 @@ pub fn run_in_real_time<T>(test: impl Future<Output = T>) -> T {
     output
 }
 
-fn drive<T>(test: impl Future<Output = T>, idle: impl Fn(&Waked, Option<Instant>)) -> T {
+/// `idle` passes the time until a task is woken or the driver's alarm rings. The test and the background
+/// have a waker each, and are polled for nothing else: as in a sandbox, where they are tasks of their own.
+fn drive<T>(test: impl Future<Output = T>, idle: impl Fn(&[&Waked; 2], Option<Instant>)) -> T {
     runtime::reset();
     Incarnation::renew();
     #[cfg(feature = "http")]
     super::http::reset();
-    let waked = Arc::new(Waked { set: AtomicBool::new(true), thread: std::thread::current() });
-    let waker = Waker::from(Arc::clone(&waked));
-    let mut cx = Context::from_waker(&waker);
+    let (test_waked, background_waked) = (Waked::new(), Waked::new());
+    let wakers = [&test_waked, &background_waked].map(|waked| Waker::from(Arc::clone(waked)));
+    let mut contexts = wakers.each_ref().map(Context::from_waker);
+    let [test_cx, background_cx] = &mut contexts;
     let (mut test, mut background) = (pin!(test), pin!(runtime::drive()));
+    let mut rung = None;
     loop {
-        while waked.set.swap(false, Ordering::AcqRel) {
-            if let Poll::Ready(output) = test.as_mut().poll(&mut cx) {
-                return output;
-            }
-            turn(background.as_mut(), &mut cx);
+        if test_waked.take()
+            && let Poll::Ready(output) = test.as_mut().poll(test_cx)
+        {
+            return output;
         }
-        idle(&waked, runtime::with_timers(|timers| timers.earliest()));
-        if !waked.is_set() {
-            turn(background.as_mut(), &mut cx);
+        if background_waked.take() {
+            // The background never ends.
+            let _ = background.as_mut().poll(background_cx);
+        }
+        if test_waked.is_set() || background_waked.is_set() {
+            continue;
+        }
+        // An alarm rings once.
+        let alarm = runtime::with_timers(|timers| timers.alarm()).filter(|at| rung != Some(*at));
+        idle(&[&test_waked, &background_waked], alarm);
+        if alarm.is_some_and(|at| Instant::now() >= at) {
+            rung = alarm;
+            background_waked.set();
         }
     }
-}
-
-fn turn(background: Pin<&mut impl Future<Output = ()>>, cx: &mut Context<'_>) {
-    // The background never ends.
-    let _ = background.poll(cx);
 }
 
 #[allow(clippy::panic, reason = "a test that cannot go on has failed")]
-fn stuck(waked: &Waked) {
-    if !waked.is_set() {
-        panic!("the test waits for something that will never happen: no task can run, no timer");
-    }
+fn stuck() {
+    panic!("the test waits for something that will never happen: no task can run, no timer");
 }
 
 struct Waked {
@@ -78,14 +86,27 @@ struct Waked {
 }
 
 impl Waked {
+    /// Woken once, to begin.
+    fn new() -> Arc<Self> {
+        Arc::new(Self { set: AtomicBool::new(true), thread: std::thread::current() })
+    }
+
+    fn set(&self) {
+        self.set.store(true, Ordering::Release);
+    }
+
     fn is_set(&self) -> bool {
         self.set.load(Ordering::Acquire)
+    }
+
+    fn take(&self) -> bool {
+        self.set.swap(false, Ordering::AcqRel)
     }
 }
 
 impl Wake for Waked {
     fn wake(self: Arc<Self>) {
-        self.set.store(true, Ordering::Release);
+        self.set();
         self.thread.unpark();
     }
 }
