@@ -130,7 +130,9 @@ impl Failure {
             return Self { error, remedy: Remedy::None };
         }
         let Some(row) = TABLE.iter().find(|row| status.message().starts_with(row.text)) else {
-            return Self { error: grpc::error(status, endpoint), remedy: Remedy::None };
+            let untouched = grpc::is_untouched(status);
+            let remedy = if untouched { Remedy::LeaveAndRetry } else { Remedy::None };
+            return Self { error: grpc::error(status, endpoint), remedy };
         };
         let advice = if row.advice.is_empty() { "" } else { "; " };
         let message = format!("{endpoint}: {}{advice}{}", status.message(), row.advice);

@@ -1,14 +1,12 @@
 //! TCP connections of a plugin: through the host's sockets, plain bytes even where the host adds TLS.
 //!
-//! A [`Connection`] implements `futures::io::{AsyncRead, AsyncWrite}` and, with the feature `http2`,
-//! `hyper::rt::{Read, Write}`. All that is written in one turn goes to the host as one write.
+//! A [`Connection`] implements `futures::io::{AsyncRead, AsyncWrite}`. All that is written in one turn
+//! goes to the host as one write.
 //!
 //! Natively a connection is a pair of pipes ([`Connection::pair`]) or an ordinary socket, so that
 //! protocol code is tested without a sandbox.
 
 mod error;
-#[cfg(feature = "http2")]
-mod hyper;
 #[cfg(not(target_family = "wasm"))]
 mod native;
 #[cfg(not(target_family = "wasm"))]

@@ -22,19 +22,22 @@
 //! # }
 //! ```
 
+mod message;
+
 use crate::{Error, http2};
 use ::http::uri::PathAndQuery;
+use ::http::{HeaderValue, Method, StatusCode, header};
 use futures::Stream;
 use prost::Message;
 use std::time::Duration;
 use tonic::client::Grpc;
-use tonic::{Code, IntoRequest, IntoStreamingRequest, Request, Status, Streaming};
+use tonic::{Code, IntoRequest, IntoStreamingRequest, Status, Streaming};
 use tonic_prost::ProstCodec;
 
 pub use {prost, tonic};
 
 /// One connection on which gRPC is spoken. Clones share it.
-pub type Channel = http2::Client<tonic::body::Body>;
+pub type Channel = http2::Client;
 
 /// Largest message that is taken from a server; a larger one is refused before it is read.
 ///
@@ -61,13 +64,32 @@ pub async fn unary<Q, A>(
     request: impl IntoRequest<Q>,
 ) -> Result<A, Status>
 where
-    Q: Message + Send + Sync + 'static,
-    A: Message + Default + Send + Sync + 'static,
+    Q: Message,
+    A: Message + Default,
 {
-    let mut client = client(channel).await?;
-    let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, A>::default());
-    let request: Request<Q> = request.into_request();
-    Ok(client.unary(request, path, codec).await?.into_inner())
+    let (metadata, _, request) = request.into_request().into_parts();
+    let mut head = ::http::Request::new(());
+    *head.method_mut() = Method::POST;
+    *head.uri_mut() = PathAndQuery::from_static(path).into();
+    *head.headers_mut() = metadata.into_headers();
+    head.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
+    head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    let body = message::frame(&request)?;
+    let answered = channel.exchange(head, body, async |answer| {
+        let (head, mut body) = answer.into_parts();
+        // A refusal may come without a body.
+        if let Some(refused) = refusal(&head) {
+            return Ok(Err(refused));
+        }
+        let read = http2::collect(&mut body, message::PREFIX_BYTES + MESSAGE_BYTES_MAX).await?;
+        Ok(read.map_err(message::too_large))
+    });
+    let (answer, trailers) = answered.await.map_err(|failed| broken(channel, failed))??;
+    match trailers.as_ref().and_then(Status::from_header_map) {
+        Some(status) if status.code() == Code::Ok => message::unframe(answer),
+        Some(status) => Err(status),
+        None => Err(Status::unavailable("the answer ended without a status")),
+    }
 }
 
 /// Opens a stream in both directions; for one request and many answers, send a stream of one.
@@ -85,25 +107,63 @@ where
     A: Message + Default + Send + Sync + 'static,
     S: Stream<Item = Q> + Send + 'static,
 {
-    let mut client = client(channel).await?;
+    let mut client = Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
     let (path, codec) = (PathAndQuery::from_static(path), ProstCodec::<Q, A>::default());
     Ok(client.streaming(requests.into_streaming_request(), path, codec).await?.into_inner())
 }
 
-async fn client(channel: &Channel) -> Result<Grpc<Channel>, Status> {
-    let mut client = Grpc::new(channel.clone()).max_decoding_message_size(MESSAGE_BYTES_MAX);
-    client.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
-    Ok(client)
+const CONTENT_TYPE: &str = "application/grpc";
+
+/// Why there is nothing behind the head of an answer, if there is not.
+fn refusal(head: &::http::response::Parts) -> Option<Status> {
+    match Status::from_header_map(&head.headers) {
+        Some(status) if status.code() == Code::Ok => None,
+        Some(status) => Some(status),
+        None if head.status == StatusCode::OK => None,
+        None => Some(without_status(head.status)),
+    }
 }
+
+fn broken(channel: &Channel, failed: http2::Failed) -> Status {
+    let reason = channel.ending().unwrap_or_else(|| failed.to_string());
+    let mut status = Status::unavailable(reason);
+    status.set_source(std::sync::Arc::new(failed));
+    status
+}
+
+/// Whether the server has certainly done nothing of what was asked, because the request did not reach
+/// it or was refused unread.
+pub fn is_untouched(status: &Status) -> bool {
+    let cause = std::error::Error::source(status);
+    let failed = cause.and_then(|cause| cause.downcast_ref::<http2::Failed>());
+    failed.is_some_and(http2::Failed::is_untouched)
+}
+
+/// What an answer means that did not come from a gRPC server
+/// (<https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md>).
+fn without_status(http: StatusCode) -> Status {
+    let code = match http.as_u16() {
+        400 => Code::Internal,
+        401 => Code::Unauthenticated,
+        403 => Code::PermissionDenied,
+        404 => Code::Unimplemented,
+        429 | 502..=504 => Code::Unavailable,
+        _ => Code::Unknown,
+    };
+    Status::new(code, format!("answered with HTTP {http} instead of gRPC"))
+}
+
+/// How `tonic` begins its refusal of a message that is too large.
+const TOO_LARGE: &str = "decoded message length too large";
 
 /// Whether an answer was refused here because it has more than [`MESSAGE_BYTES_MAX`] bytes.
 pub fn is_too_large(status: &Status) -> bool {
-    status.code() == Code::OutOfRange
-        && status.message().contains("decoded message length too large")
+    status.code() == Code::OutOfRange && status.message().contains(TOO_LARGE)
 }
 
 /// A status in the words of Pintle. The effect is `none` where the server refused, and `unknown`
-/// where nobody knows whether it acted; say [`effect_none`](Error::effect_none) for reads.
+/// where nobody knows whether it acted; say [`effect_none`](Error::effect_none) for reads. A request
+/// that did not reach the server did nothing either.
 ///
 /// A broken connection is told with its causes: the last of them mostly says what to do.
 pub fn error(status: &Status, endpoint: &str) -> Error {
@@ -122,6 +182,7 @@ pub fn error(status: &Status, endpoint: &str) -> Error {
             Error::unavailable(message).effect_unknown()
         }
     };
+    let made = if is_untouched(status) { made.effect_none() } else { made };
     let made = match pushback(status) {
         Some(wait) => made.retry_after(wait),
         None => made,

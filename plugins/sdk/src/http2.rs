@@ -2,31 +2,48 @@
 //! connection whose other end is gone.
 //!
 //! This is several times faster than HTTP through the host, and the only way to gRPC whose streams
-//! stay open.
+//! stay open. It sits on `h2` alone: a client library on top of that would take a task and several
+//! boxes for each request, which in a sandbox costs more than the protocol.
+
+mod body;
+mod error;
+mod ping;
+
+pub use body::Incoming;
+#[cfg(feature = "grpc")]
+pub(crate) use body::collect;
+pub use error::Failed;
 
 use crate::Error;
 use crate::connection::Connection;
-use crate::runtime::{Task, spawn};
+use crate::runtime::spawn;
 use crate::signal::Signal;
-use crate::time::{self, Instant, sleep_until};
-use ::http::uri::{Authority, PathAndQuery, Scheme};
+use ::http::uri::{Authority, Parts, PathAndQuery, Scheme};
 use ::http::{Request, Response, Uri};
-use futures::future::LocalBoxFuture;
+use bytes::Bytes;
+use futures::channel::oneshot;
+use futures::future::{Either, LocalBoxFuture, select};
+use h2::SendStream;
+use h2::client::{ResponseFuture, SendRequest};
 use http_body::Body;
-use hyper::body::Incoming;
-use hyper::client::conn::http2;
+use ping::{Activity, Watched};
 use std::cell::RefCell;
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+/// Largest frame that a server may send.
+const FRAME_BYTES_MAX: u32 = 64 << 10;
 
 /// How the connection is kept.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// A PING after this long without traffic.
     pub ping_after: Duration,
-    /// How long its answer may take; then the connection is closed.
+    /// How long nothing may come after a PING; then the connection is closed.
     pub ping_timeout: Duration,
     /// Whether to PING while no request is under way. Some servers take that for abuse and hang up.
     pub ping_while_idle: bool,
@@ -50,18 +67,21 @@ impl Default for Options {
 }
 
 /// An HTTP/2 client on one connection. Clones share it; when the last is dropped it closes.
-pub struct Client<B> {
-    sender: http2::SendRequest<B>,
-    authority: Authority,
-    ending: Rc<Ending>,
+#[derive(Clone)]
+pub struct Client {
+    shared: Rc<Shared>,
 }
 
-impl<B> Clone for Client<B> {
-    fn clone(&self) -> Self {
-        let (authority, ending) = (self.authority.clone(), Rc::clone(&self.ending));
-        Self { sender: self.sender.clone(), authority, ending }
-    }
+struct Shared {
+    sender: SendRequest<Bytes>,
+    authority: Authority,
+    ending: Rc<Ending>,
+    /// Cloned by every request that is under way.
+    busy: Busy,
 }
+
+/// Lives as long as a request is under way. Atomic, because bodies have to be `Send`.
+type Busy = Arc<()>;
 
 /// Why the connection is closed, once it is.
 #[derive(Default)]
@@ -70,12 +90,7 @@ struct Ending {
     changed: Signal,
 }
 
-impl<B> Client<B>
-where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+impl Client {
     /// Speaks HTTP/2 on `connection`, with prior knowledge.
     ///
     /// # Errors
@@ -86,30 +101,42 @@ where
         let authority = peer.parse().map_err(|error| {
             Error::invalid(format!("endpoint {peer} cannot stand in a request: {error}"))
         })?;
-        let mut builder = http2::Builder::new(Tasks);
+        let mut builder = h2::client::Builder::new();
         builder
-            .timer(Timer::default())
-            .keep_alive_interval(options.ping_after)
-            .keep_alive_timeout(options.ping_timeout)
-            .keep_alive_while_idle(options.ping_while_idle)
-            .initial_stream_window_size(options.stream_window)
+            .enable_push(false)
+            .max_frame_size(FRAME_BYTES_MAX)
+            .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window);
-        let (sender, driver) = builder.handshake(connection).await.map_err(|error| {
-            Error::unavailable(format!("{peer} does not speak HTTP/2: {}", describe(&error)))
+        let activity = Activity::default();
+        let watched = Watched::new(connection, activity.clone());
+        let (sender, mut driver) = builder.handshake(watched).await.map_err(|error| {
+            let reason = Failed::from(error);
+            Error::unavailable(format!("{peer} does not speak HTTP/2: {reason}"))
                 .detail("endpoint", peer.as_str())
         })?;
-        let ending = Rc::new(Ending::default());
-        let told = Rc::clone(&ending);
+        let pings = driver.ping_pong();
+        let (busy, ending) = (Busy::default(), Rc::<Ending>::default());
+        let (requests, told) = (Arc::downgrade(&busy), Rc::clone(&ending));
+        // Beside the client's own there is one for each request.
+        let is_busy = move || requests.strong_count() > 1;
         spawn(async move {
-            let reason = match driver.await {
-                Ok(()) => format!("{peer} closed the connection"),
-                Err(error) => format!("the connection to {peer} broke: {}", describe(&error)),
+            let silence = pin!(ping::until_silent(pings, activity, options, is_busy));
+            let reason = match select(&mut driver, silence).await {
+                Either::Left((Ok(()), _)) => "the server closed the connection".to_owned(),
+                Either::Left((Err(error), _)) => {
+                    let error = Failed::from(error).to_string();
+                    let error = error.strip_prefix(&format!("{peer}: ")).unwrap_or(&error);
+                    format!("the connection broke: {error}")
+                }
+                Either::Right((silence, _)) => format!("the connection broke: {silence}"),
             };
-            *told.reason.borrow_mut() = Some(reason);
+            told.reason.replace(Some(reason));
+            // Only now do those learn it whose requests are under way.
+            drop(driver);
             told.changed.notify();
         })
         .detach();
-        Ok(Self { sender, authority, ending })
+        Ok(Self { shared: Rc::new(Shared { sender, authority, ending, busy }) })
     }
 
     /// Sends a request; scheme and authority are filled in.
@@ -120,122 +147,114 @@ where
     ///
     /// # Cancellation
     ///
-    /// Dropping the future resets the stream.
-    pub async fn send(&self, request: Request<B>) -> Result<Response<Incoming>, hyper::Error> {
-        let mut sender = self.sender.clone();
-        sender.ready().await?;
-        sender.send_request(self.complete(request)).await
+    /// Dropping the future, or later the body of the answer, resets the stream.
+    pub async fn send<B>(&self, request: Request<B>) -> Result<Response<Incoming>, Failed>
+    where
+        B: Body<Data = Bytes> + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let (parts, body) = request.into_parts();
+        let ends = body.is_end_stream();
+        let head = Request::from_parts(parts, ());
+        let busy = self.shared.busy.clone();
+        let (answer, stream) = self.open_stream(head, ends).await?;
+        let (here, left) = oneshot::channel();
+        if !ends {
+            spawn(body::send(body, stream, left)).detach();
+        }
+        Ok(answer.await?.map(|answer| Incoming::new(answer, here, busy)))
     }
 
-    fn complete(&self, mut request: Request<B>) -> Request<B> {
+    /// Sends a request with its whole body; the body of the answer is read by `read`.
+    ///
+    /// # Errors
+    ///
+    /// As [`send`](Self::send), and those of `read`.
+    ///
+    /// # Cancellation
+    ///
+    /// Dropping the future resets the stream.
+    #[cfg(feature = "grpc")]
+    pub(crate) async fn exchange<T>(
+        &self,
+        head: Request<()>,
+        body: Bytes,
+        read: impl AsyncFnOnce(Response<h2::RecvStream>) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
+        let busy = self.shared.busy.clone();
+        let (answer, mut stream) = self.open_stream(head, false).await?;
+        stream.send_data(body, true)?;
+        let outcome = read(answer.await?).await;
+        drop(busy);
+        outcome
+    }
+
+    async fn open_stream(
+        &self,
+        head: Request<()>,
+        ends: bool,
+    ) -> Result<(ResponseFuture, SendStream<Bytes>), Failed> {
+        let mut sender = self.shared.sender.clone();
+        poll_fn(|cx| sender.poll_ready(cx)).await.map_err(Failed::unsent)?;
+        sender.send_request(self.complete(head), ends).map_err(Failed::unsent)
+    }
+
+    fn complete(&self, mut request: Request<()>) -> Request<()> {
         let path = request.uri().path_and_query().cloned();
-        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let uri = Uri::builder().scheme(Scheme::HTTP).authority(self.authority.clone());
-        if let Ok(uri) = uri.path_and_query(path).build() {
+        let mut parts = Parts::default();
+        parts.scheme = Some(Scheme::HTTP);
+        parts.authority = Some(self.shared.authority.clone());
+        parts.path_and_query = path.or_else(|| Some(PathAndQuery::from_static("/")));
+        if let Ok(uri) = Uri::from_parts(parts) {
             *request.uri_mut() = uri;
         }
+        *request.version_mut() = ::http::Version::HTTP_2;
         request
     }
-}
 
-impl<B> Client<B> {
     /// The endpoint, as the operator wrote it.
     pub fn peer(&self) -> &str {
-        self.authority.as_str()
+        self.shared.authority.as_str()
     }
 
     /// Waits until the connection is closed, and answers why.
     pub async fn closed(&self) -> String {
-        self.ending.changed.wait(|| self.ending.reason.borrow().clone()).await
+        let ending = &self.shared.ending;
+        let reason = ending.changed.wait(|| ending.reason.borrow().clone()).await;
+        format!("{}: {reason}", self.peer())
     }
 
     /// Whether the connection is closed.
     pub fn is_closed(&self) -> bool {
-        self.ending.reason.borrow().is_some() || self.sender.is_closed()
+        self.shared.ending.reason.borrow().is_some()
+    }
+
+    /// Why the connection is closed, if it is.
+    #[cfg(feature = "grpc")]
+    pub(crate) fn ending(&self) -> Option<String> {
+        self.shared.ending.reason.borrow().clone()
     }
 }
 
-impl<B> tower_service::Service<Request<B>> for Client<B>
+impl<B> tower_service::Service<Request<B>> for Client
 where
-    B: Body + Unpin + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    B: Body<Data = Bytes> + 'static,
+    B::Error: std::fmt::Display,
 {
     type Response = Response<Incoming>;
-    type Error = hyper::Error;
+    type Error = Failed;
     type Future = LocalBoxFuture<'static, Result<Self::Response, Self::Error>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
-        self.sender.poll_ready(cx)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // Each call waits for its own turn.
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        Box::pin(self.sender.send_request(self.complete(request)))
+        let client = self.clone();
+        Box::pin(async move { client.send(request).await })
     }
 }
-
-/// The error and its causes in one line: hyper's own text leaves out what happened.
-fn describe(error: &hyper::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
-/// Runs hyper's tasks in the background of the incarnation.
-#[derive(Clone, Copy, Debug)]
-pub struct Tasks;
-
-impl<F: Future + 'static> hyper::rt::Executor<F> for Tasks {
-    fn execute(&self, future: F) {
-        Task::detach(spawn(async move {
-            future.await;
-        }));
-    }
-}
-
-/// hyper's clock: ours, which is virtual in tests.
-#[derive(Clone, Copy, Debug)]
-pub struct Timer {
-    begun: Instant,
-    origin: std::time::Instant,
-}
-
-impl Default for Timer {
-    fn default() -> Self {
-        Self { begun: Instant::now(), origin: std::time::Instant::now() }
-    }
-}
-
-impl hyper::rt::Timer for Timer {
-    fn sleep(&self, span: Duration) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        Box::pin(Sleep(time::sleep(span)))
-    }
-
-    fn sleep_until(&self, deadline: std::time::Instant) -> Pin<Box<dyn hyper::rt::Sleep>> {
-        let offset = deadline.saturating_duration_since(self.origin);
-        Box::pin(Sleep(sleep_until(self.begun.after(offset))))
-    }
-
-    fn now(&self) -> std::time::Instant {
-        self.origin + self.begun.elapsed()
-    }
-}
-
-struct Sleep(time::Sleep);
-
-impl Future for Sleep {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-impl hyper::rt::Sleep for Sleep {}
 
 #[cfg(test)]
 mod tests;

@@ -1,0 +1,103 @@
+//! One message in a body: a flag, its length in four bytes, itself
+//! (<https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md>).
+
+use super::{MESSAGE_BYTES_MAX, TOO_LARGE};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use prost::Message;
+use tonic::Status;
+
+/// Bytes before each message.
+pub(super) const PREFIX_BYTES: usize = 5;
+
+/// A body of one message.
+///
+/// # Errors
+///
+/// `invalid-argument` when it has more than 4 GiB.
+pub(super) fn frame(message: &impl Message) -> Result<Bytes, Status> {
+    let length = message.encoded_len();
+    let told = u32::try_from(length)
+        .map_err(|_| Status::invalid_argument(format!("a message of {length} bytes")))?;
+    let mut body = BytesMut::with_capacity(PREFIX_BYTES + length);
+    body.put_u8(0);
+    body.put_u32(told);
+    // There is room for all of it.
+    message.encode_raw(&mut body);
+    Ok(body.freeze())
+}
+
+/// The one message of a body.
+///
+/// # Errors
+///
+/// When the body is not exactly one plain message of this type.
+pub(super) fn unframe<A: Message + Default>(mut body: Bytes) -> Result<A, Status> {
+    if body.len() < PREFIX_BYTES {
+        return Err(malformed("it has no whole message"));
+    }
+    let compressed = body.get_u8() != 0;
+    let length = usize::try_from(body.get_u32()).unwrap_or(usize::MAX);
+    if compressed {
+        return Err(malformed("it is compressed, which was not asked for"));
+    }
+    if length > MESSAGE_BYTES_MAX {
+        return Err(too_large(length));
+    }
+    if length != body.len() {
+        return Err(malformed("it is not one message"));
+    }
+    A::decode(body).map_err(|error| malformed(&error.to_string()))
+}
+
+pub(super) fn too_large(length: usize) -> Status {
+    let message = format!("{TOO_LARGE}: at least {length} bytes, at most {MESSAGE_BYTES_MAX}");
+    Status::out_of_range(message)
+}
+
+fn malformed(problem: &str) -> Status {
+    Status::internal(format!("the answer cannot be read: {problem}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tonic::Code;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Text {
+        #[prost(string, tag = "1")]
+        text: String,
+    }
+
+    #[test]
+    fn a_framed_message_is_read_again() {
+        for text in ["", "x", &"long".repeat(10_000)] {
+            let message = Text { text: text.to_owned() };
+            let body = frame(&message).unwrap();
+            assert_eq!(body.len(), PREFIX_BYTES + message.encoded_len());
+            assert_eq!(unframe::<Text>(body).unwrap(), message);
+        }
+    }
+
+    #[test]
+    fn bodies_that_are_not_one_plain_message_are_refused() {
+        let good = frame(&Text { text: "good".to_owned() }).unwrap();
+        let with = |change: fn(&mut Vec<u8>)| {
+            let mut body = good.to_vec();
+            change(&mut body);
+            unframe::<Text>(body.into()).unwrap_err()
+        };
+        assert_eq!(unframe::<Text>(Bytes::new()).unwrap_err().code(), Code::Internal);
+        for change in [
+            |body: &mut Vec<u8>| body[0] = 1,
+            |body: &mut Vec<u8>| body.truncate(PREFIX_BYTES - 1),
+            |body: &mut Vec<u8>| body.push(0),
+            |body: &mut Vec<u8>| body.truncate(body.len() - 1),
+            |body: &mut Vec<u8>| body[PREFIX_BYTES] = 0xff,
+        ] {
+            assert_eq!(with(change).code(), Code::Internal);
+        }
+        let huge = with(|body| body[1] = 0xff);
+        assert!(super::super::is_too_large(&huge), "{huge}");
+    }
+}
