@@ -20,14 +20,13 @@ pub(crate) struct Arguments {
 
 /// The binary, and the suite whose servers it needs.
 const PROGRAM: &str = "capabilities";
-const SUITE: &str = "conformance";
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let toolchain = timed("wasm target", || {
         GuestToolchain::ensure(workspace, arguments.target.force_target_fallback)
     })?;
     timed("plugins", || build::plugins(workspace, &toolchain))?;
-    for suite in suites::all(workspace)?.iter().filter(|suite| suite.name == SUITE) {
+    for suite in suites::all(workspace)?.iter().filter(|suite| suite.name == PROGRAM) {
         timed("servers", || suite.prepare())?;
     }
     // With `--workspace`, as everything is built: otherwise wasmtime would be compiled again.

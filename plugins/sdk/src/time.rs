@@ -73,11 +73,16 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // The driver fires what is due; asking the host for the time at every poll would cost a call.
+        if let Some(key) = self.key {
+            let waits = runtime::with_timers(|timers| timers.still_waits(key, cx.waker()));
+            return if waits { Poll::Pending } else { Poll::Ready(()) };
+        }
         if Instant::now() >= self.deadline {
             return Poll::Ready(());
         }
-        let (deadline, key) = (self.deadline, self.key);
-        self.key = Some(runtime::with_timers(|timers| timers.set(deadline, key, cx.waker())));
+        let deadline = self.deadline;
+        self.key = Some(runtime::with_timers(|timers| timers.set(deadline, cx.waker())));
         Poll::Pending
     }
 }
@@ -153,18 +158,24 @@ pub(crate) struct Timers {
 }
 
 impl Timers {
-    fn set(&self, deadline: Instant, key: Option<TimerKey>, waker: &Waker) -> TimerKey {
-        let key = key.unwrap_or_else(|| {
-            let number = self.last_number.get().wrapping_add(1);
-            self.last_number.set(number);
-            (deadline, number)
-        });
+    fn set(&self, deadline: Instant, waker: &Waker) -> TimerKey {
+        let number = self.last_number.get().wrapping_add(1);
+        self.last_number.set(number);
+        let key = (deadline, number);
         let armed = self.armed.borrow().as_ref().is_some_and(|(at, _)| *at <= deadline);
         self.pending.borrow_mut().insert(key, waker.clone());
         if !armed {
             runtime::wake_driver();
         }
         key
+    }
+
+    /// Whether a timer has not fired yet; then it will wake `waker`.
+    fn still_waits(&self, key: TimerKey, waker: &Waker) -> bool {
+        self.pending.borrow_mut().get_mut(&key).is_some_and(|waiting| {
+            waiting.clone_from(waker);
+            true
+        })
     }
 
     fn remove(&self, key: TimerKey) {

@@ -4,7 +4,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow};
 use pintle::direct::Bench;
-use pintle_conformance::{Options, Progress, Report, Subject, markdown, measure};
+use pintle_conformance::{
+    CheckReport, Options, Progress, Report, Subject, Verdict, markdown, measure,
+};
 use pintle_test_services::{Etcd, EtcdOptions, ZooKeeper, ZooKeeperOptions};
 
 use crate::Sandbox;
@@ -91,4 +93,11 @@ pub fn write(reports: &[Report]) -> Result<()> {
         .with_context(|| format!("cannot write {}", data_file.display()))?;
     std::fs::write(&page_file, page(&steady))
         .with_context(|| format!("cannot write {}", page_file.display()))
+}
+
+/// Everything that is no pass, with its evidence, `but` what is expected.
+#[must_use]
+pub fn shortcomings(report: &Report, but: impl Fn(&CheckReport) -> bool) -> String {
+    let bad = report.checks.iter().filter(|check| check.verdict != Verdict::Pass && !but(check));
+    bad.map(|check| format!("{}\n{}\n", check.line(), check.evidence.join("\n"))).collect()
 }

@@ -17,7 +17,7 @@ use pintle_fixture_faulty::{
     faults::{MARK_BYTES, MARK_START},
     server::Server,
 };
-use pintle_test_suites::{Sandbox, capabilities};
+use pintle_test_suites::{Sandbox, capabilities::shortcomings};
 
 const PASSWORD: &str = "open sesame";
 
@@ -87,12 +87,6 @@ fn every_check_has_a_fault_that_it_must_notice() {
     assert!(gone.is_empty(), "faults for checks that do not exist: {gone:?}");
 }
 
-/// Everything that is no pass, with its evidence.
-fn shortcomings(report: &Report, but: impl Fn(&CheckReport) -> bool) -> String {
-    let bad = report.checks.iter().filter(|check| check.verdict != Verdict::Pass && !but(check));
-    bad.map(|check| format!("{}\n{}\n", check.line(), check.evidence.join("\n"))).collect()
-}
-
 /// Measures a plugin that needs no server.
 async fn measure_alone(plugin: &str, options: &Options) -> Result<Report> {
     let sandbox = Sandbox::new(&[plugin])?;
@@ -101,44 +95,6 @@ async fn measure_alone(plugin: &str, options: &Options) -> Result<Report> {
     let bench = Bench::open(sandbox.settings(&text)?)?;
     let subject = Subject::open(&bench, "main").await.map_err(|it| anyhow::anyhow!(it.text()))?;
     Ok(measure(subject, options, |_| {}).await)
-}
-
-/// A plugin of this project passes, and the checked-in table says what it is measured to keep.
-async fn keeps_all_that_it_promises(plugin: &str) -> Result<()> {
-    let report = capabilities::report(plugin, &Options::default(), |_| {}).await?;
-    let skipped = |check: &CheckReport| check.verdict == Verdict::Skipped;
-    ensure!(report.passed(), "{}", shortcomings(&report, skipped));
-    let known = checked_in()?.into_iter().find(|known| known.plugin == plugin);
-    let known = known.context("it is missing from docs/capabilities.json")?;
-    let verdicts = |report: &Report| -> Vec<(String, Verdict)> {
-        report.checks.iter().map(|check| (check.id.clone(), check.verdict)).collect()
-    };
-    ensure!(verdicts(&known) == verdicts(&report), "run `cargo xtask capabilities` again");
-    Ok(())
-}
-
-/// The measurements that `docs/capabilities.md` shows.
-fn checked_in() -> Result<Vec<Report>> {
-    let (_, data) = capabilities::files();
-    Ok(serde_json::from_str(&std::fs::read_to_string(data)?)?)
-}
-
-#[test]
-fn the_table_of_capabilities_is_made_from_its_data() -> Result<()> {
-    let (page, _) = capabilities::files();
-    let remade = capabilities::page(&checked_in()?);
-    ensure!(std::fs::read_to_string(page)? == remade, "run `cargo xtask capabilities` again");
-    Ok(())
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn local_keeps_all_that_it_promises() -> Result<()> {
-    keeps_all_that_it_promises("local").await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn etcd_keeps_all_that_it_promises() -> Result<()> {
-    keeps_all_that_it_promises("etcd").await
 }
 
 #[tokio::test(flavor = "multi_thread")]
