@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod follow;
 pub mod load;
+pub mod measured;
 
 use std::{
     future::Future,

@@ -1,27 +1,17 @@
 //! `cargo xtask bench etcd`: the etcd plugin against the native Rust client, on one server.
 
-use std::{
-    process::ExitCode,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::process::ExitCode;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use etcd_client::{Client, GetOptions, WatchOptions, WatchStream};
-use futures::StreamExt;
-use pintle::{
-    Config, Pintle,
-    config::{Put, Target, Watch, WatchEvent},
-};
+use pintle::config::Put;
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_services::{Etcd, EtcdOptions};
-use pintle_test_suites::Sandbox;
+use pintle_test_suites::measured::{EVENT_LIMIT, Measured};
 use tokio::sync::Mutex;
 
 const ROOT: &str = "/bench/";
 const KEYS: usize = 1_000;
-/// Longest wait for an event.
-const EVENT_LIMIT: Duration = Duration::from_secs(10);
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
@@ -41,32 +31,24 @@ async fn main() -> Result<ExitCode> {
 
 /// Both sides, connected to the same server, with the same keys.
 struct Stage {
-    config: Config,
+    ours: Measured,
     native: Client,
     /// A connection that neither side uses: it changes what both watch.
     writer: Client,
-    _pintle: Pintle,
-    _sandbox: Sandbox,
 }
 
 impl Stage {
     async fn new(server: &Etcd) -> Result<Self> {
-        let sandbox = Sandbox::new(&["plugins/etcd"])?;
         let endpoint = server.endpoint();
-        let settings = format!(
-            "[backends.main]\nplugin = \"etcd\"\nendpoints = [\"{endpoint}\"]\n\
-             settings = {{ root = \"{ROOT}\" }}\n"
-        );
-        let pintle = sandbox.start(&settings).await?;
-        let config = pintle.config("main")?;
+        let ours = Measured::start("etcd", &endpoint, ROOT).await?;
         let connect = async || Client::connect([&endpoint], None).await;
         let (native, mut writer) = (connect().await?, connect().await?);
         for number in 0..KEYS {
             writer.put(format!("{ROOT}{}", key(number)), value(number), None).await?;
         }
         // Both connections are warm before anything is measured.
-        config.get(&key(0)).await?.context("the plugin reads what the native client wrote")?;
-        Ok(Self { config, native, writer, _pintle: pintle, _sandbox: sandbox })
+        ours.config.get(&key(0)).await?.context("the plugin reads what the native client wrote")?;
+        Ok(Self { ours, native, writer })
     }
 
     /// P1: one linearizable get at a time.
@@ -94,7 +76,7 @@ impl Stage {
         let mut number = 0;
         let ours = || {
             number += 1;
-            let (config, key) = (self.config.clone(), key(number));
+            let (config, key) = (self.ours.config.clone(), key(number));
             async move {
                 let entry = config.get(&key).await?;
                 entry.map(drop).with_context(|| format!("{key} is there"))
@@ -122,7 +104,7 @@ impl Stage {
             .target(Measure::P50, Wanted::AtMost(1.05))
             .operations(300);
         let ours = || {
-            let config = self.config.clone();
+            let config = self.ours.config.clone();
             async move { config.put(Put::new("put/ours", "value")).await.map(drop) }
         };
         let peer = || {
@@ -134,57 +116,17 @@ impl Stage {
 
     /// P4: from the sending of a put, by a third client, to the event with its value.
     async fn change_to_event(&self) -> Result<Vec<Row>> {
-        let mut watch = self.config.watch(Target::Key("watched".into())).await?;
-        while event(&mut watch).await? != WatchEvent::SnapshotEnd {}
         let watched = format!("{ROOT}watched");
         let stream = self.native.clone().watch(&*watched, Some(WatchOptions::new())).await?;
-        let ours = Arc::new(Mutex::new(watch));
-        let native = Arc::new(Mutex::new(stream));
-        let comparison = Comparison::new("P4-etcd", "put to event, one watcher; native watch")
-            .target(Measure::P50, Wanted::AtMost(1.0))
-            .target(Measure::P99, Wanted::AtMost(1.1))
-            .operations(300);
-        let number = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        // Both watch all the time; each takes the time of its own event, then waits for the other's.
-        let change = |timed: Side| {
-            let (ours, native, mut writer) = (ours.clone(), native.clone(), self.writer.clone());
-            let value = number.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_string();
-            let watched = watched.clone();
-            async move {
-                let (mut ours, mut native) = (ours.lock().await, native.lock().await);
-                let begin = Instant::now();
-                let put = writer.put(watched, value.clone(), None);
-                let ours = async { ours_sees(&mut ours, &value).await.map(|()| begin.elapsed()) };
-                let native =
-                    async { native_sees(&mut native, &value).await.map(|()| begin.elapsed()) };
-                let (put, ours, native) = tokio::join!(put, ours, native);
-                put?;
-                Ok::<_, anyhow::Error>(match timed {
-                    Side::Ours => ours?,
-                    Side::Native => native?,
-                })
-            }
+        let stream = Mutex::new(stream);
+        let comparison = Comparison::new("P4-etcd", "put to event, one watcher; native watch");
+        let write = async |value: &str| -> Result<()> {
+            self.writer.clone().put(&*watched, value, None).await?;
+            Ok(())
         };
-        Ok(comparison.run_timed(|| change(Side::Ours), || change(Side::Native)).await?)
+        let native_sees = async |value: &str| native_sees(&mut *stream.lock().await, value).await;
+        self.ours.change_to_event(comparison, "watched", write, native_sees).await
     }
-}
-
-#[derive(Clone, Copy)]
-enum Side {
-    Ours,
-    Native,
-}
-
-async fn ours_sees(watch: &mut Watch, value: &str) -> Result<()> {
-    match event(watch).await? {
-        WatchEvent::Put { entry, .. } if &entry.value[..] == value.as_bytes() => Ok(()),
-        other => bail!("expected {value}, got {other:?}"),
-    }
-}
-
-async fn event(watch: &mut Watch) -> Result<WatchEvent> {
-    let next = tokio::time::timeout(EVENT_LIMIT, watch.next()).await.context("no event came")?;
-    Ok(next.context("the watch ended")??)
 }
 
 async fn native_sees(stream: &mut WatchStream, value: &str) -> Result<()> {

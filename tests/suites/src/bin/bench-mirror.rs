@@ -14,12 +14,12 @@ use anyhow::{Context, Result, ensure};
 use etcd_client::{Client, GetOptions, WatchOptions, WatchStream};
 use futures::StreamExt;
 use pintle::{
-    Config, Pintle,
+    Config,
     config::{Target, WatchEvent},
 };
 use pintle_test_bench::{Comparison, Report, Row, Target as Wanted};
 use pintle_test_services::{Etcd, EtcdOptions};
-use pintle_test_suites::Sandbox;
+use pintle_test_suites::measured::Measured;
 use tokio::sync::{Mutex, Notify};
 
 const ROOT: &str = "/bench/";
@@ -46,27 +46,19 @@ async fn main() -> Result<ExitCode> {
 
 /// Both sides on the same server, with the same keys.
 struct Stage {
-    config: Config,
+    ours: Measured,
     native: Client,
-    _pintle: Pintle,
-    _sandbox: Sandbox,
 }
 
 impl Stage {
     async fn new(server: &Etcd) -> Result<Self> {
-        let sandbox = Sandbox::new(&["plugins/etcd"])?;
         let endpoint = server.endpoint();
-        let settings = format!(
-            "[backends.main]\nplugin = \"etcd\"\nendpoints = [\"{endpoint}\"]\n\
-             settings = {{ root = \"{ROOT}\" }}\n"
-        );
-        let pintle = sandbox.start(&settings).await?;
-        let config = pintle.config("main")?;
+        let ours = Measured::start("etcd", &endpoint, ROOT).await?;
         let mut native = Client::connect([&endpoint], None).await?;
         for number in 0..KEYS {
             native.put(format!("{ROOT}{}", key(number)), "value", None).await?;
         }
-        Ok(Self { config, native, _pintle: pintle, _sandbox: sandbox })
+        Ok(Self { ours, native })
     }
 
     /// P5: a read from the mirror against a native get. The native one is serializable, the cheapest
@@ -74,7 +66,7 @@ impl Stage {
     async fn cached_read(&self) -> Result<Row> {
         const READS: usize = 200_000;
         const GETS: usize = 200;
-        let mirror = self.config.mirror(Target::Prefix("read".into())).await?;
+        let mirror = self.ours.config.mirror(Target::Prefix("read".into())).await?;
         let keys: Vec<String> = (0..KEYS).map(key).collect();
         let ours = || {
             let begin = Instant::now();
@@ -104,7 +96,7 @@ impl Stage {
     /// native client, all on one stream, which costs it least.
     async fn fan_out(&self, server: &Etcd) -> Result<Row> {
         let before = server.metric(WATCHERS, &[]).await?;
-        let audience = Audience::gather(&self.config).await?;
+        let audience = Audience::gather(&self.ours.config).await?;
         let upstream = server.metric(WATCHERS, &[]).await? - before;
         ensure!((upstream - 1.0).abs() < 0.5, "{upstream} upstream watches instead of one");
         let stream = Mutex::new(native_watches(self.native.clone()).await?);

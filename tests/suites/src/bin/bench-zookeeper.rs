@@ -1,0 +1,153 @@
+//! `cargo xtask bench zookeeper`: the ZooKeeper plugin against a native Rust client, on one server.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use pintle::config::{Consistency, Put, ReadOptions};
+use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
+use pintle_test_services::{ZooKeeper, ZooKeeperOptions};
+use pintle_test_suites::measured::{EVENT_LIMIT, Measured};
+use tokio::sync::Mutex;
+use zookeeper_client::{Acls, AddWatchMode, Client, CreateMode};
+
+const ROOT: &str = "/bench";
+const KEYS: usize = 1_000;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let server = ZooKeeper::start(ZooKeeperOptions::default()).await?;
+    let stage = Stage::new(&server).await?;
+    let mut report = Report::default();
+    report.extend(stage.one_reader().await?);
+    report.extend(stage.many_readers().await?);
+    report.extend(stage.one_writer().await?);
+    report.extend(stage.change_to_event().await?);
+    report.print();
+    if let Some(file) = pintle_test_suites::json_file() {
+        report.write_json(&file)?;
+    }
+    Ok(report.exit_code())
+}
+
+/// Both sides, connected to the same server, with the same nodes.
+struct Stage {
+    ours: Measured,
+    native: Client,
+    /// A session that neither side uses: it changes what both watch.
+    writer: Client,
+}
+
+impl Stage {
+    async fn new(server: &ZooKeeper) -> Result<Self> {
+        let endpoint = server.endpoint();
+        let writer = Client::connect(&endpoint).await?;
+        let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+        writer.mkdir(&path("get"), &options).await?;
+        for number in 0..KEYS {
+            let value = format!("{number:0100}");
+            writer.create(&path(&key(number)), value.as_bytes(), &options).await?;
+        }
+        for name in ["put", "watched"] {
+            writer.create(&path(name), b"", &options).await?;
+        }
+        writer.create(&path("put/peer"), b"", &options).await?;
+        let native = Client::connect(&endpoint).await?;
+        let ours = Measured::start("zookeeper", &endpoint, ROOT).await?;
+        // Both sessions are warm before anything is measured.
+        ours.config.get(&key(0)).await?.context("the plugin reads what another client wrote")?;
+        native.get_data(&path(&key(0))).await?;
+        Ok(Self { ours, native, writer })
+    }
+
+    /// P1: one get at a time, sequential on both sides: what the connected server knows.
+    async fn one_reader(&self) -> Result<Vec<Row>> {
+        let comparison = Comparison::new("P1-zookeeper", "config get, one caller; native client")
+            .target(Measure::P50, Wanted::AtMost(0.95))
+            .target(Measure::P99, Wanted::AtMost(1.05))
+            .operations(1_000);
+        self.compare_gets(comparison).await
+    }
+
+    /// P2 and P3: 64 gets outstanding on one session.
+    async fn many_readers(&self) -> Result<Vec<Row>> {
+        let gets = |id, what| Comparison::new(id, what).operations(10_000).outstanding(64);
+        let throughput = gets("P2-zookeeper", "gets, 64 outstanding on one session; native client")
+            .target(Measure::Throughput, Wanted::AtLeast(1.15));
+        let cpu = gets("P3-zookeeper", "client CPU for each of 64 outstanding gets; native client")
+            .target(Measure::CpuPerOperation, Wanted::AtMost(1.2));
+        let mut rows = self.compare_gets(throughput).await?;
+        rows.extend(self.compare_gets(cpu).await?);
+        Ok(rows)
+    }
+
+    async fn compare_gets(&self, comparison: Comparison) -> Result<Vec<Row>> {
+        let mut number = 0;
+        let ours = || {
+            number += 1;
+            let (config, key) = (self.ours.config.clone(), key(number));
+            async move {
+                let consistency = Some(Consistency::Sequential);
+                let options = ReadOptions { consistency, ..ReadOptions::default() };
+                let entry = config.get_with(&key, options).await?;
+                entry.map(drop).with_context(|| format!("{key} is there"))
+            }
+        };
+        let mut native_number = 0;
+        let peer = || {
+            native_number += 1;
+            let (client, path) = (self.native.clone(), path(&key(native_number)));
+            async move { client.get_data(&path).await.map(drop) }
+        };
+        Ok(comparison.run(ours, peer).await?)
+    }
+
+    /// Not in the table of goals, but what everybody asks next: puts by one caller.
+    async fn one_writer(&self) -> Result<Vec<Row>> {
+        let comparison =
+            Comparison::new("P1w-zookeeper", "config put, one caller; native set-data")
+                .target(Measure::P50, Wanted::AtMost(1.05))
+                .operations(300);
+        let ours = || {
+            let config = self.ours.config.clone();
+            async move { config.put(Put::new("put/ours", "value")).await.map(drop) }
+        };
+        let peer = || {
+            let client = self.native.clone();
+            async move { client.set_data(&path("put/peer"), b"value", None).await.map(drop) }
+        };
+        Ok(comparison.run(ours, peer).await?)
+    }
+
+    /// P4: from the sending of a change, by a third session, to the event with its value. The native
+    /// watch only notifies: its reader has to ask for the value.
+    async fn change_to_event(&self) -> Result<Vec<Row>> {
+        let watcher = self.native.watch(&path("watched"), AddWatchMode::Persistent).await?;
+        let watcher = Mutex::new(watcher);
+        let what = "change to event, one watcher; native watch and read";
+        let comparison = Comparison::new("P4-zookeeper", what);
+        let write = async |value: &str| -> Result<()> {
+            self.writer.set_data(&path("watched"), value.as_bytes(), None).await?;
+            Ok(())
+        };
+        let native_sees = async |value: &str| -> Result<()> {
+            let mut watcher = watcher.lock().await;
+            loop {
+                let changed = tokio::time::timeout(EVENT_LIMIT, watcher.changed()).await;
+                changed.context("no event came")?;
+                let (data, _) = self.native.get_data(&path("watched")).await?;
+                if data == value.as_bytes() {
+                    return Ok(());
+                }
+            }
+        };
+        self.ours.change_to_event(comparison, "watched", write, native_sees).await
+    }
+}
+
+fn key(number: usize) -> String {
+    format!("get/{:04}", number % KEYS)
+}
+
+fn path(key: &str) -> String {
+    format!("{ROOT}/{key}")
+}
