@@ -299,7 +299,16 @@ impl Etcd {
     async fn turn(self: &Rc<Self>, cx: &Context, name: &str, lease: &Lease) -> Result<(), Error> {
         let mut pauses = Backoff::default();
         loop {
-            let queue = self.queue_in_time(cx, name).await?;
+            let queue = match self.queue_in_time(cx, name).await {
+                Ok(queue) => queue,
+                // The claim keeps its place as long as its lease lives, which is renewed elsewhere.
+                Err(error) if is_passing(&error) && cx.ended().is_none() => {
+                    tracing::debug!(%error, "the queue of a lock is read again");
+                    pauses.wait().await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
             match queue.standing(&lease.key, lease.create_revision) {
                 Standing::Holds => return Ok(()),
                 Standing::Gone => return Err(lost_while_waiting(name)),
