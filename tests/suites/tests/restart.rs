@@ -94,8 +94,9 @@ async fn a_plugin_that_computes_all_the_time_is_held_back_and_goes_on() -> Resul
         Ok(std::str::from_utf8(&entry.value)?.parse()?)
     };
     let (free, limited) = futures::try_join!(turns("free"), turns("limited"))?;
-    // In two seconds it may use 150 ms of processor time, and the other 2,000.
-    assert!(limited * 3 < free, "{limited} turns with the limit, {free} without");
+    // In two seconds it may use 150 ms of processor time, and the other 2,000, of which a busy machine
+    // may give it less.
+    assert!(limited * 2 < free, "{limited} turns with the limit, {free} without");
     assert!(limited > 0);
     let config = pintle.config("limited")?;
     within("an answer", config.put(Put::new("a", "1"))).await??;
