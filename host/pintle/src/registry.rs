@@ -23,6 +23,7 @@ use crate::{
 };
 
 pub(crate) use record::RegistrationRecord;
+use registration::Asking;
 pub use registration::Registration;
 pub use types::*;
 
@@ -86,23 +87,10 @@ impl Registry {
         check_instance(&instance)?;
         check_ttl(ttl)?;
         let record = Arc::new(RegistrationRecord::new(self.backend.next_id(), ttl, instance));
-        let registrations = &self.backend.routes.registrations;
-        registrations.insert(record.id, &record);
-        match self.backend.registry_register(self.timeout, &record).await {
-            Ok(None) => {
-                let registration = Registration::new(Arc::clone(&self.backend), record);
-                Ok(RegisterOutcome::Registered(registration))
-            }
-            Ok(Some(owner)) => {
-                registrations.remove(record.id);
-                Ok(RegisterOutcome::Taken(Box::new(owner)))
-            }
-            Err(error) => {
-                // A restart that happens now must not repeat it.
-                record.end();
-                registrations.remove(record.id);
-                Err(error)
-            }
+        let asking = Asking::begin(Arc::clone(&self.backend), Arc::clone(&record));
+        match self.backend.registry_register(self.timeout, &record).await? {
+            None => Ok(RegisterOutcome::Registered(asking.succeeded())),
+            Some(owner) => Ok(RegisterOutcome::Taken(Box::new(owner))),
         }
     }
 

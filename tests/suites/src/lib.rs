@@ -97,7 +97,17 @@ impl Sandbox {
     ///
     /// As [`pintle::Builder::start`].
     pub async fn start(&self, text: &str) -> Result<Pintle> {
+        log_if_asked();
         Ok(Pintle::builder().settings(self.settings(text)?).start().await?)
+    }
+}
+
+/// Prints what hosts and plugins log, if `PINTLE_LOG` says what (`debug`, `pintle=debug`).
+fn log_if_asked() {
+    if let Ok(filter) = std::env::var("PINTLE_LOG") {
+        let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+        // Another test of this process has done it already.
+        let _ = log.try_init();
     }
 }
 

@@ -21,11 +21,42 @@ pub struct Registration {
     record: Arc<RegistrationRecord>,
 }
 
-impl Registration {
-    pub(super) fn new(backend: Arc<Backend>, record: Arc<RegistrationRecord>) -> Self {
-        Self { backend, record }
+/// A registration that is being asked for. Dropped before that has succeeded, nothing asks for it any
+/// more: neither the caller nor what repeats requests after a plugin has started.
+pub(super) struct Asking {
+    backend: Arc<Backend>,
+    record: Arc<RegistrationRecord>,
+    succeeded: bool,
+}
+
+impl Asking {
+    /// From now on it is known to those to whom the plugin's events go.
+    pub(super) fn begin(backend: Arc<Backend>, record: Arc<RegistrationRecord>) -> Self {
+        backend.routes.registrations.insert(record.id, &record);
+        Self { backend, record, succeeded: false }
     }
 
+    pub(super) fn succeeded(mut self) -> Registration {
+        self.succeeded = true;
+        let (backend, record) = (Arc::clone(&self.backend), Arc::clone(&self.record));
+        Registration { backend, record }
+    }
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        if self.succeeded {
+            return;
+        }
+        self.backend.routes.registrations.remove(self.record.id);
+        if self.record.end() {
+            // Whoever asked the plugin for it, this call or a repetition: it takes it back.
+            self.backend.registry_close(self.record.id);
+        }
+    }
+}
+
+impl Registration {
     /// What it says of itself now.
     #[must_use]
     pub fn instance(&self) -> Instance {

@@ -455,7 +455,6 @@ async fn a_registration_whose_reply_was_lost_is_neither_orphan_nor_double() -> R
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "known defect: about one time in twenty the instance stays for its TTL"]
 async fn a_registration_that_is_given_up_while_it_is_asked_for_leaves_nothing() -> Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;

@@ -53,17 +53,20 @@ impl Backend {
                 ttl_ms: millis(record.ttl),
             };
             let id = record.id;
-            let abandoned = CloseRegistration { backend: self, id, armed: true };
             let call = Call { on: Some(serving), ..Call::new(REGISTER, timeout) };
             let outcome = self.call(call, move |accessor, guest, context| {
                 Box::pin(async move {
                     exports(guest)?.call_register(accessor, context, id, registration).await
                 })
             });
-            let outcome = outcome.await;
-            abandoned.disarm();
-            match outcome? {
-                wit::RegisterOutcome::Registered(_) => record.registered(),
+            match outcome.await? {
+                wit::RegisterOutcome::Registered(_) => {
+                    record.registered();
+                    // Given up meanwhile by a caller that knew nothing of this request.
+                    if record.is_over() {
+                        self.registry_close(id);
+                    }
+                }
                 wit::RegisterOutcome::Taken(owner) => record.taken(from::state(owner)),
             }
             Ok(())
@@ -209,26 +212,5 @@ impl Backend {
         serving.incarnation.post_in_turn(&runtime, move |accessor, guest| {
             Box::pin(async move { exports(guest)?.call_close(accessor, id).await })
         });
-    }
-}
-
-/// Gives up a registration when dropped, unless disarmed.
-struct CloseRegistration<'a> {
-    backend: &'a Backend,
-    id: u64,
-    armed: bool,
-}
-
-impl CloseRegistration<'_> {
-    fn disarm(mut self) {
-        self.armed = false;
-    }
-}
-
-impl Drop for CloseRegistration<'_> {
-    fn drop(&mut self) {
-        if self.armed {
-            self.backend.registry_close(self.id);
-        }
     }
 }
