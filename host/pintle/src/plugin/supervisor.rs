@@ -399,6 +399,10 @@ async fn watch_lock_again(backend: &Backend, id: u64, watch: &Arc<LockWatchRoute
     if let Err(error) = backend.lock_watch(id, watch).await {
         watch.state.send_replace(Some(Err(error)));
     }
+    // Its user may have gone while it was being opened, and closed what was not there yet.
+    if backend.routes.lock_watches.find(id).is_none() {
+        backend.lock_close(id);
+    }
 }
 
 async fn register_again(backend: &Backend, registration: &Arc<RegistrationRecord>) {
