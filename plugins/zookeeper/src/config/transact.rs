@@ -82,8 +82,8 @@ impl ZooKeeper {
     ) -> Result<Attempt, Failure> {
         let reading = |failure: Failure| failure.without_effect();
         let mut looked = look(client, paths, false).await.map_err(reading)?;
-        if !transaction.mismatches(&looked).is_empty() {
-            // What does not match may be old: nobody is refused because of that.
+        if !transaction.mismatches(&looked).is_empty() || transaction.is_of_nothing(&looked) {
+            // What does not match, or is missing, may be old: nobody is told so because of that.
             looked = look(client, paths, true).await.map_err(reading)?;
             let mismatches = transaction.mismatches(&looked);
             if !mismatches.is_empty() {
@@ -91,6 +91,11 @@ impl ZooKeeper {
             }
         }
         let plan = Plan::new(&looked, &transaction.ops);
+        if transaction.is_of_nothing(&looked) {
+            let results = plan.results(&transaction.ops, &looked, &[]);
+            let before = transaction.before(&looked);
+            return Ok(Attempt::Done(Transacted::Committed(Committed { results, before })));
+        }
         let checks = transaction.held.iter().map(|lease| lease.check());
         let ops: Vec<_> = checks.chain(plan.ops(&self.acl)).collect();
         let held = transaction.held.len();
@@ -253,6 +258,14 @@ impl Transaction {
     fn keys(&self) -> BTreeSet<String> {
         let conditions = self.conditions.iter().map(|condition| condition.key.clone());
         conditions.chain(self.ops.iter().map(|op| key_of(op).to_owned())).collect()
+    }
+
+    /// Whether it is about one key that is missing, and does not put it. Then a read says all: the
+    /// server could prove it only by creating a node and deleting it, which every watch would see.
+    fn is_of_nothing(&self, looked: &Looked) -> bool {
+        let missing = looked.values().all(|(_, state)| matches!(state, State::Missing { .. }));
+        let puts = self.ops.iter().any(|op| matches!(op, TxnOp::Put(_)));
+        looked.len() == 1 && missing && !puts && self.held.is_empty()
     }
 
     fn mismatches(&self, looked: &Looked) -> Vec<Mismatch> {

@@ -45,7 +45,10 @@ async fn a_value_is_a_node_and_its_parents_are_directories() -> Result<()> {
     assert_eq!(config.get("app/db").await?, None, "a directory is no key");
     assert_eq!(keys(&config, "", 0).await?, ["app/db/url"]);
     assert!(matches!(config.delete(Delete::new("app/db/url")).await?, DeleteOutcome::Deleted(_)));
+    let before = other.check_stat("/value/app/db").await?.context("the directory")?;
     assert_eq!(config.delete(Delete::new("app/db/url")).await?, DeleteOutcome::Absent);
+    let after = other.check_stat("/value/app/db").await?.context("the directory")?;
+    assert_eq!(before.pzxid, after.pzxid, "what is not there is deleted without a trace");
     assert!(matches!(other.get_data("/value/app/db/url").await, Err(OtherError::NoNode)));
     assert!(other.check_stat("/value/app/db").await?.is_some(), "directories stay");
     Ok(())
