@@ -1,5 +1,7 @@
 //! `pintle backend`: see and check the backends.
 
+mod restart;
+
 use clap::Subcommand;
 use pintle_client::{
     Client,
@@ -23,12 +25,18 @@ pub(crate) enum Verb {
         /// Name of a backend; all of them if it is left out
         name: Option<String>,
     },
+    /// End a backend's plugin and start it again, also where it was given up
+    Restart {
+        /// Name of the backend
+        name: String,
+    },
 }
 
 pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     session::with(global, async |client| match verb {
         Verb::List => list(global, client).await,
         Verb::Check { name } => check(global, client, name).await,
+        Verb::Restart { name } => restart::run(global, client, &name).await,
     })
     .await
 }

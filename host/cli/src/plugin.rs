@@ -1,5 +1,6 @@
 //! `pintle plugin`: see the plugins in the plugins' directory, and measure one.
 
+mod reload;
 mod test;
 
 use clap::Subcommand;
@@ -22,6 +23,10 @@ pub(crate) enum Verb {
         /// Name of the plugin: its file without `.wasm`
         name: String,
     },
+    /// Let the file of a plugin take over that lies in the plugins' directory
+    Accept(reload::Accept),
+    /// Show what changes when one file takes the place of another
+    Diff(reload::Diff),
     /// Measure what a plugin's file keeps of what it promises, on a test backend
     Test(test::Arguments),
 }
@@ -32,6 +37,11 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::Inspect { name } => {
             session::with(global, async |client| inspect(global, client, &name).await).await
         }
+        Verb::Accept(arguments) => {
+            session::with(global, async |client| reload::accept(global, client, arguments).await)
+                .await
+        }
+        Verb::Diff(arguments) => reload::diff(global, arguments).await,
         Verb::Test(arguments) => test::run(global, arguments).await,
     }
 }

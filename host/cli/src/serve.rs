@@ -75,8 +75,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
         if let Err(error) = file.turn(State::Stopping) {
             tracing::warn!(%error, "commands do not see that this server stops");
         }
-        pintle.shutdown().await;
-        served
+        let report = pintle.shutdown().await;
+        served.map(|()| report)
     };
     tokio::pin!(graceful);
     let mut received = 0;
@@ -91,9 +91,16 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
             }
         }
     };
-    outcome.context("the server ended")?;
+    let report = outcome.context("the server ended")?;
     tracing::info!("stopped");
-    Ok(Exit::OK)
+    if report.is_clean() {
+        return Ok(Exit::OK);
+    }
+    let text = format!(
+        "not everything was released: what the plugins of {} still held ends with its TTL",
+        report.unclean.join(", ")
+    );
+    Err(Failure::error(Exit::FAILED, text))
 }
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {

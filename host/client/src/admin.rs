@@ -1,5 +1,7 @@
 //! Backends, plugins, settings, and the server itself.
 
+mod reload;
+
 use pintle_api::{
     address,
     backend::{Backend, Backends, Check, Liveness},

@@ -13,9 +13,9 @@ use crate::{
     leader::Leader,
     lock::{LeaseClock, Lock},
     plugin::{
-        Backend, BackendState, BackendStatus, Capability, CompiledCache, Engine, Found, Health,
-        Limits, Loader, PluginEntry, PluginFileError, PluginInfo, Shared, check_backends,
-        supervise,
+        Accepted, Backend, BackendState, BackendStatus, Capability, CompiledCache, Engine, Found,
+        Health, Limits, Loader, PluginDiff, PluginEntry, PluginFileError, PluginInfo, Shared,
+        check_backends, follow, supervise, take_over,
     },
     registry::Registry,
     settings::{Problem, Settings, SettingsError},
@@ -77,6 +77,21 @@ pub struct BackendCheck {
     pub took: Duration,
     /// When it was asked.
     pub at: SystemTime,
+}
+
+/// How a shutdown went.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ShutdownReport {
+    /// Backends whose plugins did not release everything in time: what they held ends with its TTL.
+    pub unclean: Vec<String>,
+}
+
+impl ShutdownReport {
+    /// Whether everything was released.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.unclean.is_empty()
+    }
 }
 
 impl Builder {
@@ -154,6 +169,8 @@ impl Pintle {
                 (name.clone(), backend)
             })
             .collect();
+        let all: Vec<_> = backends.values().cloned().collect();
+        follow(&shared, &all);
         let pintle = Self(Arc::new(Inner { shared, backends }));
         for backend in pintle.0.backends.values() {
             settle(backend).await?;
@@ -252,6 +269,59 @@ impl Pintle {
         Ok(self.0.shared.loader.load(name, None).await?.info.clone())
     }
 
+    /// Compares the file that a plugin's backend runs with the one that lies in the plugins'
+    /// directory; nothing where no backend runs it.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and what is wrong with it.
+    pub async fn plugin_diff(&self, name: &str) -> Result<Option<PluginDiff>, PluginFileError> {
+        let new = self.0.shared.loader.load(name, None).await?;
+        let using = self.0.backends.values().filter(|backend| backend.settings.plugin == name);
+        let running = using.filter_map(|backend| backend.plugin()).next();
+        Ok(running.map(|old| PluginDiff::between(&old.info, &new.info)))
+    }
+
+    /// Lets the file of a plugin take over from what its backends run, instead of what the settings
+    /// pin, and although it asks for more or offers less. With `sha256` only if that is its digest.
+    /// It is remembered until the pin in the settings is changed.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and what is wrong with it.
+    pub async fn accept_plugin(
+        &self,
+        name: &str,
+        sha256: Option<&str>,
+    ) -> Result<PluginInfo, PluginFileError> {
+        let shared = &self.0.shared;
+        let plugin = shared.loader.load(name, sha256).await?;
+        let using = || self.0.backends.values().filter(|backend| backend.settings.plugin == name);
+        let pins = using().filter_map(|backend| backend.settings.sha256.as_deref());
+        let pins = pins.map(str::to_ascii_lowercase);
+        if let Err(error) = shared.accepted.accept(name, &plugin.info.sha256, pins) {
+            tracing::error!(%error, "what was accepted is forgotten when the host ends");
+        }
+        for backend in using() {
+            let runs = backend.plugin();
+            if runs.is_none_or(|runs| runs.info.sha256 != plugin.info.sha256) {
+                take_over(backend, &plugin);
+            }
+        }
+        Ok(plugin.info.clone())
+    }
+
+    /// Ends a backend's plugin and starts it again, also where the host had given up on it. Its
+    /// leases are reported lost.
+    ///
+    /// # Errors
+    ///
+    /// `unknown-backend`.
+    pub fn restart_backend(&self, name: &str) -> Result<(), Error> {
+        self.named(name)?.request_restart();
+        Ok(())
+    }
+
     /// The settings that it runs with.
     #[must_use]
     pub fn settings(&self) -> &Settings {
@@ -260,18 +330,27 @@ impl Pintle {
 
     /// Lets every plugin release what it holds, and stops it. Calls made from now on are refused.
     ///
+    /// Registrations are taken back, or stay until their TTL ends, as `shutdown.registrations` says.
+    ///
     /// # Limits
     ///
-    /// A plugin has five seconds; what it still holds then ends with its TTL.
-    pub async fn shutdown(&self) {
+    /// All together have `shutdown.deadline`; what is still held then ends with its TTL.
+    pub async fn shutdown(&self) -> ShutdownReport {
         for backend in self.0.backends.values() {
             backend.request_stop();
         }
+        let deadline = tokio::time::Instant::now() + self.0.shared.settings.shutdown.deadline;
+        let mut unclean = Vec::new();
         for backend in self.0.backends.values() {
             let mut status = backend.subscribe();
+            let stopped = status.wait_for(|status| status.state == BackendState::Stopped);
             // Fails only when the backend is gone already.
-            let _ = status.wait_for(|status| status.state == BackendState::Stopped).await;
+            let in_time = tokio::time::timeout_at(deadline, stopped).await.is_ok();
+            if !in_time || !backend.stopped_cleanly() {
+                unclean.push(backend.name.to_string());
+            }
         }
+        ShutdownReport { unclean }
     }
 
     fn named(&self, name: &str) -> Result<&Arc<Backend>, Error> {
@@ -343,11 +422,13 @@ pub(crate) fn share(settings: Settings) -> Result<Arc<Shared>, StartError> {
     let engine = Engine::start().map_err(|error| StartError::Engine(format!("{error:#}")))?;
     let cache = CompiledCache::open(settings.cache_folder()?, engine.wasmtime.clone())
         .map_err(StartError::Cache)?;
-    let loader = Loader::new(Arc::clone(&engine), settings.plugins_folder(), cache);
+    let limits = Limits::of_files(&settings.plugins.limits);
+    let loader = Loader::new(Arc::clone(&engine), settings.plugins_folder(), cache, limits);
     Ok(Arc::new(Shared {
         engine,
         loader: Arc::new(loader),
         lease_clock: Arc::new(LeaseClock::default()),
+        accepted: Accepted::of(&settings),
         node: settings.node_name().into(),
         settings,
     }))

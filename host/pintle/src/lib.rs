@@ -41,14 +41,14 @@ mod plugin;
 
 pub use config::Config;
 pub use error::{Effect, Error};
-pub use host::{BackendCheck, Builder, DEFAULT, Pintle, StartError};
+pub use host::{BackendCheck, Builder, DEFAULT, Pintle, ShutdownReport, StartError};
 pub use leader::Leader;
 pub use lock::Lock;
 #[doc(hidden)]
 pub use plugin::direct;
 pub use plugin::{
-    BackendState, BackendStatus, Capability, Health, HealthState, NetworkSnapshot, PluginEntry,
-    PluginFileError, PluginInfo,
+    BackendState, BackendStatus, Capability, Health, HealthState, Names, NetworkSnapshot, Pair,
+    PluginDiff, PluginEntry, PluginFileError, PluginInfo,
 };
 pub use registry::Registry;
 pub use tracing::Tracing;

@@ -27,7 +27,11 @@ pub(crate) use following::Following;
 pub(crate) use ring::Weight;
 pub(crate) use subscription::{Item, Subscription};
 
-use crate::{clock::BootTime, config::EventId, error::Error};
+use crate::{
+    clock::BootTime,
+    config::EventId,
+    error::{Error, Refusal},
+};
 
 /// What the upstream watch delivers.
 #[derive(Debug, Clone)]
@@ -129,6 +133,8 @@ pub(crate) struct Mirror<V> {
     newest: watch::Sender<Newest>,
     proven_at: AtomicU64,
     live: AtomicBool,
+    /// Most bytes of a state, and of a snapshot.
+    bytes_max: usize,
 }
 
 /// How far the sequence has come.
@@ -141,40 +147,76 @@ struct Newest {
 
 struct Writer<V> {
     /// The snapshot that is being received.
-    staging: Option<HashMap<Arc<str>, Arc<V>>>,
+    staging: Option<Held<V>>,
+    /// Bytes of the present state, roughly.
+    bytes: usize,
     resync: Option<Arc<str>>,
 }
 
+/// Entries with what they take.
+struct Held<V> {
+    entries: HashMap<Arc<str>, Arc<V>>,
+    bytes: usize,
+}
+
 impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
-    pub(crate) fn new() -> Self {
+    /// A mirror that ends its watch rather than hold more than `bytes_max`.
+    pub(crate) fn bounded(bytes_max: usize) -> Self {
         Self {
             epoch: BootTime::now().nanos(),
             state: ArcSwap::from_pointee(State { entries: HashMap::new(), sequence: 0 }),
-            writer: Mutex::new(Writer { staging: None, resync: None }),
+            writer: Mutex::new(Writer { staging: None, bytes: 0, resync: None }),
             phase: watch::Sender::new(Phase::Filling),
             ring: Mutex::default(),
             newest: watch::Sender::new(Newest::default()),
             proven_at: AtomicU64::new(0),
             live: AtomicBool::new(false),
+            bytes_max,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn new() -> Self {
+        Self::bounded(usize::MAX)
     }
 
     /// Takes the next event of the upstream watch. Called by one writer, never waits.
     pub(crate) fn apply(&self, event: Upstream<V>) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.end().is_some() {
+            return;
+        }
         match event {
-            Upstream::SnapshotBegin => writer.staging = Some(HashMap::new()),
-            Upstream::Put { key, value, previous } => match &mut writer.staging {
-                Some(staging) => {
-                    staging.insert(key, value);
+            Upstream::SnapshotBegin => {
+                writer.staging = Some(Held { entries: HashMap::new(), bytes: 0 });
+            }
+            Upstream::Put { key, value, previous } => {
+                let bytes = weight(&key, &*value);
+                match &mut writer.staging {
+                    Some(staging) => {
+                        let known = staging.entries.insert(Arc::clone(&key), value);
+                        staging.bytes += bytes;
+                        staging.bytes -= known.map_or(0, |known| weight(&key, &*known));
+                    }
+                    None => {
+                        let known = self.state.load().entries.get(&key).cloned();
+                        writer.bytes += bytes;
+                        writer.bytes -= known.map_or(0, |known| weight(&key, &*known));
+                        self.put(key, value, previous);
+                    }
                 }
-                None => self.put(key, value, previous),
-            },
+                self.check_size(&mut writer);
+            }
             Upstream::Removed { key, version, previous } => match &mut writer.staging {
                 Some(staging) => {
-                    staging.remove(&key);
+                    let known = staging.entries.remove(&key);
+                    staging.bytes -= known.map_or(0, |known| weight(&key, &*known));
                 }
-                None => self.remove(&key, version, previous),
+                None => {
+                    let known = self.state.load().entries.get(&key).cloned();
+                    writer.bytes -= known.map_or(0, |known| weight(&key, &*known));
+                    self.remove(&key, version, previous);
+                }
             },
             Upstream::SnapshotEnd(_) => self.finish_snapshot(&mut writer),
             Upstream::Resync(reason) => {
@@ -184,12 +226,7 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
                 return;
             }
             Upstream::Progress(_) => {}
-            Upstream::Ended(error) => {
-                self.live.store(false, Ordering::Release);
-                self.phase.send_replace(Phase::Ended(error));
-                self.newest.send_modify(|newest| newest.ended = true);
-                return;
-            }
+            Upstream::Ended(error) => return self.finish(error),
         }
         if writer.staging.is_none() {
             self.prove();
@@ -244,6 +281,30 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
         EventId { epoch: self.epoch, sequence: self.state.load().sequence }
     }
 
+    /// Nothing more comes.
+    fn finish(&self, error: Error) {
+        self.live.store(false, Ordering::Release);
+        self.phase.send_replace(Phase::Ended(error));
+        self.newest.send_modify(|newest| newest.ended = true);
+    }
+
+    /// Ends the watch when it shows more than it may.
+    fn check_size(&self, writer: &mut Writer<V>) {
+        let staged = writer.staging.as_ref().map_or(0, |staging| staging.bytes);
+        if staged.max(writer.bytes) <= self.bytes_max {
+            return;
+        }
+        writer.staging = None;
+        writer.bytes = 0;
+        let what = format!("watch_bytes = {} bytes in one watch", self.bytes_max);
+        self.finish(Refusal::Exhausted { what }.into());
+        self.state.store(Arc::new(State { entries: HashMap::new(), sequence: self.sequence() }));
+    }
+
+    fn sequence(&self) -> u64 {
+        self.state.load().sequence
+    }
+
     fn put(&self, key: Arc<str>, value: Arc<V>, previous: Option<Arc<V>>) {
         let state = self.state.load();
         let mut entries = state.entries.clone();
@@ -261,7 +322,8 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
 
     /// Replaces the state by the snapshot; subscribers see a resync and then only the differences.
     fn finish_snapshot(&self, writer: &mut Writer<V>) {
-        let Some(snapshot) = writer.staging.take() else { return };
+        let Some(Held { entries: snapshot, bytes }) = writer.staging.take() else { return };
+        writer.bytes = bytes;
         let reason = writer.resync.take();
         let before = self.state.load_full();
         if matches!(*self.phase.borrow(), Phase::Filled) {
@@ -303,6 +365,11 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
             self.proven_at.store(BootTime::now().nanos(), Ordering::Release);
         }
     }
+}
+
+/// Bytes of an entry, roughly.
+fn weight<V: Weight>(key: &str, value: &V) -> usize {
+    key.len() + value.bytes()
 }
 
 #[cfg(test)]

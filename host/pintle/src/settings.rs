@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -49,6 +50,8 @@ pub struct Settings {
     pub plugins: PluginsSettings,
     /// Which backend serves a capability when none is named.
     pub defaults: Defaults,
+    /// What happens when the host is told to end.
+    pub shutdown: ShutdownSettings,
     /// The backends by name.
     pub backends: BTreeMap<String, BackendSettings>,
     #[serde(skip)]
@@ -65,15 +68,22 @@ pub struct ServerSettings {
 }
 
 /// Where plugins come from: `[plugins]`.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct PluginsSettings {
     /// Folder with the plugins' files. Default: see [`Settings::plugins_folder`].
     pub dir: Option<PathBuf>,
     /// What happens when a plugin's file changes. Default: `"auto"`.
     pub reload: Reload,
+    /// How long a new file waits for locks that are held, at most 10min; then they are reported
+    /// lost. Default: `"30s"`.
+    #[serde(with = "values::duration_as_text")]
+    pub drain: Duration,
     /// Folder of the compiled plugins. Default: `cache` in the data directory.
     pub cache_dir: Option<PathBuf>,
+    /// Limits of plugins' files by their names, as `docs/security.md` lists them. Default: none
+    /// changed.
+    pub limits: serde_json::Map<String, serde_json::Value>,
 }
 
 /// What happens when a plugin's file changes.
@@ -87,6 +97,29 @@ pub enum Reload {
     Pinned,
     /// Nothing, until the host starts again.
     Off,
+}
+
+/// What happens when the host is told to end: `[shutdown]`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ShutdownSettings {
+    /// What becomes of registrations. Default: `"remove"`.
+    pub registrations: ShutdownRegistrations,
+    /// How long it may take altogether, 1s to 10min. What is still held then ends with its TTL.
+    /// Default: `"20s"`.
+    #[serde(with = "values::duration_as_text")]
+    pub deadline: Duration,
+}
+
+/// What becomes of registrations when the host is told to end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ShutdownRegistrations {
+    /// They are taken back.
+    #[default]
+    Remove,
+    /// They stay until their TTL ends: for a restart that takes less.
+    Keep,
 }
 
 /// Which backend serves a capability when none is named: `[defaults]`.
@@ -104,6 +137,25 @@ pub struct Defaults {
     /// Backends that spans go to: one name or a list.
     #[serde(deserialize_with = "values::one_or_many")]
     pub tracing: Vec<String>,
+}
+
+impl Default for ShutdownSettings {
+    fn default() -> Self {
+        let registrations = ShutdownRegistrations::default();
+        Self { registrations, deadline: Duration::from_secs(20) }
+    }
+}
+
+impl Default for PluginsSettings {
+    fn default() -> Self {
+        Self {
+            dir: None,
+            reload: Reload::default(),
+            drain: Duration::from_secs(30),
+            cache_dir: None,
+            limits: serde_json::Map::new(),
+        }
+    }
 }
 
 impl Default for ServerSettings {

@@ -5,6 +5,7 @@ mod config;
 mod lock;
 mod plugin;
 mod registry;
+mod reload;
 mod server;
 mod settings;
 
@@ -28,6 +29,7 @@ pub(crate) fn all(state: Arc<State>) -> Router {
         .merge(server::routes())
         .merge(backend::routes())
         .merge(plugin::routes())
+        .merge(reload::routes())
         .merge(settings::routes())
         .merge(config::routes())
         .merge(registry::routes())

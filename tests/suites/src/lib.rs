@@ -2,6 +2,7 @@
 
 pub mod capabilities;
 pub mod follow;
+pub mod hostile;
 pub mod load;
 pub mod measured;
 

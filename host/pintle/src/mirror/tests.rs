@@ -212,3 +212,31 @@ async fn a_cached_value_tells_whether_the_watch_works() {
     fill(&mirror, &[("a", 1)]);
     assert!(mirror.cached("a").unwrap().live);
 }
+
+#[test]
+fn a_watch_that_shows_more_than_it_may_ends_with_the_reason() {
+    let put = |number: u32| Upstream::Put {
+        key: format!("k{number:03}").into(),
+        value: Arc::new(vec![0_u8; 100]),
+        previous: None,
+    };
+    // In a snapshot that has no end.
+    let mirror = Mirror::bounded(1_000);
+    mirror.apply(Upstream::SnapshotBegin);
+    (0..20).for_each(|number| mirror.apply(put(number)));
+    let error = mirror.end().unwrap();
+    assert_eq!(error.code(), "exhausted");
+    assert!(error.to_string().contains("watch_bytes"), "{error}");
+    // And by changes after it. What is replaced or removed makes room.
+    let mirror = Mirror::bounded(1_000);
+    mirror.apply(Upstream::SnapshotBegin);
+    mirror.apply(Upstream::SnapshotEnd(None));
+    for _ in 0..20 {
+        mirror.apply(put(1));
+        mirror.apply(put(2));
+        mirror.apply(Upstream::Removed { key: "k001".into(), version: None, previous: None });
+    }
+    assert!(mirror.end().is_none());
+    (0..20).for_each(|number| mirror.apply(put(number)));
+    assert_eq!(mirror.end().unwrap().code(), "exhausted");
+}

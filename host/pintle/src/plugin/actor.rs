@@ -23,7 +23,7 @@ use super::{
     engine::Engine,
     file::Capability,
     guest::GuestState,
-    limits::Limits,
+    limits::{Limits, explain_trap},
     loader::{Exports, Plugin},
     output::LastWords,
     throttle::{HeldBack, Meters, throttle},
@@ -56,6 +56,10 @@ impl Operation {
 
     fn is_start(self) -> bool {
         self.name == "lifecycle.start"
+    }
+
+    fn is_poll(self) -> bool {
+        self.name.ends_with(".poll")
     }
 
     /// The capability that it belongs to; none for the lifecycle.
@@ -111,10 +115,17 @@ impl Incarnation {
         let host = engine.host_runtime();
         host.spawn(watch_deadlines(Arc::downgrade(&calls), jobs.downgrade(), limits.call_grace));
         let finished = Arc::clone(&calls);
+        let known_limits = limits.clone();
         host.spawn(async move {
             let reason = match task.await {
                 Ok(Ok(())) => "it was stopped".to_owned(),
-                Ok(Err(error)) => last_words.summary().unwrap_or_else(|| format!("{error:#}")),
+                Ok(Err(error)) => {
+                    let error = format!("{error:#}");
+                    if let Some(limit) = explain_trap(&error, &known_limits) {
+                        last_words.note(&limit);
+                    }
+                    last_words.summary().unwrap_or(error)
+                }
                 Err(error) if error.is_cancelled() => "it was stopped".to_owned(),
                 Err(error) => error.to_string(),
             };
@@ -245,6 +256,11 @@ impl Incarnation {
         let mut dropped = self.store_dropped.clone();
         // Fails only when the sender is gone, and then so is the store.
         let _ = dropped.wait_for(|dropped| *dropped).await;
+    }
+
+    /// Whether no call but a poll is under way.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.calls.lock().values().all(|running| running.operation.is_poll())
     }
 
     /// Ends the incarnation now, whatever it does.

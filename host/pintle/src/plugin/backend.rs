@@ -3,17 +3,18 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use wasmtime::component::Accessor;
 
 use super::{
+    accepted::Accepted,
     actor::{CallFailure, GuestResult, Incarnation, Operation},
     bindings::types,
     convert,
@@ -37,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<Engine>,
     pub(crate) loader: Arc<Loader>,
     pub(crate) lease_clock: Arc<LeaseClock>,
+    /// Which files the operator let take over.
+    pub(crate) accepted: Accepted,
     pub(crate) settings: Settings,
     /// Identity of this host, given to plugins.
     pub(crate) node: Arc<str>,
@@ -55,6 +58,11 @@ pub(crate) struct Backend {
     status: watch::Sender<Status>,
     serving: ArcSwapOption<Serving>,
     stopping: watch::Sender<bool>,
+    /// A file that is to take over.
+    wanted: watch::Sender<Option<Arc<Plugin>>>,
+    restarting: Notify,
+    has_served: AtomicBool,
+    stopped_cleanly: AtomicBool,
     next_id: AtomicU64,
 }
 
@@ -138,6 +146,8 @@ pub(crate) struct Status {
     since: SystemTime,
     restarts: u64,
     plugin_info: Option<Arc<Plugin>>,
+    /// What to say of it while it serves: that a file waits, for instance.
+    remark: Arc<str>,
 }
 
 /// One call, before it is made.
@@ -186,9 +196,14 @@ impl Backend {
                 since: SystemTime::now(),
                 restarts: 0,
                 plugin_info: None,
+                remark: "".into(),
             }),
             serving: ArcSwapOption::empty(),
             stopping: watch::Sender::new(false),
+            wanted: watch::Sender::new(None),
+            restarting: Notify::new(),
+            has_served: AtomicBool::new(false),
+            stopped_cleanly: AtomicBool::new(true),
             next_id: AtomicU64::new(1),
         })
     }
@@ -242,6 +257,10 @@ impl Backend {
         self.serving.load_full()
     }
 
+    pub(crate) fn state(&self) -> BackendState {
+        self.status.borrow().state
+    }
+
     pub(crate) fn subscribe(&self) -> watch::Receiver<Status> {
         self.status.subscribe()
     }
@@ -252,7 +271,11 @@ impl Backend {
             name: self.name.to_string(),
             plugin: self.settings.plugin.clone(),
             state: status.state,
-            reason: status.reason.to_string(),
+            reason: if status.state == BackendState::Serving {
+                status.remark.to_string()
+            } else {
+                status.reason.to_string()
+            },
             since: status.since,
             restarts: status.restarts,
             required: self.settings.required,
@@ -284,7 +307,48 @@ impl Backend {
         self.stopping.subscribe()
     }
 
+    /// Asks the supervisor to begin again, also where it gave up.
+    pub(crate) fn request_restart(&self) {
+        self.restarting.notify_one();
+    }
+
+    pub(crate) async fn restart_requested(&self) {
+        self.restarting.notified().await;
+    }
+
+    /// Asks the supervisor to let this file take over.
+    pub(crate) fn want(&self, plugin: Option<Arc<Plugin>>) {
+        self.wanted.send_replace(plugin);
+    }
+
+    pub(crate) fn wanted(&self) -> watch::Receiver<Option<Arc<Plugin>>> {
+        self.wanted.subscribe()
+    }
+
+    /// What to say of it while it serves.
+    pub(crate) fn remark(&self, text: Option<&str>) {
+        self.status.send_modify(|status| status.remark = text.unwrap_or_default().into());
+    }
+
+    /// Whether the plugin could release all that it held when it was stopped.
+    pub(crate) fn stopped_cleanly(&self) -> bool {
+        self.stopped_cleanly.load(Ordering::Acquire)
+    }
+
     // For the supervisor.
+
+    pub(crate) fn set_stopped_cleanly(&self, clean: bool) {
+        self.stopped_cleanly.store(clean, Ordering::Release);
+    }
+
+    pub(crate) fn has_served(&self) -> bool {
+        self.has_served.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn publish_serving(&self) {
+        self.has_served.store(true, Ordering::Release);
+        self.publish(BackendState::Serving, "");
+    }
 
     pub(crate) fn publish(&self, state: BackendState, reason: &str) {
         self.status.send_modify(|status| {
@@ -400,7 +464,9 @@ impl Backend {
         failure: CallFailure,
     ) -> Error {
         let cause = match failure {
-            CallFailure::Plugin(error) => Cause::Plugin(convert::error(error, &serving.scrubber)),
+            CallFailure::Plugin(error) => {
+                Cause::Plugin(convert::error(error, &serving.scrubber, &self.limits))
+            }
             CallFailure::Ended { reason, begun } => Cause::Ended(Ended {
                 reason: serving.scrubber.scrub(&reason).into(),
                 effect: if begun && operation.mutates { Effect::Unknown } else { Effect::None },

@@ -16,6 +16,8 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
+use super::audit;
+
 /// A directory of compiled components.
 pub(crate) struct CompiledCache {
     /// Without one, everything is compiled each time.
@@ -30,13 +32,32 @@ enum Unusable {
     Io(#[from] io::Error),
     #[error("its owner or its permissions let others write it")]
     Exposed,
-    #[error("its content does not have the digest it names")]
+    #[error("it is not what was compiled from this plugin by this engine")]
     Digest,
     #[error("wasmtime does not take it: {0}")]
     Refused(wasmtime::Error),
 }
 
 const DIGEST_LEN: usize = 32;
+/// Files that are kept.
+const FILES_MAX: usize = 128;
+
+/// What a file was compiled from, and by what. It is part of the digest, so that one file cannot
+/// stand in for another.
+struct Origin<'a> {
+    sha256: &'a str,
+    engine: u64,
+}
+
+impl Origin<'_> {
+    fn digest(&self, compiled: &[u8]) -> [u8; DIGEST_LEN] {
+        let mut digest = Sha256::new();
+        digest.update(self.sha256);
+        digest.update(self.engine.to_be_bytes());
+        digest.update(compiled);
+        digest.finalize().into()
+    }
+}
 
 impl CompiledCache {
     /// Uses `dir`, which is created for its owner only.
@@ -70,34 +91,37 @@ impl CompiledCache {
     pub(crate) fn compile(&self, bytes: &[u8], sha256: &str) -> wasmtime::Result<Component> {
         let Some(dir) = &self.dir else { return Component::new(&self.engine, bytes) };
         let path = dir.join(format!("{sha256}-{:016x}.cwasm", self.engine_key()));
-        match self.load(&path) {
+        let origin = Origin { sha256, engine: self.engine_key() };
+        match self.load(&path, &origin) {
             Ok(component) => return Ok(component),
             Err(Unusable::Io(error)) if error.kind() == io::ErrorKind::NotFound => {}
             Err(reason) => {
                 tracing::warn!(file = %path.display(), %reason, "compiled plugin not used; compiling again");
+                let file = path.display().to_string();
+                audit::refused("load-compiled-plugin", &file, &reason.to_string());
             }
         }
         let compiled = self.engine.precompile_component(bytes)?;
-        if let Err(error) = self.store(&path, &compiled) {
+        if let Err(error) = self.store(&path, &compiled, &origin) {
             tracing::warn!(file = %path.display(), %error, "compiled plugin not kept");
         }
         self.deserialize(&compiled)
     }
 
-    fn load(&self, path: &Path) -> Result<Component, Unusable> {
+    fn load(&self, path: &Path, origin: &Origin<'_>) -> Result<Component, Unusable> {
         // Never follow a link: its target may be anybody's.
         if !is_ours(&fs::symlink_metadata(path)?) {
             return Err(Unusable::Exposed);
         }
         let content = fs::read(path)?;
         let (digest, compiled) = content.split_at_checked(DIGEST_LEN).ok_or(Unusable::Digest)?;
-        if Sha256::digest(compiled).as_slice() != digest {
+        if origin.digest(compiled) != digest {
             return Err(Unusable::Digest);
         }
         self.deserialize(compiled).map_err(Unusable::Refused)
     }
 
-    fn store(&self, path: &Path, compiled: &[u8]) -> io::Result<()> {
+    fn store(&self, path: &Path, compiled: &[u8], origin: &Origin<'_>) -> io::Result<()> {
         let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
         let mut file = fs::OpenOptions::new()
             .write(true)
@@ -105,9 +129,25 @@ impl CompiledCache {
             .truncate(true)
             .mode(0o600)
             .open(&unfinished)?;
-        file.write_all(&Sha256::digest(compiled))?;
+        file.write_all(&origin.digest(compiled))?;
         file.write_all(compiled)?;
-        fs::rename(unfinished, path)
+        fs::rename(unfinished, path)?;
+        self.prune()
+    }
+
+    /// Removes what was not written lately: each version of a plugin has a file of its own.
+    fn prune(&self) -> io::Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let mut files = Vec::new();
+        for file in fs::read_dir(dir)? {
+            let file = file?;
+            if file.path().extension().is_some_and(|extension| extension == "cwasm") {
+                files.push((file.metadata()?.modified()?, file.path()));
+            }
+        }
+        files.sort();
+        let excess = files.len().saturating_sub(FILES_MAX);
+        files.iter().take(excess).try_for_each(|(_, path)| fs::remove_file(path))
     }
 
     #[allow(unsafe_code, reason = "see the module's comment")]
@@ -125,7 +165,8 @@ impl CompiledCache {
     }
 }
 
-fn is_ours(metadata: &fs::Metadata) -> bool {
+/// Whether nobody but this user may write it.
+pub(super) fn is_ours(metadata: &fs::Metadata) -> bool {
     let writable_by_others = metadata.mode() & 0o022 != 0;
     !metadata.is_symlink()
         && metadata.uid() == rustix::process::geteuid().as_raw()
@@ -145,6 +186,10 @@ mod tests {
         (dir, cache)
     }
 
+    fn load(cache: &CompiledCache, path: &Path) -> Result<Component, Unusable> {
+        cache.load(path, &Origin { sha256: "abc", engine: cache.engine_key() })
+    }
+
     fn only_file(cache: &CompiledCache) -> PathBuf {
         let files: Vec<_> = fs::read_dir(cache.dir.as_ref().unwrap())
             .unwrap()
@@ -159,7 +204,7 @@ mod tests {
         let (_dir, cache) = cache();
         cache.compile(EMPTY_COMPONENT, "abc").unwrap();
         let path = only_file(&cache);
-        cache.load(&path).unwrap();
+        load(&cache, &path).unwrap();
     }
 
     #[test]
@@ -170,9 +215,21 @@ mod tests {
         let mut content = fs::read(&path).unwrap();
         *content.last_mut().unwrap() ^= 1;
         fs::write(&path, &content).unwrap();
-        assert!(matches!(cache.load(&path), Err(Unusable::Digest)));
+        assert!(matches!(load(&cache, &path), Err(Unusable::Digest)));
         cache.compile(EMPTY_COMPONENT, "abc").unwrap();
-        cache.load(&path).unwrap();
+        load(&cache, &path).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_was_made_of_another_plugin_or_by_another_engine_is_not_used() {
+        let (_dir, cache) = cache();
+        cache.compile(EMPTY_COMPONENT, "abd").unwrap();
+        let foreign = only_file(&cache);
+        let path = cache.dir.as_ref().unwrap().join("abc.cwasm");
+        fs::rename(foreign, &path).unwrap();
+        assert!(matches!(load(&cache, &path), Err(Unusable::Digest)));
+        let stale = Origin { sha256: "abd", engine: !cache.engine_key() };
+        assert!(matches!(cache.load(&path, &stale), Err(Unusable::Digest)));
     }
 
     #[test]
@@ -181,7 +238,7 @@ mod tests {
         cache.compile(EMPTY_COMPONENT, "abc").unwrap();
         let path = only_file(&cache);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).unwrap();
-        assert!(matches!(cache.load(&path), Err(Unusable::Exposed)));
+        assert!(matches!(load(&cache, &path), Err(Unusable::Exposed)));
     }
 
     #[test]
@@ -192,7 +249,7 @@ mod tests {
         let elsewhere = dir.path().join("elsewhere");
         fs::rename(&path, &elsewhere).unwrap();
         std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
-        assert!(matches!(cache.load(&path), Err(Unusable::Exposed)));
+        assert!(matches!(load(&cache, &path), Err(Unusable::Exposed)));
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 
 use super::{
+    accepted::Accepted,
     cache::CompiledCache,
     engine::Engine,
     file::PluginFileError,
     limits::Limits,
-    loader::Loader,
+    loader::{Loader, Plugin},
     supervisor::{missing_data_dir, network_of},
 };
 use crate::settings::{BackendSettings, Origin, Problem, Settings};
@@ -27,10 +28,15 @@ pub(crate) async fn check_backends(settings: &Settings, engine: &Arc<Engine>) ->
     // A folder that the check created might belong to the wrong user.
     let cache = settings.cache_folder().ok();
     let cache = CompiledCache::if_present(cache, engine.wasmtime.clone());
-    let loader = Arc::new(Loader::new(Arc::clone(engine), settings.plugins_folder(), cache));
+    let limits = Limits::of_files(&settings.plugins.limits);
+    let folder = settings.plugins_folder();
+    let loader = Arc::new(Loader::new(Arc::clone(engine), folder, cache, limits));
     let mut found = Found::default();
+    let accepted = Accepted::of(settings);
     for (name, backend) in &settings.backends {
-        check(settings, name, backend, &loader, engine, &mut found).await;
+        let pin = accepted.pin_of(name, backend);
+        let plugin = loader.load(&backend.plugin, pin.as_deref()).await;
+        check(settings, name, backend, plugin, engine, &mut found);
     }
     // As the operator reads the file, not as the backends are named.
     found.problems.sort_by_key(line_of);
@@ -45,15 +51,15 @@ fn line_of(problem: &Problem) -> usize {
     }
 }
 
-async fn check(
+fn check(
     settings: &Settings,
     name: &str,
     backend: &BackendSettings,
-    loader: &Arc<Loader>,
+    plugin: Result<Arc<Plugin>, PluginFileError>,
     engine: &Engine,
     found: &mut Found,
 ) {
-    let plugin = match loader.load(&backend.plugin, backend.sha256.as_deref()).await {
+    let plugin = match plugin {
         Ok(plugin) => plugin,
         Err(error @ (PluginFileError::Missing { .. } | PluginFileError::Directory { .. })) => {
             let text = format!("{error}; so its settings cannot be checked");

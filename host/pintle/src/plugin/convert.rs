@@ -6,28 +6,41 @@ pub(crate) mod registry;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::bindings::types;
+use super::{bindings::types, guest::printable, limits::Limits};
 use crate::{
     config::Consistency,
     error::{Effect, PluginError},
     secret::Scrubber,
 };
 
-pub(crate) fn error(error: types::Error, scrubber: &Scrubber) -> PluginError {
+pub(crate) fn error(error: types::Error, scrubber: &Scrubber, limits: &Limits) -> PluginError {
+    let text = |text: &str| shown(text, scrubber, limits);
     PluginError {
-        code: error.code,
+        code: text(&error.code),
         effect: match error.effect {
             types::Effect::None => Effect::None,
             types::Effect::Unknown => Effect::Unknown,
         },
         retry_after: error.retry_after_ms.map(|ms| Duration::from_millis(u64::from(ms))),
-        message: scrubber.scrub(&error.message).into_owned(),
-        details: error
-            .details
-            .into_iter()
-            .map(|(name, value)| (name, scrubber.scrub(&value).into_owned()))
-            .collect(),
+        message: text(&error.message),
+        details: facts(&error.details, scrubber, limits).collect(),
     }
+}
+
+/// A text of a plugin as others see it: without secrets, printable, and of a sensible length.
+pub(crate) fn shown(text: &str, scrubber: &Scrubber, limits: &Limits) -> String {
+    // Secrets first: half of one that was cut would not be found.
+    printable(&scrubber.scrub(text), limits.error_text_bytes)
+}
+
+/// The first of a plugin's facts.
+pub(crate) fn facts<'a>(
+    facts: &'a [(String, String)],
+    scrubber: &'a Scrubber,
+    limits: &'a Limits,
+) -> impl Iterator<Item = (String, String)> + 'a {
+    let text = |text: &str| shown(text, scrubber, limits);
+    facts.iter().take(limits.facts_max).map(move |(name, value)| (text(name), text(value)))
 }
 
 pub(crate) const fn consistency(consistency: Consistency) -> types::Consistency {

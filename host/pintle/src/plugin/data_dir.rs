@@ -68,9 +68,49 @@ impl DataDir {
     }
 }
 
+/// Bytes of all files below `path`. Links are not followed; what vanishes meanwhile does not count.
+///
+/// # Errors
+///
+/// Fails when a directory cannot be read.
+pub(crate) fn bytes_below(path: &Path) -> io::Result<u64> {
+    let mut bytes: u64 = 0;
+    let mut folders = vec![path.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = match fs::read_dir(&folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            other => other?,
+        };
+        for entry in entries {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            if metadata.is_dir() {
+                folders.push(entry.path());
+            }
+            bytes = bytes.saturating_add(metadata.len());
+        }
+    }
+    Ok(bytes)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn all_files_below_a_directory_count_and_links_lead_nowhere() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("a/b")).unwrap();
+        let empty = bytes_below(root.path()).unwrap();
+        fs::write(root.path().join("a/b/c"), [0; 1000]).unwrap();
+        fs::write(root.path().join("d"), [0; 500]).unwrap();
+        assert_eq!(bytes_below(root.path()).unwrap(), empty + 1500);
+        std::os::unix::fs::symlink("/", root.path().join("a/root")).unwrap();
+        assert!(bytes_below(root.path()).unwrap() < empty + 1500 + 4096);
+    }
 
     #[test]
     fn a_directory_in_use_is_refused_naming_its_holder() {

@@ -6,7 +6,7 @@ mod calls;
 mod record;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -121,6 +121,15 @@ impl Bench {
             found: Vec::new(),
         })?;
         Ok(self.shared.loader.load(name, sha256.as_deref()).await?.info.clone())
+    }
+
+    /// What the plugin in any file is. It is compiled and describes itself without a grant.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and what is wrong with it.
+    pub async fn inspect(&self, file: &Path) -> Result<PluginInfo, PluginFileError> {
+        Ok(self.shared.loader.inspect(file).await?.info.clone())
     }
 
     /// Starts one more incarnation of `backend`'s plugin.

@@ -4,8 +4,7 @@ use std::{sync::Arc, thread};
 
 use tokio::runtime;
 use wasmtime::{
-    Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, StoreLimitsBuilder,
-    UpdateDeadline,
+    Config, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline,
     component::{HasSelf, Linker, ResourceTable},
 };
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
@@ -13,7 +12,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 use super::{
     bindings,
     guest::{Checkpoint, GuestState, HostImports, LogBudget},
-    limits::{EPOCH_TICK, Limits},
+    limits::{EPOCH_TICK, GuestLimiter, Limits},
     network::{self, Network},
     output::LastWords,
     throttle::Unyielded,
@@ -88,7 +87,7 @@ impl Engine {
         wasi.monotonic_clock(GuestClock)
             .max_random_size(limits.random_bytes)
             .stdout(options.last_words.clone())
-            .stderr(options.last_words)
+            .stderr(options.last_words.clone())
             // The plugin's own thread may wait for the disk: no other plugin's does.
             .allow_blocking_current_thread(true);
         if let Some(dir) = options.data_dir {
@@ -99,13 +98,7 @@ impl Engine {
             wasi: wasi.build(),
             table: ResourceTable::new(),
             network: options.network,
-            limits: StoreLimitsBuilder::new()
-                .memory_size(limits.memory_bytes)
-                .table_elements(limits.table_elements)
-                .instances(limits.core_instances)
-                .memories(limits.memories)
-                .tables(limits.tables)
-                .build(),
+            limits: GuestLimiter::new(limits, options.last_words),
             host: HostImports {
                 backend: options.backend,
                 scrubber: options.scrubber,

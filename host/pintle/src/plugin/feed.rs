@@ -127,7 +127,7 @@ pub(crate) fn join<K: Watched>(backend: &Arc<Backend>, target: K::Target) -> Fee
         id: backend.next_id(),
         target,
         made: Made::default(),
-        mirror: Arc::new(Mirror::new()),
+        mirror: Arc::new(Mirror::bounded(backend.limits.watch_bytes)),
     });
     slots.push(Slot { feed: Arc::clone(&feed), users: 1 });
     drop(slots);

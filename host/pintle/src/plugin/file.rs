@@ -119,6 +119,33 @@ pub enum PluginFileError {
         /// The limit.
         limit: u64,
     },
+    /// A link that leads out of the plugins' directory.
+    #[error(
+        "{}: is a link to {}, outside the plugins' directory; put the file itself there, or set \
+         `dir` in [plugins] to where it is", path.display(), target.display()
+    )]
+    Link {
+        /// The link.
+        path: PathBuf,
+        /// Where it leads.
+        target: PathBuf,
+    },
+    /// Anybody may write it.
+    #[error("{}: everybody may write it; take that away with chmod o-w", path.display())]
+    Exposed {
+        /// The file or directory.
+        path: PathBuf,
+    },
+    /// Its code is more than the compiler may be asked to do.
+    #[error("{}: {what}; the limit is {limit}, see [plugins.limits]", path.display())]
+    Limit {
+        /// The file.
+        path: PathBuf,
+        /// What there is too much of.
+        what: String,
+        /// The limit by its name, with its value.
+        limit: String,
+    },
     /// Its digest is not the one that the settings pin.
     #[error("{}: its sha256 is {found}, but the settings pin {pinned}", path.display())]
     Digest {

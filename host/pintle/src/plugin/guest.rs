@@ -5,12 +5,12 @@ use std::{
     time::Instant,
 };
 
-use wasmtime::{StoreLimits, component::ResourceTable};
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::host,
-    limits::Limits,
+    limits::{GuestLimiter, Limits},
     network::{Network, NetworkCtxView, NetworkView},
     throttle::Unyielded,
 };
@@ -21,7 +21,7 @@ pub(crate) struct GuestState {
     pub(crate) wasi: WasiCtx,
     pub(crate) table: ResourceTable,
     pub(crate) network: Network,
-    pub(crate) limits: StoreLimits,
+    pub(crate) limits: GuestLimiter,
     pub(crate) host: HostImports,
     pub(crate) unyielded: Arc<Unyielded>,
 }
@@ -50,6 +50,9 @@ impl Checkpoint {
     }
 }
 
+/// What a line costs beside its text: without it, a flood of empty lines would be free.
+const LINE_BYTES: usize = 64;
+
 /// Token bucket over the bytes that a plugin logs.
 pub(crate) struct LogBudget {
     bytes_per_second: u32,
@@ -68,8 +71,8 @@ impl LogBudget {
         }
     }
 
-    /// Whether `len` bytes may be logged now; with it, how many messages were dropped since the
-    /// last one that could.
+    /// Whether a line of `len` bytes may be logged now; with it, how many messages were dropped
+    /// since the last one that could.
     pub(crate) fn take(&mut self, len: usize) -> Option<u64> {
         let now = Instant::now();
         let rate = f64::from(self.bytes_per_second);
@@ -77,7 +80,7 @@ impl LogBudget {
         self.left = (self.left + refill).min(rate);
         self.refilled = now;
         #[allow(clippy::cast_precision_loss, reason = "lengths of log lines are small")]
-        let len = len as f64;
+        let len = (len + LINE_BYTES) as f64;
         if len > self.left {
             self.dropped += 1;
             return None;
@@ -95,15 +98,19 @@ impl HostImports {
         message: &str,
         fields: &[(String, String)],
     ) {
-        let mut text = printable(message, self.message_bytes_max);
+        let cut = self.message_bytes_max;
+        let len = fields.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>();
+        let Some(dropped) = self.log_budget.take((message.len() + len).min(cut)) else { return };
+        // Before anything is cut off: half a secret would not be found.
+        let mut text = printable(&self.scrubber.scrub(message), cut);
         for (name, value) in fields {
-            let left = self.message_bytes_max.saturating_sub(text.len());
+            let left = cut.saturating_sub(text.len());
             if left == 0 {
                 break;
             }
+            let (name, value) = (self.scrubber.scrub(name), self.scrubber.scrub(value));
             text.push_str(&printable(&format!(" {name}={value}"), left));
         }
-        let Some(dropped) = self.log_budget.take(text.len()) else { return };
         let backend = &*self.backend;
         if dropped > 0 {
             tracing::warn!(target: "pintle::plugin", backend, dropped, "messages over the log rate were dropped");
@@ -188,10 +195,11 @@ mod tests {
 
     #[test]
     fn a_flood_of_log_lines_is_dropped_and_counted() {
-        let limits = Limits { log_bytes_per_second: 10, ..Limits::default() };
+        let limits = Limits { log_bytes_per_second: 100, ..Limits::default() };
         let mut budget = LogBudget::new(&limits);
         assert_eq!(budget.take(10), Some(0));
-        assert_eq!(budget.take(10), None);
+        // An empty line costs something too.
+        assert_eq!(budget.take(0), None);
         budget.refilled -= std::time::Duration::from_secs(5);
         assert_eq!(budget.take(10), Some(1));
     }

@@ -2,15 +2,19 @@
 
 use std::{
     collections::HashMap,
-    fs, io,
+    fs,
+    io::{self, Read},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
 use wasmtime::component::{Component, Instance, InstancePre};
 
 use super::{
+    audit,
     bindings::{config, lifecycle, lock, registry, tracing},
     cache::CompiledCache,
     engine::{Engine, StoreOptions},
@@ -19,8 +23,12 @@ use super::{
     limits::Limits,
     network::{Network, NetworkOptions},
     output::LastWords,
+    shape,
 };
-use crate::secret::Scrubber;
+use crate::{
+    secret::Scrubber,
+    settings::{ByteSize, duration_text},
+};
 
 /// Versions of the WIT packages that this host serves.
 const SERVED: &str = "0.1";
@@ -31,6 +39,8 @@ pub(crate) struct Loader {
     dir: PathBuf,
     cache: CompiledCache,
     limits: Limits,
+    /// One for each file that may be compiled at a time.
+    compiling: Arc<Semaphore>,
     loaded: Mutex<HashMap<(PathBuf, String), Arc<Plugin>>>,
 }
 
@@ -59,8 +69,19 @@ pub(crate) struct Exports {
 }
 
 impl Loader {
-    pub(crate) fn new(engine: Arc<Engine>, dir: PathBuf, cache: CompiledCache) -> Self {
-        Self { engine, dir, cache, limits: Limits::default(), loaded: Mutex::default() }
+    pub(crate) fn new(
+        engine: Arc<Engine>,
+        dir: PathBuf,
+        cache: CompiledCache,
+        limits: Limits,
+    ) -> Self {
+        let compiling = Arc::new(Semaphore::new(COMPILING_MAX));
+        Self { engine, dir, cache, limits, compiling, loaded: Mutex::default() }
+    }
+
+    /// The plugins' directory.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Names of the files that look like plugins, in order.
@@ -105,33 +126,104 @@ impl Loader {
     /// # Errors
     ///
     /// Names the file and what is wrong with it.
+    ///
+    /// # Limits
+    ///
+    /// Two files are compiled at a time, each within `compile_timeout`.
     pub(crate) async fn load(
         self: &Arc<Self>,
         name: &str,
         pinned_sha256: Option<&str>,
     ) -> Result<Arc<Plugin>, PluginFileError> {
         let path = self.path_of(name)?;
-        let loader = Arc::clone(self);
-        let pinned = pinned_sha256.map(str::to_ascii_lowercase);
-        let name = name.to_owned();
-        let prepared = {
-            let path = path.clone();
-            tokio::task::spawn_blocking(move || loader.prepare(&name, &path, pinned.as_deref()))
-                .await
-        };
-        let panicked = |error: tokio::task::JoinError| PluginFileError::NotComponent {
-            path: path.clone(),
-            problem: format!("the compiler failed: {error}"),
-        };
-        match prepared.map_err(panicked)?? {
-            Prepared::Known(plugin) => Ok(plugin),
-            Prepared::New(new) => {
-                let plugin = Arc::new(self.describe(*new).await?);
-                let key = (path, plugin.info.sha256.clone());
-                let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-                Ok(Arc::clone(loaded.entry(key).or_insert(plugin)))
-            }
+        let loaded = self.load_file(name, &path, pinned_sha256).await;
+        if let Err(error) = &loaded {
+            let reason = error.to_string();
+            audit::refused("load-plugin", &path.display().to_string(), &reason);
         }
+        loaded
+    }
+
+    /// The plugin in a file of any directory, which need not be one that is in use.
+    ///
+    /// # Errors
+    ///
+    /// Names the file and what is wrong with it.
+    pub(crate) async fn inspect(
+        self: &Arc<Self>,
+        path: &Path,
+    ) -> Result<Arc<Plugin>, PluginFileError> {
+        let name = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+        self.load_file(name, path, None).await
+    }
+
+    async fn load_file(
+        self: &Arc<Self>,
+        name: &str,
+        path: &Path,
+        pinned_sha256: Option<&str>,
+    ) -> Result<Arc<Plugin>, PluginFileError> {
+        let file = self.aside(path, {
+            let path = path.to_owned();
+            move |loader: &Self| loader.read(&path)
+        });
+        let File { bytes, sha256 } = file.await??;
+        if let Some(pinned) = pinned_sha256.filter(|pinned| !pinned.eq_ignore_ascii_case(&sha256)) {
+            let pinned = pinned.to_ascii_lowercase();
+            return Err(PluginFileError::Digest { path: path.to_owned(), found: sha256, pinned });
+        }
+        let key = (path.to_owned(), sha256.clone());
+        if let Some(plugin) = self.loaded().get(&key) {
+            return Ok(Arc::clone(plugin));
+        }
+        let timeout = self.limits.compile_timeout;
+        let compiled = tokio::time::timeout(timeout, self.compile(name, path, bytes, sha256));
+        let plugin = compiled.await.map_err(|_| PluginFileError::Limit {
+            path: path.to_owned(),
+            what: "compiling it takes too long".to_owned(),
+            limit: format!("compile_timeout = \"{}\"", duration_text(timeout)),
+        })??;
+        let plugin = Arc::new(self.describe(plugin).await?);
+        let mut loaded = self.loaded();
+        // Who still runs an earlier one keeps it.
+        loaded.retain(|(other, _), _| other != path);
+        Ok(Arc::clone(loaded.entry(key).or_insert(plugin)))
+    }
+
+    /// Runs what takes its time where it holds up nobody.
+    async fn aside<T: Send + 'static>(
+        self: &Arc<Self>,
+        path: &Path,
+        work: impl FnOnce(&Self) -> T + Send + 'static,
+    ) -> Result<T, PluginFileError> {
+        let loader = Arc::clone(self);
+        let done = tokio::task::spawn_blocking(move || work(&loader));
+        done.await.map_err(|error| PluginFileError::NotComponent {
+            path: path.to_owned(),
+            problem: format!("the compiler failed: {error}"),
+        })
+    }
+
+    async fn compile(
+        self: &Arc<Self>,
+        name: &str,
+        path: &Path,
+        bytes: Vec<u8>,
+        sha256: String,
+    ) -> Result<Plugin, PluginFileError> {
+        // It is held until the compiler has ended, whoever waits for it.
+        let permit = Arc::clone(&self.compiling).acquire_owned().await;
+        let (name, owned) = (name.to_owned(), path.to_owned());
+        let prepared = self.aside(path, move |loader: &Self| {
+            let prepared = loader.prepare(&name, &owned, &bytes, sha256);
+            drop(permit);
+            prepared
+        });
+        prepared.await?
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, HashMap<(PathBuf, String), Arc<Plugin>>> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn path_of(&self, name: &str) -> Result<PathBuf, PluginFileError> {
@@ -139,7 +231,7 @@ impl Loader {
         // A name is a file's stem: nothing that leads out of the directory.
         let is_stem = Path::new(name).components().count() == 1 && !name.starts_with('.');
         if is_stem && path.is_file() {
-            return Ok(path);
+            return self.inside(path);
         }
         Err(PluginFileError::Missing {
             name: name.to_owned(),
@@ -148,24 +240,34 @@ impl Loader {
         })
     }
 
+    /// A link may lead to another file of the directory, but not out of it: whoever may write there
+    /// would then decide what runs here.
+    fn inside(&self, path: PathBuf) -> Result<PathBuf, PluginFileError> {
+        let unreadable = |error: io::Error| PluginFileError::Unreadable {
+            path: path.clone(),
+            problem: error.to_string(),
+        };
+        let target = path.canonicalize().map_err(unreadable)?;
+        if target.starts_with(self.dir.canonicalize().map_err(unreadable)?) {
+            return Ok(path);
+        }
+        let error = PluginFileError::Link { path, target };
+        if let PluginFileError::Link { path, .. } = &error {
+            audit::refused("load-plugin", &path.display().to_string(), &error.to_string());
+        }
+        Err(error)
+    }
+
     fn prepare(
         &self,
         name: &str,
         path: &Path,
-        pinned: Option<&str>,
-    ) -> Result<Prepared, PluginFileError> {
-        let bytes = self.read(path)?;
-        let sha256 = hex(&Sha256::digest(&bytes));
-        if let Some(pinned) = pinned.filter(|pinned| *pinned != sha256) {
-            let pinned = pinned.to_owned();
-            return Err(PluginFileError::Digest { path: path.to_owned(), found: sha256, pinned });
-        }
-        let key = (path.to_owned(), sha256.clone());
-        if let Some(plugin) = self.loaded.lock().unwrap_or_else(PoisonError::into_inner).get(&key) {
-            return Ok(Prepared::Known(Arc::clone(plugin)));
-        }
+        bytes: &[u8],
+        sha256: String,
+    ) -> Result<Plugin, PluginFileError> {
+        self.check_shape(path, bytes)?;
         let component =
-            self.cache.compile(&bytes, &sha256).map_err(|error| PluginFileError::NotComponent {
+            self.cache.compile(bytes, &sha256).map_err(|error| PluginFileError::NotComponent {
                 path: path.to_owned(),
                 problem: printable_error(&error),
             })?;
@@ -190,20 +292,56 @@ impl Loader {
             data_directory: false,
             imports,
         };
-        Ok(Prepared::New(Box::new(Plugin { info, pre, indices })))
+        Ok(Plugin { info, pre, indices })
     }
 
-    fn read(&self, path: &Path) -> Result<Vec<u8>, PluginFileError> {
+    /// Refuses what the compiler might not come to an end with.
+    fn check_shape(&self, path: &Path, bytes: &[u8]) -> Result<(), PluginFileError> {
+        let (shape, limits) = (shape::measure(bytes), &self.limits);
+        let refuse = |what: String, limit: String| {
+            Err(PluginFileError::Limit { path: path.to_owned(), what, limit })
+        };
+        let size = ByteSize::from_bytes;
+        if shape.nesting > limits.nesting_max {
+            let what = format!("{} components and modules inside each other", shape.nesting);
+            return refuse(what, format!("nesting_max = {}", limits.nesting_max));
+        }
+        if shape.function_bytes > limits.function_bytes {
+            let what = format!("a function of {} bytes", shape.function_bytes);
+            return refuse(what, format!("function_bytes = \"{}\"", size(limits.function_bytes)));
+        }
+        if shape.code_bytes > limits.code_bytes {
+            let what = format!("{} bytes of code", shape.code_bytes);
+            return refuse(what, format!("code_bytes = \"{}\"", size(limits.code_bytes)));
+        }
+        Ok(())
+    }
+
+    /// Reads a file once: what is hashed is what is compiled, whatever happens to the file.
+    fn read(&self, path: &Path) -> Result<File, PluginFileError> {
         let unreadable = |error: io::Error| PluginFileError::Unreadable {
             path: path.to_owned(),
             problem: error.to_string(),
         };
-        let size = fs::metadata(path).map_err(unreadable)?.len();
-        let limit = self.limits.component_bytes;
-        if size > limit {
-            return Err(PluginFileError::TooLarge { path: path.to_owned(), size, limit });
+        let file = fs::File::open(path).map_err(unreadable)?;
+        let metadata = file.metadata().map_err(unreadable)?;
+        if metadata.mode() & WRITABLE_BY_ALL != 0 {
+            return Err(PluginFileError::Exposed { path: path.to_owned() });
         }
-        fs::read(path).map_err(unreadable)
+        let (size, limit) = (metadata.len(), self.limits.component_bytes);
+        let too_large = |size| PluginFileError::TooLarge { path: path.to_owned(), size, limit };
+        if size > limit {
+            return Err(too_large(size));
+        }
+        let mut bytes = Vec::new();
+        // It may grow while it is read.
+        file.take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        let size = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        if size > limit {
+            return Err(too_large(size));
+        }
+        let sha256 = hex(&Sha256::digest(&bytes));
+        Ok(File { bytes, sha256 })
     }
 
     /// What the component exports and imports, read from its type before anything of it runs.
@@ -276,7 +414,7 @@ impl Loader {
                 .run_concurrent(async move |accessor| lifecycle.call_describe(accessor).await)
                 .await?
         });
-        let timeout = self.limits.start_timeout;
+        let timeout = self.limits.describe_timeout;
         let Ok(described) = tokio::time::timeout(timeout, &mut describing).await else {
             describing.abort();
             return Err(failed(format!("no answer within {} s", timeout.as_secs())));
@@ -286,9 +424,16 @@ impl Loader {
             Ok(Err(error)) => return Err(failed(printable_error(&error))),
             Err(error) => return Err(failed(error.to_string())),
         };
+        let features_max = self.limits.features_max;
+        if description.features.len() > features_max {
+            let count = description.features.len();
+            return Err(failed(format!(
+                "it declares {count} features; features_max is {features_max}"
+            )));
+        }
         let info = &mut plugin.info;
-        info.version = description.version;
-        info.summary = description.summary;
+        info.version = printable(&description.version, NAME_BYTES_MAX);
+        info.summary = printable(&description.summary, PROBLEM_BYTES_MAX);
         info.features = description.features.into_iter().collect();
         info.settings_schema = description.settings_schema;
         info.single_writer = description.single_writer;
@@ -299,14 +444,21 @@ impl Loader {
 
 /// Most bytes of an error that may quote names out of a plugin's file.
 const PROBLEM_BYTES_MAX: usize = 8 << 10;
+/// Most bytes of a version.
+const NAME_BYTES_MAX: usize = 256;
+/// Files that are compiled at a time: the compiler uses every core for one.
+const COMPILING_MAX: usize = 2;
+/// The bit of a file's mode that lets everybody write it.
+const WRITABLE_BY_ALL: u32 = 0o002;
 
 fn printable_error(error: &wasmtime::Error) -> String {
     printable(&format!("{error:#}"), PROBLEM_BYTES_MAX)
 }
 
-enum Prepared {
-    Known(Arc<Plugin>),
-    New(Box<Plugin>),
+/// What was read of a file.
+struct File {
+    bytes: Vec<u8>,
+    sha256: String,
 }
 
 impl Plugin {

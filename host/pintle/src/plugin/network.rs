@@ -66,6 +66,8 @@ pub(crate) struct NetworkLimits {
     pub(crate) connections_max: usize,
     /// From the start of a look-up to the end of the TLS handshake.
     pub(crate) connect_timeout: Duration,
+    /// Connections begun a second; more wait their turn.
+    pub(crate) connects_per_second: u32,
     /// Different names that one incarnation may look up; wildcards match without end.
     pub(crate) names_max: usize,
     /// HTTP requests in flight; further ones wait, at most `connect_timeout`.
@@ -238,6 +240,7 @@ impl Default for NetworkLimits {
         Self {
             connections_max: 64,
             connect_timeout: Duration::from_secs(5),
+            connects_per_second: 50,
             names_max: 1024,
             requests_max: 256,
             header_bytes_max: 64 * 1024,

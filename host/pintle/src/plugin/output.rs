@@ -15,16 +15,34 @@ use super::guest::printable;
 
 /// Keeps the last bytes written; a panic message is among them when a plugin traps.
 #[derive(Clone, Default)]
-pub(crate) struct LastWords(Arc<Mutex<VecDeque<u8>>>);
+pub(crate) struct LastWords {
+    said: Arc<Mutex<VecDeque<u8>>>,
+    noted: Arc<Mutex<Option<String>>>,
+}
 
 /// Longer than any panic message worth reading.
 const KEPT_BYTES: usize = 4096;
 
 impl LastWords {
-    /// The last line that is not empty and not the usual hint about backtraces, made printable.
+    /// Keeps what the host saw of its end, beside what the guest said itself. The first note stays.
+    pub(crate) fn note(&self, text: &str) {
+        let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);
+        noted.get_or_insert_with(|| text.to_owned());
+    }
+
+    /// What was noted and what was said last, if anything was.
     pub(crate) fn summary(&self) -> Option<String> {
+        let noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match (noted, self.said_last()) {
+            (Some(noted), Some(said)) => Some(format!("{noted}; it said: {said}")),
+            (noted, said) => noted.or(said),
+        }
+    }
+
+    /// The last line that is not empty and not the usual hint about backtraces, made printable.
+    fn said_last(&self) -> Option<String> {
         let bytes: Vec<u8> =
-            self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
+            self.said.lock().unwrap_or_else(PoisonError::into_inner).iter().copied().collect();
         let text = String::from_utf8_lossy(&bytes);
         let lines: Vec<&str> = text
             .lines()
@@ -36,7 +54,7 @@ impl LastWords {
     }
 
     fn push(&self, bytes: &[u8]) {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut kept = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         kept.extend(bytes);
         let excess = kept.len().saturating_sub(KEPT_BYTES);
         kept.drain(..excess);
@@ -98,6 +116,6 @@ mod tests {
         for _ in 0..10_000 {
             words.push(b"0123456789");
         }
-        assert!(words.0.lock().unwrap().len() <= KEPT_BYTES);
+        assert!(words.said.lock().unwrap().len() <= KEPT_BYTES);
     }
 }

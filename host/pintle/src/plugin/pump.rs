@@ -1,6 +1,9 @@
 //! Fetches what plugins push, and hands it to whom it concerns.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::BoxFuture;
 
@@ -10,6 +13,7 @@ use super::{
     bindings::{config, lock, registry, types},
     convert,
     file::Capability,
+    limits::Pace,
 };
 use crate::{
     clock::BootTime,
@@ -60,9 +64,22 @@ trait Events: 'static {
 
 async fn pump<E: Events>(backend: Arc<Backend>, serving: Arc<Serving>) {
     let (timeout, events_max) = (backend.limits.poll_timeout, backend.limits.poll_events);
+    let mut pace = Pace::per_second(backend.limits.polls_per_second);
     loop {
+        // A plugin that answers everything at once would keep the host from everything else.
+        let wait = pace.take(Instant::now());
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
         match E::poll(&serving, timeout, events_max).await {
             Ok(events) => {
+                let count = events.len();
+                if u32::try_from(count).is_ok_and(|count| count > events_max) {
+                    return serving.incarnation.kill(&format!(
+                        "{} answered {count} events where poll_events = {events_max} were asked for",
+                        E::OPERATION.name
+                    ));
+                }
                 for (id, event) in events {
                     E::dispatch(&backend, &serving, id, event);
                 }
@@ -114,7 +131,7 @@ impl Events for ConfigEvents {
             return;
         }
         let place = backend.place(Self::OPERATION, Some(serving));
-        let event = convert::config::event(event, &place, &serving.scrubber);
+        let event = convert::config::event(event, &place, &serving.scrubber, &backend.limits);
         match (mirror, tail) {
             (Some(mirror), _) => mirror.apply(event),
             (None, Some(tail)) => tail.apply(backend, id, event),
@@ -224,6 +241,6 @@ fn key_of(state: &InstanceState) -> Arc<str> {
 }
 
 fn ended(backend: &Backend, serving: &Serving, operation: Operation, error: types::Error) -> Error {
-    let cause = Cause::Plugin(convert::error(error, &serving.scrubber));
+    let cause = Cause::Plugin(convert::error(error, &serving.scrubber, &backend.limits));
     Error::new(cause, backend.place(operation, Some(serving)))
 }

@@ -1,52 +1,51 @@
-//! Keeps a backend's plugin running: starts it, notices its end, starts it again, or gives up.
+//! Keeps a backend's plugin running: starts it, notices its end, starts it again, replaces it by
+//! another file, or gives up.
+
+mod budget;
+mod handover;
+mod prepare;
+mod repeat;
 
 use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use futures::{StreamExt, stream::FuturesUnordered};
-
 use super::{
-    actor::{CallFailure, Incarnation, Operation},
-    backend::{Backend, BackendState, Serving, pause_after},
-    bindings::lifecycle,
-    convert,
-    data_dir::{DataDir, DataDirError},
+    actor::{Incarnation, Operation},
+    audit,
+    backend::{Backend, BackendState, Serving},
+    data_dir::{DataDir, DataDirError, bytes_below},
     engine::StoreOptions,
     file::PluginFileError,
-    http::HttpOptions,
-    limits::Limits,
     loader::Plugin,
-    network::{
-        GuestEndpoint, Network, NetworkCounters, NetworkError, NetworkLimits, NetworkOptions,
-    },
     output::LastWords,
     pump,
-    routes::LockWatchRoute,
-    tls::TlsSetting,
 };
 use crate::{
-    error::Refusal,
     lock::LeaseStatus,
-    registry::RegistrationRecord,
-    secret::Scrubber,
-    settings::{BackendSettings, PreparedSettings},
+    settings::{ByteSize, ShutdownRegistrations},
 };
+
+use budget::{RESTARTS_MAX, RestartBudget};
+use prepare::explain;
+pub(super) use prepare::{Prepared, missing_data_dir, network_of, prepare};
+use repeat::repeat_requests;
 
 const START: Operation = Operation::mutation("lifecycle.start");
 const STOP: Operation = Operation::mutation("lifecycle.stop");
 
-/// Shortest and longest pause before a plugin is started again.
-const BACKOFF_MIN: Duration = Duration::from_millis(50);
-const BACKOFF_MAX: Duration = Duration::from_secs(10);
-
 /// How often a data directory that another process has is tried.
 const DATA_DIR_PERIOD: Duration = Duration::from_millis(100);
 
-/// How often a plugin may end before its backend is quarantined, and how fast it may again.
-const RESTARTS_MAX: u32 = 8;
-const RESTART_REFILL: Duration = Duration::from_secs(30);
+/// How often the size of a data directory is looked at.
+const DATA_BYTES_PERIOD: Duration = Duration::from_millis(250);
+
+/// How long the store of an incarnation that was ended may take to be gone.
+const END_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// A plugin that ends so soon after it replaced another is replaced by that again.
+const PROBATION: Duration = Duration::from_secs(10);
 
 /// Why a plugin did not start.
 pub(super) enum StartFailure {
@@ -76,6 +75,8 @@ pub(crate) async fn supervise(backend: Arc<Backend>) {
     let mut supervisor = Supervisor {
         stop: backend.stop_requested(),
         backend,
+        plugin: None,
+        earlier: None,
         data_dir: None,
         restarts: RestartBudget::new(),
         incarnations: 0,
@@ -89,10 +90,26 @@ pub(crate) async fn supervise(backend: Arc<Backend>) {
 struct Supervisor {
     backend: Arc<Backend>,
     stop: tokio::sync::watch::Receiver<bool>,
+    /// What it runs, also after an end: another file takes over only when it was let.
+    plugin: Option<Arc<Plugin>>,
+    /// What ran before that, and since when it does not any more.
+    earlier: Option<(Arc<Plugin>, Instant)>,
     /// Locked from the first start to the end, over all incarnations.
     data_dir: Option<DataDir>,
     restarts: RestartBudget,
     incarnations: u64,
+}
+
+/// How the service of an incarnation ended.
+enum End {
+    /// By itself, or it was ended.
+    Died(String),
+    /// The backend is to stop.
+    Stopped,
+    /// Somebody wants it to begin again.
+    Restarted,
+    /// Another file takes over.
+    Replaced(Arc<Plugin>),
 }
 
 impl Supervisor {
@@ -105,25 +122,44 @@ impl Supervisor {
             };
             let reason = match started {
                 Ok(serving) => match self.serve(&serving).await {
-                    Some(reason) => reason,
-                    None => return,
+                    End::Died(reason) => reason,
+                    End::Stopped => return,
+                    End::Restarted => {
+                        self.restarts = RestartBudget::new();
+                        continue;
+                    }
+                    End::Replaced(plugin) => {
+                        self.earlier = self.plugin.replace(plugin).map(|old| (old, Instant::now()));
+                        continue;
+                    }
                 },
-                Err(StartFailure::Final(reason)) => {
+                Err(StartFailure::Final(reason)) if !self.goes_back(&reason) => {
                     tracing::error!(backend = &*self.backend.name, reason, "backend refused");
                     self.backend.publish(BackendState::Refused, &reason);
                     self.let_go(&reason.into());
                     self.backend.end_watches();
-                    return self.stopped().await;
+                    if self.revived().await {
+                        continue;
+                    }
+                    return;
                 }
+                Err(StartFailure::Final(_)) => continue,
                 Err(StartFailure::Passing(reason)) => reason,
             };
+            if self.goes_back(&reason) {
+                continue;
+            }
             let Some(pause) = self.restarts.take(Instant::now()) else {
                 let reason =
                     format!("its plugin ended {RESTARTS_MAX} times in a row, last: {reason}");
                 tracing::error!(backend = &*self.backend.name, reason, "backend quarantined");
+                audit::done("quarantine", &self.backend.name, &reason);
                 self.backend.publish(BackendState::Quarantined, &reason);
                 self.backend.end_watches();
-                return self.stopped().await;
+                if self.revived().await {
+                    continue;
+                }
+                return;
             };
             tracing::warn!(
                 backend = &*self.backend.name,
@@ -140,31 +176,99 @@ impl Supervisor {
         }
     }
 
-    async fn stopped(&mut self) {
-        // Fails only when the backend is gone, and then there is nothing to stop either.
-        let _ = self.stop.wait_for(|stop| *stop).await;
+    /// After a replacement that went wrong: whether the earlier plugin takes over again.
+    fn goes_back(&mut self, reason: &str) -> bool {
+        let Some((earlier, since)) = self.earlier.take() else { return false };
+        if since.elapsed() > PROBATION {
+            return false;
+        }
+        let text = format!("the new file did not work, so the earlier one runs again: {reason}");
+        let failed = self.plugin.replace(earlier);
+        let sha256 = failed.map(|failed| failed.info.sha256.clone()).unwrap_or_default();
+        tracing::error!(backend = &*self.backend.name, sha256, reason, "plugin not replaced");
+        audit::refused("replace-plugin", &self.backend.name, &text);
+        self.backend.remark(Some(&text));
+        true
     }
 
-    /// Serves until the plugin ends, and says why; or until the backend is to stop.
-    async fn serve(&mut self, serving: &Arc<Serving>) -> Option<String> {
+    /// Waits for something that lets a backend try again which gave up; false when it is to stop.
+    async fn revived(&mut self) -> bool {
+        let mut wanted = self.backend.wanted();
+        tokio::select! {
+            biased;
+            _ = self.stop.wait_for(|stop| *stop) => return false,
+            () = self.backend.restart_requested() => {
+                // Only what could never be loaded is read again from its file.
+                if !self.backend.has_served() {
+                    self.plugin = None;
+                }
+            }
+            plugin = next_wanted(&mut wanted) => {
+                self.plugin = plugin;
+                self.backend.want(None);
+            }
+        }
+        self.restarts = RestartBudget::new();
+        self.backend.publish_wait("it is started again");
+        true
+    }
+
+    /// Serves until the plugin ends, somebody wants another, or the backend is to stop.
+    async fn serve(&mut self, serving: &Arc<Serving>) -> End {
         self.backend.set_serving(Some(Arc::clone(serving)));
-        self.backend.publish(BackendState::Serving, "");
+        self.backend.publish_serving();
         tracing::info!(backend = &*self.backend.name, plugin = &*serving.label, "backend serves");
         pump::start(&self.backend, serving);
         let repeating = tokio::spawn(repeat_requests(Arc::clone(&self.backend)));
-        let ended = tokio::select! {
-            reason = serving.incarnation.ended() => Some(serving.scrubber.scrub(&reason).into_owned()),
-            _ = self.stop.wait_for(|stop| *stop) => None,
-        };
+        let filling = self.data_dir.as_ref().map(|dir| {
+            tokio::spawn(watch_size(
+                dir.path().to_owned(),
+                self.backend.limits.data_bytes,
+                Arc::downgrade(&serving.incarnation),
+            ))
+        });
+        let end = self.until_end(serving).await;
         repeating.abort();
-        match &ended {
-            Some(reason) => {
+        if let Some(filling) = filling {
+            filling.abort();
+        }
+        match &end {
+            End::Died(reason) => {
                 self.backend.set_serving(None);
                 self.let_go(&format!("its plugin ended: {reason}").into());
             }
-            None => self.stop_incarnation(serving).await,
+            End::Stopped => self.stop_incarnation(serving).await,
+            End::Restarted => self.end_for(serving, "somebody restarts the backend").await,
+            End::Replaced(plugin) => {
+                let label = format!("{} {}", plugin.info.name, plugin.info.version);
+                self.end_for(serving, &format!("its plugin is replaced by {label}")).await;
+            }
         }
-        ended
+        end
+    }
+
+    async fn until_end(&mut self, serving: &Arc<Serving>) -> End {
+        let mut stop = self.stop.clone();
+        let mut wanted = self.backend.wanted();
+        loop {
+            let plugin = tokio::select! {
+                biased;
+                _ = stop.wait_for(|stop| *stop) => return End::Stopped,
+                reason = serving.incarnation.ended() => {
+                    return End::Died(serving.scrubber.scrub(&reason).into_owned());
+                }
+                () = self.backend.restart_requested() => return End::Restarted,
+                plugin = next_wanted(&mut wanted) => plugin,
+            };
+            self.backend.want(None);
+            if let Some(plugin) = plugin {
+                match self.make_room(serving, &plugin).await {
+                    handover::Room::Made => return End::Replaced(plugin),
+                    handover::Room::Refused => {}
+                    handover::Room::Ended(end) => return end,
+                }
+            }
+        }
     }
 
     /// What an end means for what was open: leases are lost, the rest is asked for again.
@@ -181,14 +285,26 @@ impl Supervisor {
     }
 
     async fn stop_incarnation(&self, serving: &Serving) {
-        let timeout = self.backend.limits.stop_timeout;
-        let stopped = serving.incarnation.call(STOP, timeout, |accessor, guest, context| {
-            Box::pin(async move { guest.lifecycle.call_stop(accessor, context).await })
-        });
-        if let Err(failure) = stopped.await {
-            let error = self.backend.error(STOP, serving, failure);
-            tracing::warn!(%error, "plugin did not stop cleanly; what it held ends with its TTL");
-        }
+        let keep =
+            self.backend.shared.settings.shutdown.registrations == ShutdownRegistrations::Keep;
+        let clean = if keep {
+            // Without `stop`, which takes everything back: the successor adopts what it finds.
+            self.release_leases().await
+        } else {
+            let timeout = self.backend.limits.stop_timeout;
+            let stopped = serving.incarnation.call(STOP, timeout, |accessor, guest, context| {
+                Box::pin(async move { guest.lifecycle.call_stop(accessor, context).await })
+            });
+            match stopped.await {
+                Ok(()) => true,
+                Err(failure) => {
+                    let error = self.backend.error(STOP, serving, failure);
+                    tracing::warn!(%error, "plugin did not stop cleanly; what it held ends with its TTL");
+                    false
+                }
+            }
+        };
+        self.backend.set_stopped_cleanly(clean);
         self.backend.set_serving(None);
         for (_, lease) in self.backend.routes.leases.all() {
             if !matches!(lease.status(), LeaseStatus::Released) {
@@ -198,11 +314,30 @@ impl Supervisor {
         serving.incarnation.kill("it was stopped");
     }
 
+    /// Releases every lease that is held; whether all could be.
+    async fn release_leases(&self) -> bool {
+        let held = self.backend.routes.leases.all().into_iter();
+        let releasing = held.filter(|(_, lease)| lease.release());
+        let releasing = releasing.map(|(id, _)| self.backend.lock_release(id));
+        let releasing = futures::future::join_all(releasing);
+        let timeout = self.backend.limits.stop_timeout;
+        match tokio::time::timeout(timeout, releasing).await {
+            Ok(released) => released.iter().all(Result::is_ok),
+            Err(_) => false,
+        }
+    }
+
     async fn start(&mut self) -> Result<Arc<Serving>, StartFailure> {
         let backend = Arc::clone(&self.backend);
-        let settings = &backend.settings;
-        let loader = &backend.shared.loader;
-        let plugin = loader.load(&settings.plugin, settings.sha256.as_deref()).await?;
+        let plugin = match &self.plugin {
+            Some(plugin) => Arc::clone(plugin),
+            None => {
+                let loader = &backend.shared.loader;
+                let pin = backend.shared.accepted.pin_of(&backend.name, &backend.settings);
+                loader.load(&backend.settings.plugin, pin.as_deref()).await?
+            }
+        };
+        self.plugin = Some(Arc::clone(&plugin));
         backend.set_plugin(&plugin);
         let Prepared { options, scrubber, network } = prepare(&backend, &plugin)?;
         self.grant_data_dir(&plugin).await?;
@@ -236,14 +371,14 @@ impl Supervisor {
         let started = serving.incarnation.call(START, timeout, move |accessor, guest, context| {
             Box::pin(async move { guest.lifecycle.call_start(accessor, context, options).await })
         });
-        started.await.map_err(|failure| explain(failure, &serving))?;
+        started.await.map_err(|failure| explain(failure, &serving, &backend.limits))?;
         Ok(serving)
     }
 
     /// Takes the plugin's directory, waiting while another process has it: a server that stops, or
     /// a command.
     async fn grant_data_dir(&mut self, plugin: &Plugin) -> Result<(), StartFailure> {
-        if !plugin.info.data_directory || self.data_dir.is_some() {
+        if !plugin.info.data_directory {
             return Ok(());
         }
         let name = &self.backend.name;
@@ -251,12 +386,9 @@ impl Supervisor {
             return Err(StartFailure::Final(missing_data_dir(name, plugin)));
         };
         let mut told = false;
-        loop {
+        while self.data_dir.is_none() {
             match DataDir::open(path) {
-                Ok(opened) => {
-                    self.data_dir = Some(opened);
-                    return Ok(());
-                }
+                Ok(opened) => self.data_dir = Some(opened),
                 Err(error @ DataDirError::InUse { .. }) => {
                     if !std::mem::replace(&mut told, true) {
                         let reason = error.to_string();
@@ -270,204 +402,49 @@ impl Supervisor {
                 }
             }
         }
-    }
-}
-
-/// What the plugin is told and may reach: read anew at each start, so that a changed secret
-/// counts.
-pub(super) fn prepare(backend: &Backend, plugin: &Plugin) -> Result<Prepared, StartFailure> {
-    let schema = &plugin.info.settings_schema;
-    let prepared = backend.shared.settings.prepare(&backend.name, schema).map_err(refused)?;
-    for warning in &prepared.warnings {
-        tracing::warn!(backend = &*backend.name, "{warning}");
-    }
-    let scrubber = Arc::new(Scrubber::new(&prepared.secrets).map_err(refused)?);
-    let network = network_of(
-        &backend.name,
-        &backend.settings,
-        &backend.limits,
-        &prepared,
-        Arc::clone(&backend.network_counters),
-        backend.shared.engine.host_runtime(),
-    )
-    .map_err(refused)?;
-    let endpoint = |GuestEndpoint { host, port, tls }| lifecycle::Endpoint { host, port, tls };
-    let options = lifecycle::StartOptions {
-        settings: prepared.json.expose().to_owned(),
-        endpoints: network.endpoints().into_iter().map(endpoint).collect(),
-        resume: backend.checkpoint.load(),
-        backend: backend.name.to_string(),
-        node: backend.shared.node.to_string(),
-    };
-    Ok(Prepared { options, scrubber, network })
-}
-
-/// What a backend's plugin may reach.
-pub(super) fn network_of(
-    name: &str,
-    settings: &BackendSettings,
-    limits: &Limits,
-    prepared: &PreparedSettings,
-    counters: Arc<NetworkCounters>,
-    runtime: tokio::runtime::Handle,
-) -> Result<Network, NetworkError> {
-    let endpoints = settings.endpoints.iter();
-    Network::new(NetworkOptions {
-        endpoints: endpoints.map(|endpoint| endpoint.to_string().into()).collect(),
-        allow: settings.allow.clone(),
-        tls: settings.tls.clone().map_or(TlsSetting::Off, TlsSetting::On),
-        http: HttpOptions {
-            h2c: settings.http.h2c,
-            proxy: prepared.proxy_url.as_ref().map(|url| url.expose().to_owned()),
-        },
-        limits: NetworkLimits {
-            connections_max: usize::try_from(limits.connections).unwrap_or(usize::MAX),
-            ..NetworkLimits::default()
-        },
-        counters,
-        ..NetworkOptions::new(name, runtime)
-    })
-}
-
-/// What to say of a backend whose plugin needs a directory that it was not given.
-pub(super) fn missing_data_dir(name: &str, plugin: &Plugin) -> String {
-    format!(
-        "the plugin {} keeps files and has no directory for them; grant one by \
-         data_dir = \"/var/lib/pintle/{name}\" in [backends.{name}]",
-        plugin.info.name
-    )
-}
-
-/// What an incarnation starts with.
-pub(super) struct Prepared {
-    pub(super) options: lifecycle::StartOptions,
-    pub(super) scrubber: Arc<Scrubber>,
-    pub(super) network: Network,
-}
-
-fn refused(error: impl std::fmt::Display) -> StartFailure {
-    StartFailure::Final(error.to_string())
-}
-
-fn explain(failure: CallFailure, serving: &Serving) -> StartFailure {
-    match failure {
-        CallFailure::Plugin(error) => {
-            let error = convert::error(error, &serving.scrubber);
-            let settled = matches!(
-                error.code.as_str(),
-                "invalid" | "unsupported" | "unauthenticated" | "denied" | "not-found" | "conflict"
-            );
-            let setting = error.details.get("setting");
-            let text = match setting {
-                Some(key) => format!("settings.{key}: {}", error.message),
-                None => error.message,
-            };
-            if settled { StartFailure::Final(text) } else { StartFailure::Passing(text) }
-        }
-        CallFailure::Ended { reason, .. } => {
-            StartFailure::Passing(serving.scrubber.scrub(&reason).into_owned())
-        }
-        CallFailure::Busy { waiting } => {
-            StartFailure::Passing(Refusal::Busy { waiting }.to_string())
+        match full(path, self.backend.limits.data_bytes).await {
+            Some(text) => Err(StartFailure::Final(text)),
+            None => Ok(()),
         }
     }
 }
 
-/// Asks a new incarnation for everything that users have open: each on its own, because one that
-/// is refused again and again must not hold up the others.
-async fn repeat_requests(backend: Arc<Backend>) {
-    let routes = &backend.routes;
-    let (registrations, tails) = (routes.registrations.all(), routes.tails.all());
-    let lock_watches = routes.lock_watches.all();
-    let registering = registrations.iter().map(|(_, record)| register_again(&backend, record));
-    let registering: FuturesUnordered<_> = registering.collect();
-    let following: FuturesUnordered<_> =
-        tails.iter().map(|(_, tail)| tail.reopen(&backend)).collect();
-    let watching = lock_watches.iter().map(|(id, watch)| watch_lock_again(&backend, *id, watch));
-    let watching: FuturesUnordered<_> = watching.collect();
-    tokio::join!(
-        registering.collect::<()>(),
-        following.collect::<()>(),
-        watching.collect::<()>(),
-        routes.config.reopen(&backend),
-        routes.instances.reopen(&backend),
-    );
+/// The file that is to take over, as soon as there is one.
+async fn next_wanted(
+    wanted: &mut tokio::sync::watch::Receiver<Option<Arc<Plugin>>>,
+) -> Option<Arc<Plugin>> {
+    // Fails only when the backend is gone.
+    wanted.wait_for(Option::is_some).await.ok().and_then(|plugin| plugin.clone())
 }
 
-async fn watch_lock_again(backend: &Backend, id: u64, watch: &Arc<LockWatchRoute>) {
-    let _permit = backend.routes.openings.acquire().await;
-    if let Err(error) = backend.lock_watch(id, watch).await {
-        watch.state.send_replace(Some(Err(error)));
-    }
-    // Its user may have gone while it was being opened, and closed what was not there yet.
-    if backend.routes.lock_watches.find(id).is_none() {
-        backend.lock_close(id);
-    }
-}
-
-async fn register_again(backend: &Backend, registration: &Arc<RegistrationRecord>) {
-    while !registration.is_over() {
-        let permit = backend.routes.openings.acquire().await;
-        let registered = backend.registry_register(None, registration).await;
-        drop(permit);
-        let Err(error) = registered else { return };
-        if !registration.is_over() {
-            registration.lost(error.to_string().into());
-            // When this incarnation ends too, so does this task.
-            tokio::time::sleep(pause_after(&error)).await;
+/// Ends the incarnation when its directory holds more than it may.
+async fn watch_size(path: std::path::PathBuf, max: u64, plugin: std::sync::Weak<Incarnation>) {
+    loop {
+        tokio::time::sleep(DATA_BYTES_PERIOD).await;
+        let Some(incarnation) = plugin.upgrade() else { return };
+        if let Some(text) = full(&path, max).await {
+            return incarnation.kill(&text);
         }
     }
 }
 
-/// Counts ends against a budget that refills with time.
-struct RestartBudget {
-    left: u32,
-    refilled: Instant,
-    backoff: Duration,
-}
-
-impl RestartBudget {
-    fn new() -> Self {
-        Self { left: RESTARTS_MAX, refilled: Instant::now(), backoff: BACKOFF_MIN }
-    }
-
-    /// How long to wait before the next start; nothing when the budget is used up.
-    fn take(&mut self, now: Instant) -> Option<Duration> {
-        while self.left < RESTARTS_MAX && now.duration_since(self.refilled) >= RESTART_REFILL {
-            self.left += 1;
-            self.refilled += RESTART_REFILL;
-            self.backoff = BACKOFF_MIN;
+/// What to say of a directory that holds more than `max` bytes.
+async fn full(path: &std::path::Path, max: u64) -> Option<String> {
+    let folder = path.to_owned();
+    let looked = tokio::task::spawn_blocking(move || bytes_below(&folder)).await;
+    match looked {
+        Ok(Ok(bytes)) if bytes > max => {
+            let max = ByteSize::from_bytes(max);
+            Some(format!(
+                "{} holds {bytes} bytes and may hold data_bytes = \"{max}\"; make room, or raise \
+                 that in the backend's limits.more",
+                path.display()
+            ))
         }
-        if self.left == RESTARTS_MAX {
-            self.refilled = now;
+        Ok(Ok(_)) | Err(_) => None,
+        Ok(Err(error)) => {
+            tracing::warn!(folder = %path.display(), %error, "its size cannot be told");
+            None
         }
-        self.left = self.left.checked_sub(1)?;
-        let pause = self.backoff;
-        self.backoff = (self.backoff * 2).min(BACKOFF_MAX);
-        Some(pause)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ends_in_a_row_back_off_and_then_quarantine() {
-        let mut budget = RestartBudget::new();
-        let now = Instant::now();
-        let pauses: Vec<_> = (0..RESTARTS_MAX).map(|_| budget.take(now).unwrap()).collect();
-        assert_eq!(pauses[0], BACKOFF_MIN);
-        assert!(pauses.is_sorted());
-        assert_eq!(budget.take(now), None);
-    }
-
-    #[test]
-    fn the_budget_refills_with_time() {
-        let mut budget = RestartBudget::new();
-        let now = Instant::now();
-        while budget.take(now).is_some() {}
-        assert_eq!(budget.take(now + RESTART_REFILL), Some(BACKOFF_MIN));
-        assert_eq!(budget.take(now + RESTART_REFILL), None);
     }
 }

@@ -108,7 +108,7 @@ pub enum SecretReference {
     File(PathBuf),
 }
 
-/// What a plugin may use up. Everything else that is limited has a fixed value.
+/// What a plugin may use up.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LimitSettings {
@@ -123,6 +123,8 @@ pub struct LimitSettings {
     pub call: Duration,
     /// Open connections at a time, 1 to 1024. Default: `8`.
     pub connections: u32,
+    /// Further limits by their names, as `docs/security.md` lists them. Default: none changed.
+    pub more: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Shows the keys of the plugin's settings only: a value may be a secret.
@@ -151,6 +153,7 @@ impl Default for LimitSettings {
             cpu: CpuShare::WHOLE_CORE,
             call: Duration::from_secs(5),
             connections: 8,
+            more: serde_json::Map::new(),
         }
     }
 }

@@ -3,12 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use super::explain::no_backend;
 use super::load::IMPLICIT_BACKEND;
 use super::path::KeyPath;
 use super::values::{ByteSize, duration_text};
 use super::{BackendSettings, Endpoint, Origin, ProxySettings, Reload, Settings, TlsSettings};
 use crate::plugin::grants::Grants;
+use crate::plugin::limits::{Limits, Scope};
 
 /// Less holds no plugin; more does not exist on 32 bits.
 const MEMORY: [ByteSize; 2] = [ByteSize::from_mib(1), ByteSize::from_mib(4096)];
@@ -16,6 +19,10 @@ const MEMORY: [ByteSize; 2] = [ByteSize::from_mib(1), ByteSize::from_mib(4096)];
 const CALL: [Duration; 2] = [Duration::from_millis(10), Duration::from_secs(600)];
 /// Each connection has buffers and a task.
 const CONNECTIONS: [u32; 2] = [1, 1024];
+/// A new file that waits longer is forgotten by those who put it there.
+const DRAIN_MAX: Duration = Duration::from_secs(600);
+/// Less leaves no time to release anything; more is more than service managers wait.
+const SHUTDOWN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(600)];
 /// Length of names, in bytes: they become parts of URLs and of file names.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -63,6 +70,18 @@ impl Check<'_> {
                 self.report(KeyPath::of(&["node"]), text);
             }
         }
+        if self.settings.plugins.drain > DRAIN_MAX {
+            let text = format!("expected at most \"{}\"", duration_text(DRAIN_MAX));
+            self.report(KeyPath::of(&["plugins", "drain"]), text);
+        }
+        let [least, most] = SHUTDOWN;
+        if !(least..=most).contains(&self.settings.shutdown.deadline) {
+            let (least, most) = (duration_text(least), duration_text(most));
+            let text = format!("expected \"{least}\" to \"{most}\"");
+            self.report(KeyPath::of(&["shutdown", "deadline"]), text);
+        }
+        let of_files = KeyPath::of(&["plugins", "limits"]);
+        self.further_limits(&of_files, Scope::File, &self.settings.plugins.limits);
         let pinned = self.settings.plugins.reload == Reload::Pinned;
         for (name, backend) in self.settings.backends.iter().filter(|_| pinned) {
             if backend.sha256.is_none() {
@@ -225,6 +244,15 @@ impl Check<'_> {
         let [least, most] = CONNECTIONS;
         if limits.connections < least || limits.connections > most {
             self.report(path.key("connections"), format!("expected {least} to {most}"));
+        }
+        self.further_limits(&path.key("more"), Scope::Backend, &limits.more);
+    }
+
+    fn further_limits(&mut self, path: &KeyPath, scope: Scope, chosen: &Map<String, Value>) {
+        for (name, value) in chosen {
+            if let Some(text) = Limits::problem(scope, name, value) {
+                self.report(path.key(name), text);
+            }
         }
     }
 

@@ -30,7 +30,12 @@ proxy = { url = "http://p:1", user = "u", password = { env = "P" } }
 "#;
 
 /// Keys whose values are written as one, and not key by key.
-const WHOLE: [&str; 2] = ["backends.NAME.settings", "backends.NAME.proxy.password"];
+const WHOLE: [&str; 4] = [
+    "backends.NAME.settings",
+    "backends.NAME.proxy.password",
+    "backends.NAME.limits.more",
+    "plugins.limits",
+];
 
 fn collect(value: &Value, path: &str, keys: &mut BTreeSet<String>) {
     match value {

@@ -34,7 +34,7 @@ async fn list(axum::extract::State(state): AppState) -> Json<Backends> {
     Json(Backends { backends })
 }
 
-async fn one(
+pub(super) async fn one(
     axum::extract::State(state): AppState,
     Names(name): Names<String>,
 ) -> Answer<Json<Backend>> {

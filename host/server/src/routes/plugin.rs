@@ -45,7 +45,7 @@ async fn one(
     Ok(Json(host::plugin(info)))
 }
 
-fn failure(error: &PluginFileError) -> Failure {
+pub(super) fn failure(error: &PluginFileError) -> Failure {
     let code = match error {
         PluginFileError::Missing { .. } => code::UNKNOWN_PLUGIN,
         PluginFileError::Directory { .. } => code::PLUGINS_UNREADABLE,

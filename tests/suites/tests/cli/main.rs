@@ -5,5 +5,6 @@ mod config;
 mod crash;
 mod lock;
 mod registry;
+mod reload;
 mod serve;
 mod shell;

@@ -1,11 +1,14 @@
 //! `pintle:plugin/lifecycle`.
 
+use std::sync::Arc;
+
 use crate::{
     error::Error,
     plugin::{
         actor::Operation,
         backend::{Backend, Call},
         bindings::lifecycle as wit,
+        convert,
     },
 };
 
@@ -42,20 +45,20 @@ impl Backend {
             Box::pin(async move { guest.lifecycle.call_health(accessor, context).await })
         });
         let report = report.await?;
-        let scrubber = self.serving_now().map(|serving| std::sync::Arc::clone(&serving.scrubber));
-        let clean = |text: String| match &scrubber {
-            Some(scrubber) => scrubber.scrub(&text).into_owned(),
-            None => text,
-        };
+        let scrubber = self.serving_now().map(|serving| Arc::clone(&serving.scrubber));
+        let (scrubber, limits) = (scrubber.unwrap_or_default(), &self.limits);
+        let counters = report.counters.iter().take(limits.facts_max);
         Ok(Health {
             state: match report.state {
                 wit::State::Serving => HealthState::Serving,
                 wit::State::Degraded => HealthState::Degraded,
                 wit::State::Unavailable => HealthState::Unavailable,
             },
-            message: clean(report.message),
-            details: report.details.into_iter().map(|(name, value)| (name, clean(value))).collect(),
-            counters: report.counters,
+            message: convert::shown(&report.message, &scrubber, limits),
+            details: convert::facts(&report.details, &scrubber, limits).collect(),
+            counters: counters
+                .map(|(name, count)| (convert::shown(name, &scrubber, limits), *count))
+                .collect(),
         })
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     },
     error::{Cause, Error, Place},
     mirror::Upstream,
-    plugin::bindings::config as wit,
+    plugin::{bindings::config as wit, limits::Limits},
     secret::Scrubber,
 };
 
@@ -133,7 +133,12 @@ pub(crate) fn watch_request(
     }
 }
 
-pub(crate) fn event(event: wit::Event, place: &Place, scrubber: &Scrubber) -> Upstream<Entry> {
+pub(crate) fn event(
+    event: wit::Event,
+    place: &Place,
+    scrubber: &Scrubber,
+    limits: &Limits,
+) -> Upstream<Entry> {
     match event {
         wit::Event::SnapshotBegin => Upstream::SnapshotBegin,
         wit::Event::Put(put) => {
@@ -150,7 +155,7 @@ pub(crate) fn event(event: wit::Event, place: &Place, scrubber: &Scrubber) -> Up
         wit::Event::Resync(reason) => Upstream::Resync(scrubber.scrub(&reason).into()),
         wit::Event::Progress(version) => Upstream::Progress(version.map(Into::into)),
         wit::Event::Ended(error) => {
-            let cause = Cause::Plugin(super::error(error, scrubber));
+            let cause = Cause::Plugin(super::error(error, scrubber, limits));
             Upstream::Ended(Error::new(cause, place.clone()))
         }
     }

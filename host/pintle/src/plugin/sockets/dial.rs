@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{Faults, Resolver, wire::Wire};
 use crate::plugin::grants::{Denial, Grant, Grants, Host, Target};
+use crate::plugin::limits::Pace;
 use crate::plugin::network::{NetworkCounters, NetworkLimits, NetworkOptions};
 use crate::plugin::tls::{Purpose, TlsTable};
 
@@ -37,6 +38,8 @@ pub(crate) struct Dialer {
     pub(crate) faults: OnceLock<Arc<Faults>>,
     resolver: Arc<dyn Resolver>,
     connections: Arc<Semaphore>,
+    /// Spaces the beginnings of connections.
+    pace: Mutex<Pace>,
 }
 
 /// Whether a connection speaks TLS.
@@ -74,6 +77,8 @@ pub(crate) enum DialError {
 /// A connection that guest bytes or HTTP requests go through.
 pub(crate) struct Link {
     stream: Box<dyn Duplex>,
+    /// What had arrived when a write failed, and nobody has read yet.
+    arrived: Vec<u8>,
     local: SocketAddr,
     speaks_h2: bool,
 }
@@ -87,6 +92,7 @@ impl Dialer {
     pub(crate) fn new(options: NetworkOptions, grants: Grants, tls: TlsTable) -> Self {
         Self {
             connections: Arc::new(Semaphore::new(options.limits.connections_max)),
+            pace: Mutex::new(Pace::per_second(options.limits.connects_per_second)),
             backend: options.backend,
             grants,
             tls,
@@ -160,6 +166,14 @@ impl Dialer {
         permit: OwnedSemaphorePermit,
         security: Security,
     ) -> Result<Link, DialError> {
+        let pause = {
+            let mut pace = self.pace.lock().unwrap_or_else(PoisonError::into_inner);
+            pace.take(std::time::Instant::now())
+        };
+        if !pause.is_zero() {
+            // It holds its permit meanwhile, so that no more than these ever wait.
+            tokio::time::sleep(pause).await;
+        }
         let dialer = Arc::clone(self);
         let name = target.clone();
         let task = AbortOnDropHandle::new(self.runtime.spawn(async move {
@@ -205,7 +219,9 @@ impl Dialer {
             }
         };
         match tls {
-            None => Ok(Link { stream: Box::new(wire), local, speaks_h2: false }),
+            None => {
+                Ok(Link { stream: Box::new(wire), arrived: Vec::new(), local, speaks_h2: false })
+            }
             Some(client) => {
                 let stream = client.connect(target, purpose, wire).await;
                 Ok(Link::over_tls(stream.map_err(DialError::Tls)?, local))
@@ -290,13 +306,54 @@ impl Link {
     #[cfg(test)]
     pub(super) fn for_test(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         let local = SocketAddr::from(([127, 0, 0, 1], 1));
-        Self { stream: Box::new(stream), local, speaks_h2: false }
+        Self { stream: Box::new(stream), arrived: Vec::new(), local, speaks_h2: false }
     }
 
     fn over_tls<S: Duplex>(stream: TlsStream<S>, local: SocketAddr) -> Self {
         let speaks_h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
-        Self { stream: Box::new(stream), local, speaks_h2 }
+        Self { stream: Box::new(stream), arrived: Vec::new(), local, speaks_h2 }
     }
+}
+
+/// Most bytes that are kept of what arrived before a write failed.
+const ARRIVED_BYTES_MAX: usize = 64 << 10;
+
+impl Link {
+    /// Replaces the failure of a write by what the server said before it closed the connection, if
+    /// it said something: a TLS alert tells why, and a broken pipe does not.
+    fn explained<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        match result {
+            Poll::Ready(Err(error)) if is_cut(&error) => {
+                Poll::Ready(Err(self.last_words(context).unwrap_or(error)))
+            }
+            other => other,
+        }
+    }
+
+    /// Reads what has arrived; answers the error at its end, if there is one already.
+    fn last_words(&mut self, context: &mut Context<'_>) -> Option<io::Error> {
+        let mut piece = [0; 4096];
+        while self.arrived.len() < ARRIVED_BYTES_MAX {
+            let mut buffer = ReadBuf::new(&mut piece);
+            match Pin::new(&mut self.stream).poll_read(context, &mut buffer) {
+                Poll::Ready(Ok(())) if buffer.filled().is_empty() => return None,
+                Poll::Ready(Ok(())) => self.arrived.extend_from_slice(buffer.filled()),
+                Poll::Ready(Err(error)) if is_cut(&error) => return None,
+                Poll::Ready(Err(error)) => return Some(error),
+                Poll::Pending => return None,
+            }
+        }
+        None
+    }
+}
+
+/// Whether the connection was closed by the other side without a word at this layer.
+fn is_cut(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 impl AsyncRead for Link {
@@ -305,6 +362,12 @@ impl AsyncRead for Link {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if !self.arrived.is_empty() {
+            let len = self.arrived.len().min(buffer.remaining());
+            let rest = self.arrived.split_off(len);
+            buffer.put_slice(&std::mem::replace(&mut self.arrived, rest));
+            return Poll::Ready(Ok(()));
+        }
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
@@ -315,7 +378,8 @@ impl AsyncWrite for Link {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.explained(context, written)
     }
 
     fn poll_write_vectored(
@@ -323,7 +387,8 @@ impl AsyncWrite for Link {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.explained(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -331,10 +396,72 @@ impl AsyncWrite for Link {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        let flushed = Pin::new(&mut self.stream).poll_flush(context);
+        self.explained(context, flushed)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    /// A server that answers, says why it closes, and closes.
+    struct Closing(Vec<Result<&'static [u8], &'static str>>);
+
+    impl AsyncRead for Closing {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            match self.0.pop() {
+                Some(Ok(bytes)) => buffer.put_slice(bytes),
+                Some(Err(alert)) => return Poll::Ready(Err(io::Error::other(alert))),
+                None => {}
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    impl AsyncWrite for Closing {
+        fn poll_write(
+            self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            _: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Ready(Err(io::ErrorKind::BrokenPipe.into()))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_fails_with_what_the_server_said_before_it_closed() {
+        let said = vec![Err("certificate required"), Ok(&b"answer"[..])];
+        let mut link = Link::for_test(Closing(said));
+        let error = link.write_all(b"request").await.unwrap_err();
+        assert_eq!(error.to_string(), "certificate required");
+        // And what it had answered is not lost.
+        let mut answer = [0; 6];
+        link.read_exact(&mut answer).await.unwrap();
+        assert_eq!(&answer, b"answer");
+    }
+
+    #[tokio::test]
+    async fn a_write_fails_as_it_does_when_the_server_said_nothing() {
+        let error = Link::for_test(Closing(Vec::new())).write_all(b"request").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
     }
 }

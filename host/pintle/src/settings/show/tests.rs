@@ -84,6 +84,7 @@ fn each_setting_is_shown_with_where_it_was_written() {
         [
             "plugins.cache_dir = \"/data/cache\"  # default",
             "plugins.dir = \"/etc/plugins\"  # /etc/pintle.toml:4",
+            "plugins.drain = \"30s\"  # default",
             "plugins.reload = \"auto\"  # default",
         ]
     );

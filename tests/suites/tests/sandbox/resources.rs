@@ -1,0 +1,95 @@
+//! Wanting more of everything.
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use pintle::BackendState;
+use pintle_fixture_hostile::Behaviour;
+use pintle_test_suites::{
+    hostile::{Options, Stage, impatient, log},
+    within,
+};
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_memory_bomb_is_ended_and_names_its_limit() -> Result<()> {
+    let stage = Stage::with(Behaviour::MemoryBomb, Options::default()).await?;
+    stage.is_ended_for("limits.memory = \"64MiB\"").await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_stack_bomb_is_ended() -> Result<()> {
+    let stage = Stage::with(Behaviour::StackBomb, Options::default()).await?;
+    stage.is_ended_for("").await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_flood_of_handles_is_ended() -> Result<()> {
+    let stage = Stage::with(Behaviour::HandleFlood, Options::default()).await?;
+    stage.is_ended_for("handles_max = 10000").await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_flood_of_streams_is_ended() -> Result<()> {
+    let stage = Stage::with(Behaviour::StreamFlood, Options::default()).await?;
+    stage.is_ended_for("handles_max = 10000").await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn random_bytes_are_cut_off() -> Result<()> {
+    let stage = Stage::with(Behaviour::RandomFlood, Options::default()).await?;
+    let report = within("the report", stage.provoke()).await??;
+    ensure!(report == "at most 65536 bytes", "{report}");
+    stage.goes_on()?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_call_that_only_yields_is_ended() -> Result<()> {
+    let stage = Stage::with(Behaviour::YieldForever, impatient()).await?;
+    stage.is_ended_for("did not return within").await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_loop_in_the_background_is_ended() -> Result<()> {
+    let stage = Stage::with(Behaviour::LoopInBackground, impatient()).await?;
+    // It does so at each start.
+    stage.settles(BackendState::Quarantined, "computed for 100 ms without yielding").await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn yielding_without_end_takes_no_more_than_its_share() -> Result<()> {
+    let limits = "limits = { cpu = \"50ms/s\", call = \"10s\" }";
+    let options = Options { backend: limits.to_owned(), ..Options::default() };
+    let stage = Stage::with(Behaviour::YieldInBackground, options).await?;
+    let told = || log::lines_with(&["plugin is held back", "50ms/s"]);
+    within("the host to hold it back", async {
+        while told().is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    })
+    .await?;
+    stage.goes_on()?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_directory_that_is_too_full_ends_its_plugin() -> Result<()> {
+    let limits = "limits = { call = \"20s\", more = { data_bytes = \"4MiB\" } }";
+    let options = Options { backend: limits.to_owned(), ..Options::default() };
+    let stage = Stage::with(Behaviour::DataFlood, options).await?;
+    let error = within("the end", stage.provoke()).await?.unwrap_err();
+    ensure!(error.to_string().contains("data_bytes = \"4MiB\""), "{error}");
+    // It is too full to start on, until somebody makes room.
+    stage.settles(BackendState::Refused, "make room").await?;
+    std::fs::remove_dir_all(stage.sandbox.path().join("data-of-culprit"))?;
+    std::fs::create_dir(stage.sandbox.path().join("data-of-culprit"))?;
+    stage.pintle.restart_backend("culprit")?;
+    stage.serves_again(0).await?;
+    stage.is_unharmed().await
+}
