@@ -14,6 +14,7 @@ pub mod plugin;
 pub mod problem;
 pub mod registry;
 pub mod settings;
+pub mod tracing;
 
 pub use problem::{Effect, Problem};
 

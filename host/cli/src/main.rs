@@ -20,6 +20,7 @@ mod session;
 mod settings;
 mod signals;
 mod terminal;
+mod trace;
 
 use exit::Exit;
 use global::Global;
@@ -54,6 +55,9 @@ enum Noun {
     /// See the plugins in the plugins' directory, and measure one
     #[command(subcommand)]
     Plugin(plugin::Verb),
+    /// See what became of spans; read and write headers of traces
+    #[command(subcommand)]
+    Trace(trace::Verb),
     /// Check and show the settings
     #[command(subcommand)]
     Settings(settings::Verb),
@@ -95,6 +99,7 @@ async fn run(Arguments { global, noun }: Arguments) -> anyhow::Result<Exit> {
         Noun::Lock(verb) => lock::run(&global, verb).await,
         Noun::Backend(verb) => backend::run(&global, verb).await,
         Noun::Plugin(verb) => plugin::run(&global, verb).await,
+        Noun::Trace(verb) => trace::run(&global, verb).await,
         Noun::Settings(verb) => settings::run(&global, verb).await,
         Noun::Guard(arguments) => guard::run(&arguments).map(|()| Exit::OK),
     }

@@ -8,7 +8,7 @@ use std::{
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use pintle::Pintle;
-use pintle_server::Api;
+use pintle_server::{Api, receive::Receivers};
 use tokio::net::TcpListener;
 use tracing_subscriber::fmt;
 
@@ -51,6 +51,9 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let reservation = Reservation::of(&data_root)?;
     // Early, because it is likely to fail and leaves nothing behind.
     let listener = bind(settings.server.listen).await?;
+    let receivers = Receivers::bind(&settings.tracing.receive)
+        .await
+        .map_err(|error| Failure::error(Exit::USAGE, error.to_string()))?;
     let address = listener.local_addr()?;
     let url = format!("http://{address}");
     // Already now: a command that finds the data directory taken waits for this server.
@@ -63,6 +66,14 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let api = Api::new(pintle.clone());
     file.turn(State::Serving)?;
     greet(global, &url)?;
+    for (key, address) in receivers.addresses()? {
+        tracing::info!(%address, "spans are taken: tracing.receive.{key}");
+    }
+    let (end_receiving, received_all) = tokio::sync::oneshot::channel::<()>();
+    let receiving = tokio::spawn(receivers.serve(pintle.clone(), async {
+        // Either way it is time to stop.
+        let _ = received_all.await;
+    }));
 
     let stop = async {
         let signal = signals.next().await;
@@ -74,6 +85,10 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
         // Not before: until here it answers those who still have to release what they hold.
         if let Err(error) = file.turn(State::Stopping) {
             tracing::warn!(%error, "commands do not see that this server stops");
+        }
+        drop(end_receiving);
+        if let Err(error) = receiving.await.map_err(io::Error::other).flatten() {
+            tracing::warn!(%error, "a receiver of spans ended early");
         }
         let report = pintle.shutdown().await;
         served.map(|()| report)

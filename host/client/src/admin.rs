@@ -7,6 +7,7 @@ use pintle_api::{
     backend::{Backend, Backends, Check, Liveness},
     plugin::{Plugin, Plugins},
     settings::Settings,
+    tracing::{Carried, Headers, Inject, Status},
 };
 
 use crate::{
@@ -40,6 +41,30 @@ impl Admin {
     pub async fn backends(&self) -> Result<Vec<Backend>, ClientError> {
         let backends: Backends = self.client.json(Call::get("/v1/backends".into())).await?;
         Ok(backends.backends)
+    }
+
+    /// What became of the spans that were reported.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn tracing_status(&self) -> Result<Status, ClientError> {
+        self.client.json(Call::get("/v1/tracing/status".into())).await
+    }
+
+    /// What headers say of a trace.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn trace_extract(&self, headers: &Headers) -> Result<Carried, ClientError> {
+        self.client.json(Call::post("/v1/tracing/extract".into()).json(headers)?).await
+    }
+
+    /// Headers by which a trace goes on elsewhere.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn trace_inject(&self, inject: &Inject) -> Result<Headers, ClientError> {
+        self.client.json(Call::post("/v1/tracing/inject".into()).json(inject)?).await
     }
 
     /// One backend and its state.

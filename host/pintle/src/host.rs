@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     path::Path,
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime},
 };
 
@@ -19,8 +19,11 @@ use crate::{
     },
     registry::Registry,
     settings::{Problem, Settings, SettingsError},
-    tracing::Tracing,
+    tracing::{BackendSink, OwnSpan, Pipeline, Role, Tracing, pipeline::Sink},
 };
+
+/// Time for the spans that are pending when the host stops.
+const LAST_SPANS: Duration = Duration::from_secs(5);
 
 /// Names the default backend of a capability wherever a backend is named.
 pub const DEFAULT: &str = "default";
@@ -33,6 +36,8 @@ pub struct Pintle(Arc<Inner>);
 struct Inner {
     shared: Arc<Shared>,
     backends: BTreeMap<String, Arc<Backend>>,
+    /// Begun when the backends have said what they offer.
+    pipeline: OnceLock<Pipeline>,
 }
 
 /// Makes a [`Pintle`].
@@ -171,10 +176,12 @@ impl Pintle {
             .collect();
         let all: Vec<_> = backends.values().cloned().collect();
         follow(&shared, &all);
-        let pintle = Self(Arc::new(Inner { shared, backends }));
+        let pintle = Self(Arc::new(Inner { shared, backends, pipeline: OnceLock::new() }));
         for backend in pintle.0.backends.values() {
             settle(backend).await?;
         }
+        // Begins it: from now on its sinks are known.
+        let _ = pintle.pipeline();
         Ok(pintle)
     }
 
@@ -221,6 +228,42 @@ impl Pintle {
     /// `unknown-backend`, `no-default` or `no-capability`.
     pub fn tracing(&self, backend: &str) -> Result<Tracing, Error> {
         self.find(backend, Capability::Tracing).map(Tracing::new)
+    }
+
+    /// Where applications report their spans: it brings them to the backends that the settings choose
+    /// for tracing, or to the only one that offers it.
+    #[must_use]
+    pub fn pipeline(&self) -> &Pipeline {
+        self.0.pipeline.get_or_init(|| {
+            let shared = &self.0.shared;
+            let settings = &shared.settings.tracing;
+            let runtime = shared.engine.host_runtime();
+            let pipeline = Pipeline::start(settings, self.sinks(), &runtime);
+            if settings.own && pipeline.has_sink() {
+                shared.own_spans.report_to(&pipeline, &shared.node);
+            }
+            pipeline
+        })
+    }
+
+    /// Begins a span for a request that somebody makes to this host, in the trace that the caller
+    /// belongs to ([`crate::tracing::in_trace`]). None unless `own` is set in `[tracing]`.
+    ///
+    /// `name` is one of few: a route, never a path.
+    #[must_use]
+    pub fn request_span(&self, name: &str) -> Option<OwnSpan> {
+        self.0.shared.own_spans.begin(Role::Server, name)
+    }
+
+    fn sinks(&self) -> Vec<Arc<dyn Sink>> {
+        let chosen = &self.0.shared.settings.defaults.tracing;
+        let backends: Vec<_> = if chosen.is_empty() {
+            self.default_of(Capability::Tracing).into_iter().collect()
+        } else {
+            chosen.iter().filter_map(|name| self.named(name).ok().cloned()).collect()
+        };
+        let sink = |backend| Arc::new(BackendSink(Tracing::new(backend))) as Arc<dyn Sink>;
+        backends.into_iter().map(sink).collect()
     }
 
     /// How every backend stands, by name.
@@ -328,18 +371,27 @@ impl Pintle {
         &self.0.shared.settings
     }
 
-    /// Lets every plugin release what it holds, and stops it. Calls made from now on are refused.
+    /// Delivers the spans that are pending, lets every plugin release what it holds, and stops it. Calls
+    /// made from now on are refused.
     ///
     /// Registrations are taken back, or stay until their TTL ends, as `shutdown.registrations` says.
     ///
     /// # Limits
     ///
-    /// All together have `shutdown.deadline`; what is still held then ends with its TTL.
+    /// All together have `shutdown.deadline`; what is still held then ends with its TTL. Spans have half
+    /// of it, and five seconds at most; what is not delivered then is dropped and counted.
     pub async fn shutdown(&self) -> ShutdownReport {
+        let limit = self.0.shared.settings.shutdown.deadline;
+        let deadline = tokio::time::Instant::now() + limit;
+        let pipeline = self.pipeline();
+        // Leases and registrations of the others do not wait for spans.
+        for backend in self.0.backends.values().filter(|it| !pipeline.goes_to(&it.name)) {
+            backend.request_stop();
+        }
+        pipeline.close(LAST_SPANS.min(limit / 2)).await;
         for backend in self.0.backends.values() {
             backend.request_stop();
         }
-        let deadline = tokio::time::Instant::now() + self.0.shared.settings.shutdown.deadline;
         let mut unclean = Vec::new();
         for backend in self.0.backends.values() {
             let mut status = backend.subscribe();
@@ -431,6 +483,7 @@ pub(crate) fn share(settings: Settings) -> Result<Arc<Shared>, StartError> {
         accepted: Accepted::of(&settings),
         node: settings.node_name().into(),
         settings,
+        own_spans: Arc::default(),
     }))
 }
 

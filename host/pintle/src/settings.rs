@@ -15,6 +15,7 @@ pub use load::IMPLICIT_BACKEND;
 pub use resolve::PreparedSettings;
 pub use schema::{SCHEMA_BYTES_MAX, SchemaError, SchemaProblem, SettingsSchema};
 pub use show::ShownSetting;
+pub use tracing::{ReceiveSettings, Sampling, TracingSettings};
 pub use values::{ByteSize, CpuShare, Endpoint, ValueError, duration_text, parse_duration};
 
 use path::Origins;
@@ -34,6 +35,7 @@ mod places;
 mod resolve;
 mod schema;
 mod show;
+mod tracing;
 mod values;
 
 /// Everything that can be set. `Settings::default()` is what an empty file means.
@@ -52,6 +54,8 @@ pub struct Settings {
     pub defaults: Defaults,
     /// What happens when the host is told to end.
     pub shutdown: ShutdownSettings,
+    /// What happens to spans on their way.
+    pub tracing: TracingSettings,
     /// The backends by name.
     pub backends: BTreeMap<String, BackendSettings>,
     #[serde(skip)]

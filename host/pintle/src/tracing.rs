@@ -1,10 +1,28 @@
 //! Tracing: where spans go.
+//!
+//! [`Tracing`] hands one batch to one backend and tells what became of it. A [`Pipeline`] is what
+//! applications report to: it takes spans without waiting, and sees to it that they get to all
+//! backends that are chosen for tracing.
 
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
 use crate::{error::Error, plugin::Backend};
+
+mod context;
+mod own;
+pub(crate) mod pipeline;
+pub mod propagation;
+mod sink;
+
+pub use context::{TraceHeaders, in_trace};
+pub use own::OwnSpan;
+pub use pipeline::{NotTaken, Pipeline, PipelineStatus, SinkStatus, Taken, reason};
+
+pub(crate) use context::current_headers;
+pub(crate) use own::{OwnSpans, Role};
+pub(crate) use sink::BackendSink;
 
 /// The tracing capability of one backend. Cheap to clone.
 #[derive(Clone)]

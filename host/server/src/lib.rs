@@ -5,11 +5,13 @@ mod convert;
 mod extract;
 mod failure;
 mod leases;
+pub mod receive;
 mod registrations;
 mod routes;
 mod serve;
 mod state;
 mod stream;
+mod trace;
 
 use axum::Router;
 use pintle::Pintle;

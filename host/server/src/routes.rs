@@ -8,13 +8,14 @@ mod registry;
 mod reload;
 mod server;
 mod settings;
+mod tracing;
 
 use std::sync::Arc;
 
 use axum::{Router, extract::DefaultBodyLimit, extract::Request, middleware};
 use pintle_api::problem::code;
 
-use crate::{access, failure::Failure, state::State};
+use crate::{access, failure::Failure, state::State, trace};
 
 /// Most bytes of a body.
 pub(crate) const BODY_BYTES_MAX: usize = 8 << 20;
@@ -34,9 +35,11 @@ pub(crate) fn all(state: Arc<State>) -> Router {
         .merge(config::routes())
         .merge(registry::routes())
         .merge(lock::routes())
+        .merge(tracing::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(state.pintle.clone(), trace::carry))
         .layer(middleware::from_fn(access::guard))
         .with_state(state)
 }

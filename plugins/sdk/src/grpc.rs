@@ -27,10 +27,12 @@ mod message;
 use crate::{Error, http2};
 use ::http::uri::PathAndQuery;
 use ::http::{HeaderValue, Method, StatusCode, header};
+use bytes::Bytes;
 use futures::Stream;
 use prost::Message;
 use std::time::Duration;
 use tonic::client::Grpc;
+use tonic::metadata::MetadataMap;
 use tonic::{Code, IntoRequest, IntoStreamingRequest, Status, Streaming};
 use tonic_prost::ProstCodec;
 
@@ -68,13 +70,45 @@ where
     A: Message + Default,
 {
     let (metadata, _, request) = request.into_request().into_parts();
+    send(channel, path, metadata, message::frame(&request)?, None).await
+}
+
+/// As [`unary`], with the request compressed.
+///
+/// # Errors
+///
+/// As [`unary`].
+#[cfg(feature = "gzip")]
+pub async fn unary_gzip<Q, A>(
+    channel: &Channel,
+    path: &'static str,
+    request: impl IntoRequest<Q>,
+) -> Result<A, Status>
+where
+    Q: Message,
+    A: Message + Default,
+{
+    let (metadata, _, request) = request.into_request().into_parts();
+    let gzip = HeaderValue::from_static("gzip");
+    send(channel, path, metadata, message::frame_gzip(&request)?, Some(gzip)).await
+}
+
+async fn send<A: Message + Default>(
+    channel: &Channel,
+    path: &'static str,
+    metadata: MetadataMap,
+    body: Bytes,
+    encoding: Option<HeaderValue>,
+) -> Result<A, Status> {
     let mut head = ::http::Request::new(());
     *head.method_mut() = Method::POST;
     *head.uri_mut() = PathAndQuery::from_static(path).into();
     *head.headers_mut() = metadata.into_headers();
     head.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
     head.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-    let body = message::frame(&request)?;
+    if let Some(encoding) = encoding {
+        head.headers_mut().insert("grpc-encoding", encoding);
+    }
     let answered = channel.exchange(head, body, async |answer| {
         let (head, mut body) = answer.into_parts();
         // A refusal may come without a body.

@@ -4,6 +4,10 @@
 //!
 //! [`testing::answer_http`]: crate::testing::answer_http
 
+mod servers;
+
+pub use servers::{Servers, error_of};
+
 use crate::Error;
 use crate::time::timeout;
 use bytes::Bytes;
@@ -48,12 +52,17 @@ impl HttpError {
         self.reason
     }
 
+    /// The server, as it was addressed.
+    pub fn authority(&self) -> &str {
+        &self.authority
+    }
+
     fn is_denied(&self) -> bool {
         matches!(self.reason, "http-request-denied" | "destination-ip-prohibited")
     }
 
     /// Whether the request certainly did not reach a server.
-    fn came_too_early(&self) -> bool {
+    pub fn came_too_early(&self) -> bool {
         self.is_denied()
             || matches!(
                 self.reason,

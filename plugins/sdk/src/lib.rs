@@ -97,7 +97,8 @@
 //! ```
 //!
 //! For the way to the server there are [`connection`], [`link`], [`endpoints`] and [`backoff`], and
-//! with cargo features `http` (through the host), `http2` and `grpc` (on the plugin's own connection);
+//! with cargo features `http` (through the host), `http2` and `grpc` (on the plugin's own connection),
+//! `gzip`;
 //! [`session`] keeps leases and registrations, [`follow`] makes watches of listings, [`record`] is how
 //! instances are stored, and [`time`], [`random`], [`signal`] and [`spawn`] replace what the sandbox
 //! lacks. Log with the `tracing` crate's macros: from `debug` on they go to the host.
@@ -115,6 +116,8 @@ pub mod follow;
 pub mod glue;
 #[cfg(feature = "grpc")]
 pub mod grpc;
+#[cfg(feature = "gzip")]
+pub mod gzip;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "http2")]

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::debian::{self, Apt};
-use crate::{Error, Result, cache, go, maven};
+use crate::{Error, Result, cache, go, maven, python};
 
 /// A server's files in the cache. The names are those of `[package.metadata.suites]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -21,6 +21,16 @@ pub enum Artifact {
     ZooKeeper38,
     /// `zookeeper-3.9`: likewise.
     ZooKeeper39,
+    /// `skywalking-10.1`: its server, as jars from Maven's central repository.
+    SkyWalking101,
+    /// `zipkin-3.6`: likewise, one file.
+    Zipkin36,
+    /// `jaeger-1.62`: built from its Go modules.
+    Jaeger162,
+    /// `opentracing-java`: a tracer for programs written for OpenTracing, as jars.
+    OpenTracingJava,
+    /// `opentelemetry-python`: the SDK, from the Python package index.
+    OpenTelemetryPython,
 }
 
 /// A Debian suite, and the start of the version number that is wanted from it.
@@ -31,13 +41,18 @@ struct Pin {
 
 impl Artifact {
     /// All artifacts.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 11] = [
         Self::Etcd34,
         Self::Etcd35,
         Self::Etcd36,
         Self::ZooKeeper35,
         Self::ZooKeeper38,
         Self::ZooKeeper39,
+        Self::SkyWalking101,
+        Self::Zipkin36,
+        Self::Jaeger162,
+        Self::OpenTracingJava,
+        Self::OpenTelemetryPython,
     ];
 
     /// The artifact's name.
@@ -49,6 +64,11 @@ impl Artifact {
             Self::ZooKeeper35 => "zookeeper-3.5",
             Self::ZooKeeper38 => "zookeeper-3.8",
             Self::ZooKeeper39 => "zookeeper-3.9",
+            Self::SkyWalking101 => "skywalking-10.1",
+            Self::Zipkin36 => "zipkin-3.6",
+            Self::Jaeger162 => "jaeger-1.62",
+            Self::OpenTracingJava => "opentracing-java",
+            Self::OpenTelemetryPython => "opentelemetry-python",
         }
     }
 
@@ -67,10 +87,14 @@ impl Artifact {
     pub fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
             // The Go that builds one of them is fetched too, where it is missing.
-            Self::Etcd34 | Self::Etcd35 | Self::Etcd36 => &[],
-            Self::ZooKeeper35 | Self::ZooKeeper38 | Self::ZooKeeper39 => {
-                &[("java", "default-jre-headless"), ("mvn", "maven")]
-            }
+            Self::Etcd34 | Self::Etcd35 | Self::Etcd36 | Self::Jaeger162 => &[],
+            Self::ZooKeeper35
+            | Self::ZooKeeper38
+            | Self::ZooKeeper39
+            | Self::SkyWalking101
+            | Self::Zipkin36
+            | Self::OpenTracingJava => &[("java", "default-jdk-headless"), ("mvn", "maven")],
+            Self::OpenTelemetryPython => &[("python3", "python3"), ("pip3", "python3-pip")],
         }
     }
 
@@ -79,7 +103,7 @@ impl Artifact {
         cache::find(&self.entry()).is_some()
     }
 
-    /// The folder with the artifact's files: `bin/` for etcd, `lib/` for ZooKeeper. Fetches them
+    /// The folder with the artifact's files: `bin/` for what is a program, `lib/` for jars and packages. Fetches them
     /// unless they are in the cache, which blocks for seconds, or for a minute or two where they
     /// are built.
     ///
@@ -98,6 +122,16 @@ impl Artifact {
                 Self::ZooKeeper35 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER_3_5),
                 Self::ZooKeeper38 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER_3_8),
                 Self::ZooKeeper39 => maven::copy_jars(&folder.join("lib"), maven::ZOOKEEPER_3_9),
+                Self::SkyWalking101 => maven::SKYWALKING.copy(&folder.join("lib")),
+                Self::Zipkin36 => maven::copy_file(&folder.join("lib"), maven::ZIPKIN),
+                Self::OpenTracingJava => maven::copy_jars(&folder.join("lib"), maven::OPENTRACING),
+                Self::OpenTelemetryPython => {
+                    python::install(&folder.join("lib"), python::OPENTELEMETRY)
+                }
+                Self::Jaeger162 => {
+                    cache::progress("building it, which takes some minutes");
+                    go::JAEGER_1.build(folder)
+                }
             }
         })
     }
@@ -124,6 +158,11 @@ impl Artifact {
             Self::ZooKeeper35 => describe_jars(maven::ZOOKEEPER_3_5),
             Self::ZooKeeper38 => describe_jars(maven::ZOOKEEPER_3_8),
             Self::ZooKeeper39 => describe_jars(maven::ZOOKEEPER_3_9),
+            Self::SkyWalking101 => maven::SKYWALKING.pins(),
+            Self::Zipkin36 => maven::ZIPKIN.to_owned(),
+            Self::Jaeger162 => go::JAEGER_1.pins(),
+            Self::OpenTracingJava => describe_jars(maven::OPENTRACING),
+            Self::OpenTelemetryPython => python::OPENTELEMETRY.join(";"),
         };
         let digest = cache::digest_of_text(&pins);
         format!("servers/{}-{}", self.name(), digest.get(..12).unwrap_or(&digest))

@@ -25,6 +25,13 @@ pub(crate) const ETCD_3_6: GoModule = GoModule {
     programs: &[("etcd", "go.etcd.io/etcd/server/v3"), ("etcdctl", "go.etcd.io/etcd/etcdctl/v3")],
 };
 
+/// Jaeger with everything in one program; from 2.0 on no version can be built from its modules alone.
+pub(crate) const JAEGER_1: GoModule = GoModule {
+    module: include_str!("go/jaeger.mod"),
+    checksums: include_str!("go/jaeger.sum"),
+    programs: &[("jaeger", "github.com/jaegertracing/jaeger/cmd/all-in-one")],
+};
+
 /// A Go of Debian's: its packages are `golang-LINE-go` and `golang-LINE-src`.
 struct DebianGo {
     suite: &'static str,
@@ -146,8 +153,10 @@ mod tests {
 
     #[test]
     fn the_pinned_module_names_each_program_as_a_tool() {
-        for (_, package) in ETCD_3_6.programs {
-            assert!(ETCD_3_6.module.contains(&format!("\t{package}\n")), "{package}");
+        for module in [ETCD_3_6, JAEGER_1] {
+            for (_, package) in module.programs {
+                assert!(module.module.contains(&format!("{package}\n")), "{package}");
+            }
         }
         assert!(ETCD_3_6.pins().contains("go.etcd.io/etcd/server/v3 v3.6."));
     }

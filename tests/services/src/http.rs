@@ -17,6 +17,28 @@ pub(crate) async fn request(address: SocketAddr, path: &str) -> Result<String> {
     exchange(address, &format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n")).await
 }
 
+/// The status of the answer to `GET path`, from a server that may keep the connection open.
+///
+/// # Errors
+/// [`Error::Request`], also past two seconds or when the answer is none.
+pub(crate) async fn status(address: SocketAddr, path: &str) -> Result<u16> {
+    let answer = async {
+        let mut stream = TcpStream::connect(address).await?;
+        let request =
+            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await?;
+        // `HTTP/1.1 200`
+        let mut begin = [0; 12];
+        stream.read_exact(&mut begin).await?;
+        let code = std::str::from_utf8(&begin).ok().and_then(|text| text.get(9..)?.parse().ok());
+        code.ok_or_else(|| io::ErrorKind::InvalidData.into())
+    };
+    let result = tokio::time::timeout(LIMIT, answer).await;
+    result
+        .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+        .map_err(|source| Error::Request { address: address.to_string(), source })
+}
+
 /// Sends a text and reads until the server closes.
 ///
 /// # Errors

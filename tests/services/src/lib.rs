@@ -12,6 +12,7 @@ pub mod debian;
 mod error;
 mod go;
 mod maven;
+mod python;
 
 #[cfg(feature = "servers")]
 mod certs;
@@ -20,11 +21,19 @@ mod etcd;
 #[cfg(feature = "servers")]
 mod http;
 #[cfg(feature = "servers")]
+mod jaeger;
+#[cfg(feature = "servers")]
 mod ports;
 #[cfg(feature = "servers")]
 mod process;
 #[cfg(feature = "servers")]
+mod single;
+#[cfg(feature = "servers")]
+mod skywalking;
+#[cfg(feature = "servers")]
 mod wait;
+#[cfg(feature = "servers")]
+mod zipkin;
 #[cfg(feature = "servers")]
 mod zookeeper;
 
@@ -36,11 +45,19 @@ pub use certs::{Leaf, TestCa};
 #[cfg(feature = "servers")]
 pub use etcd::{Etcd, EtcdCluster, EtcdOptions, EtcdTls, EtcdVersion};
 #[cfg(feature = "servers")]
+pub use jaeger::Jaeger;
+#[cfg(feature = "servers")]
 pub use ports::Port;
 #[cfg(feature = "servers")]
 pub use process::Process;
 #[cfg(feature = "servers")]
+pub use single::Single;
+#[cfg(feature = "servers")]
+pub use skywalking::{SkyWalking, SkyWalkingOptions};
+#[cfg(feature = "servers")]
 pub use wait::until;
+#[cfg(feature = "servers")]
+pub use zipkin::Zipkin;
 #[cfg(feature = "servers")]
 pub use zookeeper::{
     ZooKeeper, ZooKeeperEnsemble, ZooKeeperOptions, ZooKeeperTls, ZooKeeperVersion,

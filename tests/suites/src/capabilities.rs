@@ -7,14 +7,16 @@ use pintle::direct::Bench;
 use pintle_conformance::{
     CheckReport, Options, Progress, Report, Subject, Verdict, markdown, measure,
 };
-use pintle_test_services::{Etcd, EtcdOptions, ZooKeeper, ZooKeeperOptions};
+use pintle_test_services::{
+    Etcd, EtcdOptions, Jaeger, SkyWalking, SkyWalkingOptions, Zipkin, ZooKeeper, ZooKeeperOptions,
+};
 
 use crate::Sandbox;
 
 /// The plugins that are measured, in the order of the table's columns.
 pub const PLUGINS: [&str; 3] = ["local", "etcd", "zookeeper"];
 
-/// Measures one of [`PLUGINS`] on a server that is started for it.
+/// Measures one of [`PLUGINS`], or one for traces, on a server that is started for it.
 ///
 /// # Errors
 ///
@@ -39,6 +41,9 @@ enum Server {
     Nothing,
     Etcd(Etcd),
     ZooKeeper(ZooKeeper),
+    Zipkin(Zipkin),
+    Jaeger(Jaeger),
+    SkyWalking(SkyWalking),
 }
 
 impl Server {
@@ -46,6 +51,11 @@ impl Server {
         Ok(match plugin {
             "etcd" => Self::Etcd(Etcd::start(EtcdOptions::default()).await?),
             "zookeeper" => Self::ZooKeeper(ZooKeeper::start(ZooKeeperOptions::default()).await?),
+            "zipkin" => Self::Zipkin(Zipkin::start().await?),
+            "otlp" => Self::Jaeger(Jaeger::start().await?),
+            "skywalking" => {
+                Self::SkyWalking(SkyWalking::start(&SkyWalkingOptions::default()).await?)
+            }
             _ => Self::Nothing,
         })
     }
@@ -55,6 +65,9 @@ impl Server {
             Self::Nothing => None,
             Self::Etcd(server) => Some(server.endpoint()),
             Self::ZooKeeper(server) => Some(server.endpoint()),
+            Self::Zipkin(server) => Some(server.address().to_string()),
+            Self::Jaeger(server) => Some(server.otlp_grpc().to_string()),
+            Self::SkyWalking(server) => Some(server.grpc().to_string()),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! Where spans go.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::atomic::{AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use pintle::direct::{Failure, tracing::QueryRequest};
 
@@ -89,10 +92,16 @@ async fn query(trial: &mut Trial) -> Outcome {
     Ok(())
 }
 
-/// A batch of so many spans of one trace.
+/// A batch of so many spans of one trace, another one in each batch: a plugin may know again what it
+/// has delivered.
 pub(super) fn batch(spans: u32) -> Vec<u8> {
+    static BATCHES: AtomicU64 = AtomicU64::new(1);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let number =
+        (now.as_nanos() << 16) | u128::from(BATCHES.fetch_add(1, Ordering::Relaxed) & 0xffff);
+    let trace_id = number.to_be_bytes();
     let all: Vec<Vec<u8>> =
-        (1..=spans).map(|number| span(&[9; 16], &u64::from(number).to_be_bytes())).collect();
+        (1..=spans).map(|number| span(&trace_id, &u64::from(number).to_be_bytes())).collect();
     request(&all)
 }
 

@@ -166,7 +166,7 @@ impl Incarnation {
         let context = types::Context {
             call_id: call.id,
             timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
-            trace: Vec::new(),
+            trace: crate::tracing::current_headers(),
         };
         let (job_begun, job_calls) = (Arc::clone(&begun), Arc::clone(&self.calls));
         let job: Job = Box::new(move |accessor, exports| {

@@ -31,6 +31,7 @@ use crate::{
     lock::LeaseClock,
     secret::Scrubber,
     settings::{BackendSettings, Settings},
+    tracing::{OwnSpan, OwnSpans, Role, in_trace},
 };
 
 /// What all backends of a host share.
@@ -41,6 +42,8 @@ pub(crate) struct Shared {
     /// Which files the operator let take over.
     pub(crate) accepted: Accepted,
     pub(crate) settings: Settings,
+    /// What this host does, as spans.
+    pub(crate) own_spans: Arc<OwnSpans>,
     /// Identity of this host, given to plugins.
     pub(crate) node: Arc<str>,
 }
@@ -238,8 +241,28 @@ impl Backend {
             return Err(Error::new(Cause::Refused(refusal), self.place(operation, Some(&serving))));
         }
         self.require(operation, &serving)?;
-        let result = serving.incarnation.call(operation, timeout, function).await;
-        result.map_err(|failure| self.error(operation, &serving, failure))
+        let call = serving.incarnation.call(operation, timeout, function);
+        let Some(mut span) = self.begin_span(operation, &serving) else {
+            return call.await.map_err(|failure| self.error(operation, &serving, failure));
+        };
+        let result = in_trace(span.headers(), call).await;
+        let result = result.map_err(|failure| self.error(operation, &serving, failure));
+        if let Err(error) = &result {
+            span.fail(error.code());
+        }
+        result
+    }
+
+    /// A span around a call, where they are wanted; never around what brings spans away.
+    fn begin_span(&self, operation: Operation, serving: &Serving) -> Option<OwnSpan> {
+        let capability = operation.capability().filter(|it| *it != Capability::Tracing)?;
+        let mut span = self.shared.own_spans.begin(Role::Client, operation.name)?;
+        span.attribute("pintle.capability", capability.as_str());
+        span.attribute("pintle.backend", &*self.name);
+        span.attribute("pintle.plugin", &*serving.label);
+        // Names the other side, as the conventions want it.
+        span.attribute("peer.service", &*self.name);
+        Some(span)
     }
 
     /// Whether the plugin declares `feature`; false while it is not known.

@@ -39,6 +39,7 @@ pub(crate) fn findings(settings: &Settings) -> Vec<Finding> {
     let mut check = Check { settings, findings: vec![] };
     check.host();
     check.defaults();
+    check.tracing();
     for (name, backend) in &settings.backends {
         check.backend(name, backend);
     }
@@ -111,6 +112,28 @@ impl Check<'_> {
                 self.report(place, format!("{name:?} stands in the list twice"));
             } else {
                 self.known_backend(place, name);
+            }
+        }
+    }
+
+    fn tracing(&mut self) {
+        let path = KeyPath::of(&["tracing"]);
+        for (key, text) in self.settings.tracing.problems() {
+            self.report(path.key(key), text);
+        }
+        let receive = path.key("receive");
+        let addresses: Vec<_> = self.settings.tracing.receive.addresses().collect();
+        for (index, (key, address)) in addresses.iter().enumerate() {
+            if !address.ip().to_canonical().is_loopback() {
+                let text = format!(
+                    "{address} can be reached from other machines, and nothing protects it: listen \
+                     on 127.0.0.1 or [::1]"
+                );
+                self.report(receive.key(key), text);
+            }
+            let mut earlier = addresses.iter().take(index);
+            if address.port() != 0 && earlier.any(|(_, other)| other == address) {
+                self.report(receive.key(key), format!("{address} is listened on already"));
             }
         }
     }

@@ -23,6 +23,8 @@ config = "NAME"
 registry = "NAME"
 lock = "NAME"
 tracing = "NAME"
+[tracing.receive]
+otlp_grpc = "127.0.0.1:2"
 [backends.NAME]
 plugin = "p"
 tls = { ca = "a", cert = "b", key = "c", server_name = "d", alpn = ["h2"] }

@@ -26,6 +26,24 @@ pub(super) fn frame(message: &impl Message) -> Result<Bytes, Status> {
     Ok(body.freeze())
 }
 
+/// The same, compressed.
+///
+/// # Errors
+///
+/// As [`frame`].
+#[cfg(feature = "gzip")]
+pub(super) fn frame_gzip(message: &impl Message) -> Result<Bytes, Status> {
+    let packed = crate::gzip::compress(&message.encode_to_vec());
+    let length = packed.len();
+    let told = u32::try_from(length)
+        .map_err(|_| Status::invalid_argument(format!("a message of {length} bytes")))?;
+    let mut body = BytesMut::with_capacity(PREFIX_BYTES + length);
+    body.put_u8(1);
+    body.put_u32(told);
+    body.put_slice(&packed);
+    Ok(body.freeze())
+}
+
 /// The one message of a body.
 ///
 /// # Errors
@@ -37,16 +55,25 @@ pub(super) fn unframe<A: Message + Default>(mut body: Bytes) -> Result<A, Status
     }
     let compressed = body.get_u8() != 0;
     let length = usize::try_from(body.get_u32()).unwrap_or(usize::MAX);
-    if compressed {
-        return Err(malformed("it is compressed, which was not asked for"));
-    }
     if length > MESSAGE_BYTES_MAX {
         return Err(too_large(length));
     }
     if length != body.len() {
         return Err(malformed("it is not one message"));
     }
+    let body = if compressed { unpack(&body)? } else { body };
     A::decode(body).map_err(|error| malformed(&error.to_string()))
+}
+
+/// Servers compress their answers as the request was.
+#[cfg(feature = "gzip")]
+fn unpack(body: &Bytes) -> Result<Bytes, Status> {
+    crate::gzip::decompress(body, MESSAGE_BYTES_MAX).map_err(|error| malformed(&error.to_string()))
+}
+
+#[cfg(not(feature = "gzip"))]
+fn unpack(_: &Bytes) -> Result<Bytes, Status> {
+    Err(malformed("it is compressed, which was not asked for"))
 }
 
 pub(super) fn too_large(length: usize) -> Status {
@@ -67,6 +94,17 @@ mod tests {
     struct Text {
         #[prost(string, tag = "1")]
         text: String,
+    }
+
+    #[cfg(feature = "gzip")]
+    #[test]
+    fn a_compressed_message_says_so_and_how_long_it_is() {
+        let message = Text { text: "long".repeat(1_000) };
+        let mut body = frame_gzip(&message).unwrap();
+        assert_eq!(unframe::<Text>(body.clone()).unwrap(), message);
+        assert_eq!(body.get_u8(), 1);
+        assert_eq!(usize::try_from(body.get_u32()).unwrap(), body.len());
+        assert!(body.len() * 10 < message.encoded_len());
     }
 
     #[test]

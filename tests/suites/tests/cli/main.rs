@@ -8,3 +8,4 @@ mod registry;
 mod reload;
 mod serve;
 mod shell;
+mod trace;

@@ -1,0 +1,5 @@
+//! What goes over the wire: pure, without any input or output.
+
+pub mod json;
+pub mod messages;
+pub mod span;

@@ -1,0 +1,17 @@
+"""A program that uses OpenTelemetry's SDK and nothing of Pintle: where spans go is told by the
+standard environment variables."""
+
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+provider = TracerProvider()
+provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+tracer = provider.get_tracer("shop")
+with tracer.start_as_current_span("order", kind=trace.SpanKind.SERVER) as order:
+    for number in range(20):
+        with tracer.start_as_current_span(f"step {number}", attributes={"é": "日本"}) as step:
+            step.add_event("done", {"n": number})
+    print(format(order.get_span_context().trace_id, "032x"))
+provider.shutdown()

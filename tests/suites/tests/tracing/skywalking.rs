@@ -1,0 +1,254 @@
+//! SkyWalking: segments, services and topology are what was reported.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+use pintle_otlp::{SpanKind, text::hex, text::value_text};
+use pintle_test_services::{SkyWalking, SkyWalkingOptions};
+use pintle_test_suites::eventually;
+use serde_json::{Value, json};
+
+use crate::{
+    generate::{Reported, Trace, requests, traces},
+    net::post_json,
+    stage::{Sink, Stage, assert_all_delivered},
+};
+
+const TRACE: &str = "query ($id: ID!) { trace: queryTrace(traceId: $id) { spans {
+    segmentId spanId parentSpanId serviceCode serviceInstanceName startTime endTime endpointName
+    type peer component isError layer
+    refs { parentSegmentId parentSpanId type }
+    tags { key value }
+    logs { time data { key value } }
+} } }";
+
+async fn ask(oap: &SkyWalking, query: &str, variables: Value) -> Result<Value> {
+    let body = json!({ "query": query, "variables": variables });
+    let answer = post_json(oap.rest(), "/graphql", &body).await?;
+    anyhow::ensure!(answer.get("errors").is_none_or(Value::is_null), "{answer}");
+    Ok(answer["data"].clone())
+}
+
+/// The spans of a trace by their OpenTelemetry ids.
+async fn read_back(oap: &SkyWalking, trace: &Trace) -> Result<BTreeMap<String, Value>> {
+    let spans = eventually("the trace", async || {
+        let found = ask(oap, TRACE, json!({ "id": trace.id })).await?;
+        let spans = found["trace"]["spans"].as_array().cloned().unwrap_or_default();
+        Ok((spans.len() >= trace.spans.len()).then_some(spans))
+    });
+    let spans = spans.await.with_context(|| format!("trace {}", trace.id))?;
+    assert_eq!(spans.len(), trace.spans.len(), "no span twice");
+    Ok(spans.into_iter().map(|span| (tag(&span, "otel.span_id"), span)).collect())
+}
+
+fn tag(span: &Value, key: &str) -> String {
+    let mut tags = span["tags"].as_array().unwrap().iter();
+    let found = tags.find(|tag| tag["key"] == key);
+    assert!(found.is_some(), "{key}: {span}");
+    found.unwrap()["value"].as_str().unwrap().to_owned()
+}
+
+fn compare(Reported { service, span }: &Reported, shown: &BTreeMap<String, Value>) {
+    let found = &shown[&hex(&span.span_id)];
+    assert_eq!(found["serviceCode"], *service);
+    assert_eq!(found["serviceInstanceName"], format!("{service}-1"));
+    assert_eq!(found["endpointName"], span.name);
+    assert_eq!(found["startTime"], span.start_time_unix_nano / 1_000_000);
+    assert_eq!(found["endTime"], span.end_time_unix_nano / 1_000_000);
+    let (kind, layer) = match span.kind() {
+        SpanKind::Server => ("Entry", "Http"),
+        SpanKind::Client => ("Exit", "Http"),
+        _ => ("Local", "Unknown"),
+    };
+    assert_eq!((&found["type"], &found["layer"]), (&json!(kind), &json!(layer)));
+    if kind == "Exit" {
+        let peer = found["peer"].as_str().unwrap();
+        assert!(peer.ends_with(".example:8080"), "{peer}");
+    }
+    for attribute in &span.attributes {
+        assert_eq!(tag(found, &attribute.key), value_text(attribute.value.as_ref()));
+    }
+    let is_error = span.status.as_ref().is_some_and(|status| status.code == 2);
+    assert_eq!(found["isError"], is_error);
+    assert_eq!(found["logs"].as_array().unwrap().len(), span.events.len());
+    for (index, link) in span.links.iter().enumerate() {
+        assert!(tag(found, &format!("otel.link.{index}")).contains(&hex(&link.span_id)));
+    }
+    compare_parent(found, &span.parent_span_id, shown);
+}
+
+/// A span hangs on its parent: within its segment, or by a reference to another.
+fn compare_parent(found: &Value, parent: &[u8], shown: &BTreeMap<String, Value>) {
+    if parent.is_empty() {
+        assert_eq!(
+            (found["parentSpanId"].as_i64(), found["refs"].as_array().map(Vec::len)),
+            (Some(-1), Some(0))
+        );
+        return;
+    }
+    let parent = &shown[&hex(parent)];
+    if found["parentSpanId"] == -1 {
+        let reference = &found["refs"][0];
+        assert_eq!(reference["parentSegmentId"], parent["segmentId"], "{found}");
+        assert_eq!(reference["parentSpanId"], parent["spanId"]);
+        let crosses = found["serviceCode"] != parent["serviceCode"];
+        let wanted = if crosses { "CROSS_PROCESS" } else { "CROSS_THREAD" };
+        assert_eq!(reference["type"], wanted);
+    } else {
+        assert_eq!(found["segmentId"], parent["segmentId"]);
+        assert_eq!(found["parentSpanId"], parent["spanId"]);
+    }
+}
+
+async fn compare_all(oap: &SkyWalking, traces: &[Trace]) -> Result<()> {
+    for trace in traces {
+        let shown = read_back(oap, trace).await?;
+        for reported in &trace.spans {
+            compare(reported, &shown);
+        }
+    }
+    Ok(())
+}
+
+/// Other tests run besides, and the machine may be slow: what belongs together gets the time to come.
+fn patient(sink: Sink) -> Sink {
+    sink.set("wait_ms = 4500")
+}
+
+/// Times around now, in the server's form.
+fn duration() -> Value {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    json!({ "start": minute(now - 600), "end": minute(now + 120), "step": "MINUTE" })
+}
+
+/// `2026-03-04 0506`, in universal time.
+fn minute(seconds: u64) -> String {
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    // Counted from 1 March of the year 0, so that leap days come last.
+    let days = days + 719_468;
+    let (era, day_of_era) = (days / 146_097, days % 146_097);
+    let year_of_era =
+        (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted + 2) / 5 + 1;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year}-{month:02}-{day:02} {:02}{:02}", rest / 3_600, rest % 3_600 / 60)
+}
+
+/// Waits until the topology shows these calls.
+async fn topology_shows(oap: &SkyWalking, wanted: &[(&str, &str)]) -> Result<()> {
+    const TOPOLOGY: &str =
+        "query ($duration: Duration!) { topology: getGlobalTopology(duration: $duration) {
+        nodes { id name } calls { source target detectPoints } } }";
+    let seen = std::cell::RefCell::new(Value::Null);
+    let shown = eventually("the topology", async || {
+        let found = ask(oap, TOPOLOGY, json!({ "duration": duration() })).await?;
+        let nodes: BTreeMap<_, _> = found["topology"]["nodes"]
+            .as_array()
+            .context("nodes")?
+            .iter()
+            .map(|node| (node["id"].clone().to_string(), node["name"].clone()))
+            .collect();
+        let calls: Vec<_> = found["topology"]["calls"]
+            .as_array()
+            .context("calls")?
+            .iter()
+            .map(|call| {
+                (nodes.get(&call["source"].to_string()), nodes.get(&call["target"].to_string()))
+            })
+            .collect();
+        let has = |(caller, callee): &(&str, &str)| {
+            calls.iter().any(|(source, target)| {
+                source.is_some_and(|name| name == caller)
+                    && target.is_some_and(|name| name == callee)
+            })
+        };
+        let all = wanted.iter().all(has);
+        seen.replace(found);
+        Ok(all.then_some(()))
+    });
+    shown.await.with_context(|| format!("{}", seen.borrow()))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skywalking_shows_segments_services_and_who_calls_whom() -> Result<()> {
+    let oap = SkyWalking::start(&SkyWalkingOptions::default()).await?;
+    let sink = patient(Sink::new("sw", "skywalking", oap.grpc()));
+    let stage = Stage::new(&[sink], "").await?;
+    let traces = traces(1_000, 40);
+    let status = stage.report(&traces).await?;
+    assert_all_delivered(&status, &traces);
+    compare_all(&oap, &traces).await?;
+    topology_shows(
+        &oap,
+        &[("web", "shop"), ("shop", "bank"), ("shop", "stock"), ("bank", "ledger")],
+    )
+    .await?;
+
+    const SERVICES: &str = "{ services: listServices(layer: \"GENERAL\") { id name } }";
+    let services = ask(&oap, SERVICES, json!({})).await?;
+    let services = services["services"].as_array().context("services")?;
+    let web = services.iter().find(|service| service["name"] == "web").context("web")?;
+    const INSTANCES: &str = "query ($duration: Duration!, $service: ID!) {
+        instances: listInstances(duration: $duration, serviceId: $service) {
+            name language attributes { name value } } }";
+    let variables = json!({ "duration": duration(), "service": web["id"] });
+    let host_name = eventually("the properties of the instance", async || {
+        let found = ask(&oap, INSTANCES, variables.clone()).await?;
+        let instance = &found["instances"][0];
+        let attributes = instance["attributes"].as_array().cloned().unwrap_or_default();
+        let host = attributes.into_iter().find(|attribute| attribute["name"] == "hostname");
+        Ok(host.map(|host| host["value"].clone()).filter(|_| instance["name"] == "web-1"))
+    });
+    assert_eq!(host_name.await?, "a1");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_http_it_shows_the_same() -> Result<()> {
+    let oap = SkyWalking::start(&SkyWalkingOptions::default()).await?;
+    let sink = patient(Sink::new("sw", "skywalking", oap.rest())).set("protocol = \"http\"");
+    let stage = Stage::new(&[sink], "").await?;
+    let traces = traces(200, 41);
+    let status = stage.report(&traces).await?;
+    assert_all_delivered(&status, &traces);
+    compare_all(&oap, &traces).await?;
+    topology_shows(&oap, &[("web", "shop"), ("shop", "bank")]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_demands_a_token_gets_it_and_a_wrong_one_is_told() -> Result<()> {
+    let options = SkyWalkingOptions { token: Some("hunter2".into()) };
+    let mut oap = SkyWalking::start(&options).await?;
+    let with = |token: &str| {
+        patient(Sink::new("sw", "skywalking", oap.grpc())).set(format!("token = {token:?}"))
+    };
+    let stage = Stage::new(&[with("hunter2")], "").await?;
+    let some = traces(5, 42);
+    assert_all_delivered(&stage.report(&some).await?, &some);
+    compare_all(&oap, &some).await?;
+
+    let stage = Stage::new(&[with("wrong")], "").await?;
+    let status = stage.report(&traces(5, 43)).await?;
+    assert_eq!(status.sinks[0].rejected["unauthenticated"], status.received);
+    let error = status.sinks[0].last_error.clone().context("an error")?;
+    assert!(error.contains("check `token`") && !error.contains("wrong"), "{error}");
+
+    // The right one works again, after a restart of the server too.
+    let stage = Stage::new(&[with("hunter2")], "batch_delay = \"10ms\"").await?;
+    oap.server.kill()?;
+    let more = traces(20, 44);
+    for request in requests(&more, 50) {
+        stage.pintle.pipeline().offer(request)?;
+    }
+    eventually("a failed export", async || {
+        Ok((stage.pintle.pipeline().status().sinks[0].retries > 0).then_some(()))
+    })
+    .await?;
+    oap.server.restart().await?;
+    let status = stage.settled().await?;
+    assert_eq!(status.sinks[0].delivered, status.received, "{status:?}");
+    compare_all(&oap, &more).await
+}
