@@ -93,6 +93,18 @@ pub fn claim(backend_name: &str, name: &str, claim_id: &str) -> String {
     format!("{}/claims/{}", lock(backend_name, name), segment(claim_id))
 }
 
+/// `/v1/backends/{backend}/leaders/{election}`.
+#[must_use]
+pub fn leader(backend_name: &str, election: &str) -> String {
+    format!("{}/leaders/{}", backend(backend_name), segment(election))
+}
+
+/// `/v1/tokens/{id}`.
+#[must_use]
+pub fn token(id: &str) -> String {
+    format!("/v1/tokens/{}", segment(id))
+}
+
 /// `/v1/plugins/{plugin}`.
 #[must_use]
 pub fn plugin(name: &str) -> String {

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a backend stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum State {
     /// Its plugin is being loaded and started.
@@ -39,6 +40,7 @@ impl State {
 
 /// One backend.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Backend {
     /// Its name.
     pub name: String,
@@ -70,6 +72,7 @@ pub struct Backend {
 
 /// All backends.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Backends {
     /// In the order of their names.
     pub backends: Vec<Backend>,
@@ -77,6 +80,7 @@ pub struct Backends {
 
 /// What a backend's plugin says of the server that it speaks to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum HealthState {
     /// Calls are expected to succeed.
@@ -89,6 +93,7 @@ pub enum HealthState {
 
 /// Result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Check {
     /// The backend that was checked.
     pub backend: Backend,
@@ -108,6 +113,7 @@ pub struct Check {
 
 /// Whether the server can do its work.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Readiness {
     /// True when every backend runs.
     pub ready: bool,
@@ -117,6 +123,7 @@ pub struct Readiness {
 
 /// Answer of `/healthz`: that this is Pintle, and which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Liveness {
     /// Always `pintle`.
     pub name: String,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 /// Bytes of a value. `value` when they are UTF-8, else `value_base64`; neither when the value was
 /// left out.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Value {
     /// The value as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -6,6 +6,7 @@ use crate::bytes::Value;
 
 /// How fresh a read has to be. Nothing weaker is ever answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Consistency {
     /// Sees every write acknowledged to anyone before the read began.
@@ -18,6 +19,7 @@ pub enum Consistency {
 
 /// A value under its key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Entry {
     /// Path of segments between `/`.
     pub key: String,
@@ -36,6 +38,8 @@ pub struct Entry {
 
 /// Query of a read of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct GetQuery {
     /// Without one: the strongest that the backend declares.
@@ -51,6 +55,7 @@ pub struct GetQuery {
 
 /// Form of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Format {
     /// The entry with its version and times.
@@ -59,8 +64,33 @@ pub enum Format {
     Raw,
 }
 
+/// Request for several keys at once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+#[serde(deny_unknown_fields)]
+pub struct GetMany {
+    /// At most 128.
+    pub keys: Vec<String>,
+    /// Without one: the strongest that the backend declares.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub consistency: Option<Consistency>,
+    /// Read as of this version (feature `config.read-at`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<String>,
+}
+
+/// Answer to [`GetMany`].
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
+pub struct GotMany {
+    /// One for each key, in order; null where there is no value.
+    pub entries: Vec<Option<Entry>>,
+}
+
 /// Query of a write of one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct WriteQuery {
     /// Only while this lease is held: the id under which it was acquired from this server.
@@ -73,6 +103,7 @@ pub struct WriteQuery {
 
 /// Answer to a write that was stored.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Stored {
     /// The new version.
     pub version: String,
@@ -83,6 +114,7 @@ pub struct Stored {
 
 /// Answer to the deletion of one key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Deleted {
     /// Whether there was something to delete.
     pub deleted: bool,
@@ -93,6 +125,8 @@ pub struct Deleted {
 
 /// Query of the deletion of everything below a prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct DeletePrefixQuery {
     /// What to delete; empty for everything, but it has to be said.
@@ -104,6 +138,7 @@ pub struct DeletePrefixQuery {
 
 /// Answer to the deletion of everything below a prefix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct DeletedPrefix {
     /// How many keys.
     pub deleted: u64,
@@ -111,6 +146,8 @@ pub struct DeletedPrefix {
 
 /// Query of a listing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields, default)]
 pub struct ListQuery {
     /// Empty for everything; `a/b` lists what lies below it.
@@ -134,6 +171,7 @@ pub struct ListQuery {
 
 /// One page of a listing, in the order of the keys' bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EntriesPage {
     /// The entries.
     pub entries: Vec<Entry>,
@@ -150,6 +188,8 @@ pub struct EntriesPage {
 
 /// Query of a watch: one of the two.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct WatchQuery {
     /// Watch this key.
@@ -165,6 +205,8 @@ pub struct WatchQuery {
 
 /// Query of the history of a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields)]
 pub struct HistoryQuery {
     /// Which key.
@@ -179,6 +221,7 @@ pub struct HistoryQuery {
 
 /// One past change of a key.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Revision {
     /// Version of this change.
     pub version: String,
@@ -192,6 +235,7 @@ pub struct Revision {
 
 /// One page of a key's history, newest first.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct HistoryPage {
     /// The revisions.
     pub revisions: Vec<Revision>,
@@ -204,6 +248,7 @@ pub struct HistoryPage {
 
 /// What has to be true of a key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Expect {
     /// Nothing is asked.
@@ -219,6 +264,7 @@ pub enum Expect {
 
 /// A condition of a transaction.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Condition {
     /// Which key.
@@ -229,6 +275,7 @@ pub struct Condition {
 
 /// Several operations that happen at one moment, or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Txn {
     /// What has to hold.
@@ -243,6 +290,7 @@ pub struct Txn {
 
 /// One operation of a [`Txn`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum TxnOp {
     /// Reads a key.
@@ -270,6 +318,7 @@ pub enum TxnOp {
 
 /// Answer to a transaction that happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Committed {
     /// One per operation, in order.
     pub results: Vec<TxnResult>,
@@ -277,6 +326,7 @@ pub struct Committed {
 
 /// Result of one [`TxnOp`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(tag = "op", rename_all = "lowercase")]
 pub enum TxnResult {
     /// What was read.
@@ -298,6 +348,7 @@ pub enum TxnResult {
 
 /// A condition that did not hold.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Mismatch {
     /// Position in `conditions`.
     pub index: usize,

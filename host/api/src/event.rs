@@ -28,6 +28,7 @@ pub mod name {
 
 /// Data of `resync`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Resync {
     /// Why changes may have been missed.
     pub reason: String,
@@ -35,6 +36,7 @@ pub struct Resync {
 
 /// Data of `put` on configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EntryPut {
     /// What is there now.
     pub entry: config::Entry,
@@ -45,6 +47,7 @@ pub struct EntryPut {
 
 /// Data of `removed` on configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct EntryRemoved {
     /// Which key.
     pub key: String,
@@ -58,6 +61,7 @@ pub struct EntryRemoved {
 
 /// Data of `put` on instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct InstancePut {
     /// What is there now.
     pub instance: registry::InstanceState,
@@ -68,6 +72,7 @@ pub struct InstancePut {
 
 /// Data of `removed` on instances.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct InstanceRemoved {
     /// Its service.
     pub service: String,

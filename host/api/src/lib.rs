@@ -3,16 +3,20 @@
 //! Server and clients share this module, and nothing else: none of these types is used inside the
 //! host, so that either side may change without the other.
 
+pub mod access;
 pub mod address;
+pub mod audit;
 pub mod backend;
 pub mod bytes;
 pub mod config;
 pub mod etag;
 pub mod event;
+pub mod leader;
 pub mod lock;
 pub mod plugin;
 pub mod problem;
 pub mod registry;
+pub mod server;
 pub mod settings;
 pub mod tracing;
 

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// How a lock is held.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Mode {
     /// By one.
@@ -18,6 +19,7 @@ pub enum Mode {
 /// Request for a lease. The id in the path is chosen by the client and never used again, for any
 /// lock; a UUID does. Asking again with the same id and parameters answers for the same lease.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields, default)]
 pub struct Acquire {
     /// How.
@@ -38,6 +40,7 @@ impl Default for Acquire {
 
 /// Orders the holders of an exclusive lock within one epoch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Token {
     /// Identity of the cluster that counts; tokens of different epochs do not compare.
     pub epoch: String,
@@ -47,6 +50,7 @@ pub struct Token {
 
 /// How a lease stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum LeaseStatus {
     /// It is held.
@@ -57,6 +61,7 @@ pub enum LeaseStatus {
 
 /// A lease that is held.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Lease {
     /// The lock.
     pub name: String,
@@ -74,6 +79,8 @@ pub struct Lease {
 
 /// Query of a read of a lease.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields, default)]
 pub struct LeaseQuery {
     /// Answer when the lease is lost, or after this time at the latest; at most 60,000.
@@ -83,6 +90,7 @@ pub struct LeaseQuery {
 
 /// Answer to a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Released {
     /// False when it was not held any more.
     pub released: bool,
@@ -90,6 +98,7 @@ pub struct Released {
 
 /// A holder of a lock, or one who waits for it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Claim {
     /// Names this claim to a forced release.
     pub claim_id: String,
@@ -108,6 +117,7 @@ pub struct Claim {
 
 /// Who holds a lock, and who waits.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct LockState {
     /// Its name.
     pub name: String,
@@ -119,6 +129,8 @@ pub struct LockState {
 
 /// Query of a listing of locks.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields, default)]
 pub struct ListQuery {
     /// Empty for everything; `a/b` lists what lies below it.
@@ -133,6 +145,7 @@ pub struct ListQuery {
 
 /// One page of the names of locks that somebody holds or waits for.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct LocksPage {
     /// The names.
     pub names: Vec<String>,

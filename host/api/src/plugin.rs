@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// What a plugin says of itself.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Plugin {
     /// Its name: the stem of its file.
     pub name: String,
@@ -33,6 +34,7 @@ pub struct Plugin {
 
 /// A file in the plugins' directory: one of the two.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct PluginFile {
     /// Name of the plugin that it should be.
     pub name: String,
@@ -46,7 +48,18 @@ pub struct PluginFile {
 
 /// The plugins' directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Plugins {
     /// In the order of their names.
     pub plugins: Vec<PluginFile>,
+}
+
+/// Which file is meant: the query of `POST /v1/plugins/{plugin}/accept`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
+#[serde(deny_unknown_fields)]
+pub struct AcceptQuery {
+    /// Its digest, if another is not to be accepted.
+    pub sha256: Option<String>,
 }

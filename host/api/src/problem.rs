@@ -33,6 +33,26 @@ pub mod code {
     pub const NO_ROUTE: &str = "no-route";
     /// The path does not have this method.
     pub const METHOD_NOT_ALLOWED: &str = "method-not-allowed";
+    /// The request names no access token, and the server asks for one.
+    pub const TOKEN_MISSING: &str = "token-missing";
+    /// The access token is not known, revoked, or over its time.
+    pub const TOKEN_REFUSED: &str = "token-refused";
+    /// The access token is not good for this.
+    pub const FORBIDDEN: &str = "forbidden";
+    /// Too many requests with tokens that are not known came from this address.
+    pub const TOO_MANY_ATTEMPTS: &str = "too-many-attempts";
+    /// The caller has too much under way.
+    pub const TOO_MANY_CALLS: &str = "too-many-calls";
+    /// The server refuses changes.
+    pub const READ_ONLY: &str = "read-only";
+    /// No token has this id.
+    pub const UNKNOWN_TOKEN: &str = "unknown-token";
+    /// A token with this name exists.
+    pub const TOKEN_EXISTS: &str = "token-exists";
+    /// The body did not come in time.
+    pub const SLOW_REQUEST: &str = "slow-request";
+    /// This server does not keep what was asked for.
+    pub const NOT_KEPT: &str = "not-kept";
     /// The request's `Host` is not this machine.
     pub const FOREIGN_HOST: &str = "foreign-host";
     /// The request comes from a page of another origin.
@@ -45,6 +65,8 @@ pub mod code {
     pub const EXHAUSTED: &str = "exhausted";
     /// The server is stopping.
     pub const SHUTTING_DOWN: &str = "shutting-down";
+    /// The server could not do it; its log says more.
+    pub const SERVER_FAILED: &str = "server-failed";
     /// A defect of the server; its log says more.
     pub const INTERNAL: &str = "internal";
     /// No plugin has this name.
@@ -57,6 +79,7 @@ pub mod code {
 
 /// What the failed call may have done.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum Effect {
     /// Nothing happened.
@@ -69,6 +92,7 @@ pub enum Effect {
 
 /// Why a request did not succeed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Problem {
     /// `urn:pintle:problem:` and a stable code.
     #[serde(rename = "type")]

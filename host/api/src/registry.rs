@@ -8,6 +8,7 @@ use crate::config::Consistency;
 
 /// What an instance says of itself; its service and id stand in the path.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct InstanceSpec {
     /// Name or address under which it is reached.
@@ -60,6 +61,7 @@ fn yes() -> bool {
 /// The server keeps it registered while this request, or a keepalive, comes again within `ttl_ms`;
 /// a persistent one stays until it is removed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Register {
     /// What it says of itself.
@@ -87,6 +89,8 @@ pub fn usual_ttl_ms() -> u64 {
 
 /// Query of a keepalive, or of a removal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields, default)]
 pub struct OwnerQuery {
     /// The owner that the instance was registered with.
@@ -96,6 +100,7 @@ pub struct OwnerQuery {
 
 /// How a registration stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum RegistrationStatus {
     /// It is listed.
@@ -108,6 +113,7 @@ pub enum RegistrationStatus {
 
 /// Answer to a registration and to a keepalive.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Registration {
     /// How it stands at the backend.
     pub status: RegistrationStatus,
@@ -122,6 +128,7 @@ pub struct Registration {
 
 /// Outcome of a removal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Removed {
     /// Whether there was something to remove.
     pub removed: bool,
@@ -129,6 +136,7 @@ pub struct Removed {
 
 /// What an operator says of an instance; it wins over what the instance says.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(deny_unknown_fields)]
 pub struct Override {
     /// Takes it out of, or into, the load.
@@ -144,6 +152,7 @@ pub struct Override {
 
 /// Whether the backend's own probes find an instance well.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 #[serde(rename_all = "lowercase")]
 pub enum InstanceHealth {
     /// It answers.
@@ -158,6 +167,7 @@ pub enum InstanceHealth {
 
 /// An instance as readers see it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct InstanceState {
     /// The service that it is part of.
     pub service: String,
@@ -200,6 +210,7 @@ pub struct InstanceState {
 
 /// A service and how many instances it has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Service {
     /// Its name.
     pub name: String,
@@ -209,6 +220,8 @@ pub struct Service {
 
 /// Query of a listing of services or instances.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields, default)]
 pub struct ListQuery {
     /// `next` of the page before.
@@ -224,6 +237,7 @@ pub struct ListQuery {
 
 /// One page of services.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct ServicesPage {
     /// The services.
     pub services: Vec<Service>,
@@ -234,6 +248,7 @@ pub struct ServicesPage {
 
 /// One page of instances.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct InstancesPage {
     /// The instances.
     pub instances: Vec<InstanceState>,
@@ -244,6 +259,8 @@ pub struct InstancesPage {
 
 /// Query of a watch on instances.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::IntoParams))]
+#[cfg_attr(feature = "schema", into_params(parameter_in = Query))]
 #[serde(deny_unknown_fields, default)]
 pub struct WatchQuery {
     /// Watch this service only.

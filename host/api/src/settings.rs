@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 /// One setting, never with a secret in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Setting {
     /// Path of the key: `backends.main.plugin`.
     pub key: String,
@@ -15,6 +16,7 @@ pub struct Setting {
 
 /// All settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
 pub struct Settings {
     /// In the order of their keys.
     pub settings: Vec<Setting>,

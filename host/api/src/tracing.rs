@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 /// It adds up: `received` is all of `rejected`, all of `sampled_out`, and `passed`; and for each sink
 /// `passed` is `delivered`, all of `rejected`, all of `dropped`, and `pending`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = TracingStatus))]
 pub struct Status {
     /// Spans that came in.
     pub received: u64,
@@ -26,6 +27,7 @@ pub struct Status {
 
 /// What became of the spans that were passed on to one backend.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = TracingSink))]
 pub struct Sink {
     /// The backend.
     pub backend: String,
@@ -50,6 +52,7 @@ pub struct Sink {
 /// Headers by name: the body of `POST /v1/tracing/extract`, and what `POST /v1/tracing/inject`
 /// answers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = TraceHeaders))]
 pub struct Headers {
     /// In any order.
     pub headers: BTreeMap<String, String>,
@@ -57,6 +60,7 @@ pub struct Headers {
 
 /// What headers carry, whatever convention they follow: the answer to `POST /v1/tracing/extract`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = TraceContext))]
 pub struct Carried {
     /// 32 hexadecimal digits; absent when no header tells of a span.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,6 +87,7 @@ pub struct Carried {
 
 /// What is to be written, and how: the body of `POST /v1/tracing/inject`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(feature = "schema", derive(utoipa::ToSchema), schema(as = InjectTrace))]
 pub struct Inject {
     /// `w3c`, `b3`, `b3-single`, `jaeger` or `skywalking`.
     pub format: String,

@@ -42,11 +42,13 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 }
 
 async fn list(global: &Global, client: &Client) -> anyhow::Result<Exit> {
-    let backends = client.admin().backends().await?;
-    if global.is_json() {
-        output::json(&Backends { backends })?;
-        return Ok(Exit::OK);
-    }
+    let Backends { backends } = {
+        let document = Backends { backends: client.admin().backends().await? };
+        if global.print(&document)? {
+            return Ok(Exit::OK);
+        }
+        document
+    };
     let mut table =
         Table::new(["BACKEND", "PLUGIN", "STATE", "OFFERS", "DEFAULT FOR", "RESTARTS", "REASON"]);
     for backend in backends {
@@ -84,9 +86,7 @@ async fn check(global: &Global, client: &Client, name: Option<String>) -> anyhow
             Err(error) => return Err(error.into()),
         }
     }
-    if global.is_json() {
-        output::json(&checks)?;
-    } else {
+    if !global.print(&checks)? {
         for (index, check) in checks.iter().enumerate() {
             if index > 0 {
                 output::line("")?;

@@ -9,11 +9,14 @@ use pintle_client::ClientError;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0    done
-  1    failed
+  1    failed; `config diff`: something differs
   2    wrong usage, or wrong settings
   3    not found
-  4    lost a race: another version, another holder, or the lease was lost
-  `lock run` and `registry run` exit with the code of the command that they run, and with
+  4    a precondition failed: another version, another holder, another owner
+  5    unavailable: the server or the backend cannot be reached, or has too much to do
+  6    denied: no access token, or one that is not good for this
+  7    `lock run`, `leader run`: the lease was lost while the command ran
+  `lock run`, `leader run` and `registry run` exit with the code of the command that they run, and with
   126 or 127 when it cannot be started.
 
 A running server is found by itself and asked; without one the same work is done in this process.
@@ -29,6 +32,9 @@ impl Exit {
     pub(crate) const USAGE: Self = Self(2);
     pub(crate) const NOT_FOUND: Self = Self(3);
     pub(crate) const LOST: Self = Self(4);
+    pub(crate) const UNAVAILABLE: Self = Self(5);
+    pub(crate) const DENIED: Self = Self(6);
+    pub(crate) const LEASE_LOST: Self = Self(7);
 }
 
 impl From<Exit> for ExitCode {
@@ -78,12 +84,36 @@ pub(crate) fn of(error: &anyhow::Error) -> Exit {
 
 fn of_client(error: &ClientError) -> Exit {
     use pintle_client::api::problem::code;
-    if matches!(error, ClientError::Invalid(_)) {
-        return Exit::USAGE;
+    match error {
+        ClientError::Invalid(_) => return Exit::USAGE,
+        ClientError::Unreachable { .. }
+        | ClientError::Interrupted { .. }
+        | ClientError::Timeout { .. } => return Exit::UNAVAILABLE,
+        ClientError::Problem(_) | ClientError::Malformed { .. } => {}
     }
     match error.code() {
-        code::NOT_FOUND | code::UNKNOWN_PLUGIN | "unknown-backend" => Exit::NOT_FOUND,
+        code::NOT_FOUND | code::UNKNOWN_PLUGIN | code::UNKNOWN_TOKEN | "unknown-backend" => {
+            Exit::NOT_FOUND
+        }
         code::INVALID => Exit::USAGE,
+        code::TOKEN_MISSING
+        | code::TOKEN_REFUSED
+        | code::FORBIDDEN
+        | code::READ_ONLY
+        | code::FOREIGN_HOST
+        | code::FOREIGN_ORIGIN
+        | "denied"
+        | "unauthenticated" => Exit::DENIED,
+        code::EXHAUSTED
+        | code::SHUTTING_DOWN
+        | code::TOO_MANY_ATTEMPTS
+        | code::TOO_MANY_CALLS
+        | "unavailable"
+        | "timeout"
+        | "cancelled"
+        | "not-running"
+        | "busy"
+        | "plugin-ended" => Exit::UNAVAILABLE,
         code::STALE
         | code::FENCED
         | code::LOCK_BUSY
@@ -91,6 +121,7 @@ fn of_client(error: &ClientError) -> Exit {
         | code::LEASE_LOST
         | code::LEASE_UNKNOWN
         | code::LEASE_RELEASED
+        | code::TOKEN_EXISTS
         | "conflict" => Exit::LOST,
         _ => Exit::FAILED,
     }
@@ -114,14 +145,22 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
 
 /// What to do about an error, line by line.
 pub(crate) fn advice(error: &anyhow::Error) -> Vec<String> {
+    use pintle_client::api::problem::code;
     let mut lines = Vec::new();
     for cause in error.chain() {
         let Some(error) = cause.downcast_ref::<ClientError>() else { continue };
         if let Some(problem) = error.problem() {
-            lines.extend(problem.advice.clone());
+            // The server speaks of headers; here it is an option.
+            let of_token = problem.code() == code::TOKEN_MISSING;
+            lines.extend(problem.advice.clone().filter(|_| !of_token));
             if let Some(after) = problem.retry_after_ms {
                 lines.push(format!("try again in {after} ms"));
             }
+        }
+        if matches!(error.code(), code::TOKEN_MISSING | code::TOKEN_REFUSED) {
+            lines.push(
+                "name a file with the token by --token-file, or set PINTLE_ACCESS_TOKEN".into(),
+            );
         }
         if matches!(error, ClientError::Unreachable { .. }) {
             lines.push("start a server with `pintle serve`, or check --server".into());
@@ -149,7 +188,11 @@ mod tests {
         assert_eq!(of(&problem("not-found")), Exit::NOT_FOUND);
         assert_eq!(of(&problem("stale")), Exit::LOST);
         assert_eq!(of(&problem("lock-busy").context("lock x")), Exit::LOST);
-        assert_eq!(of(&problem("unavailable")), Exit::FAILED);
+        assert_eq!(of(&problem("unavailable")), Exit::UNAVAILABLE);
+        assert_eq!(of(&problem("token-missing")), Exit::DENIED);
+        assert_eq!(of(&problem("forbidden")), Exit::DENIED);
+        assert_eq!(of(&problem("too-many-calls")), Exit::UNAVAILABLE);
+        assert_eq!(of(&problem("internal")), Exit::FAILED);
         assert_eq!(of(&problem("invalid")), Exit::USAGE);
         assert_eq!(of(&anyhow::anyhow!("anything else")), Exit::FAILED);
         assert_eq!(of(&Failure::error(Exit(77), "own")), Exit(77));

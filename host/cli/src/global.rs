@@ -2,9 +2,15 @@
 
 use std::{io::IsTerminal, path::PathBuf, time::Duration};
 
+use anyhow::Context;
+
 use clap::{ArgAction, Args, ValueEnum};
 use pintle::settings::{Settings, SettingsError};
+use pintle_client::Client;
+use serde::Serialize;
 use tracing_subscriber::{EnvFilter, fmt};
+
+use crate::output;
 
 /// Options that every verb has.
 #[derive(Debug, Args)]
@@ -17,6 +23,12 @@ pub(crate) struct Global {
     /// Server to ask, like http://127.0.0.1:7468, instead of looking for one
     #[arg(long, global = true, value_name = "URL", env = "PINTLE_SERVER")]
     pub(crate) server: Option<String>,
+    /// File with the access token to show; PINTLE_ACCESS_TOKEN may hold the token itself
+    #[arg(long, global = true, value_name = "FILE", env = "PINTLE_TOKEN_FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// File with the authorities (PEM) to trust for https, instead of the system's
+    #[arg(long, global = true, value_name = "FILE", env = "PINTLE_CA")]
+    pub(crate) ca: Option<PathBuf>,
     /// Settings file
     #[arg(long, global = true, value_name = "FILE", env = "PINTLE_SETTINGS")]
     pub(crate) settings: Option<PathBuf>,
@@ -37,13 +49,71 @@ pub(crate) struct Global {
 enum Form {
     /// For people
     Text,
+    /// For people, always with columns
+    Table,
     /// For programs; watches print one line for each event
     Json,
+    /// For programs; watches print one document for each event
+    Yaml,
 }
 
 impl Global {
-    pub(crate) fn is_json(&self) -> bool {
-        self.output == Form::Json
+    /// Whether a program reads what is printed.
+    pub(crate) fn is_for_machines(&self) -> bool {
+        matches!(self.output, Form::Json | Form::Yaml)
+    }
+
+    pub(crate) fn is_yaml(&self) -> bool {
+        self.output == Form::Yaml
+    }
+
+    /// Prints a document for programs; false if people are to read it.
+    pub(crate) fn print(&self, document: &impl Serialize) -> anyhow::Result<bool> {
+        match self.output {
+            Form::Text | Form::Table => return Ok(false),
+            Form::Json => output::json(document)?,
+            Form::Yaml => output::line(output::yaml(document)?.trim_end())?,
+        }
+        Ok(true)
+    }
+
+    /// As [`Global::print`], and as a table of its fields if columns are asked for.
+    pub(crate) fn print_facts(&self, document: &impl Serialize) -> anyhow::Result<bool> {
+        if self.output == Form::Table {
+            output::fields(document)?;
+            return Ok(true);
+        }
+        self.print(document)
+    }
+
+    /// Prints one of many events for programs; false if people are to read it.
+    pub(crate) fn print_event(&self, event: &impl Serialize) -> anyhow::Result<bool> {
+        match self.output {
+            Form::Text | Form::Table => return Ok(false),
+            Form::Json => output::json_line(event)?,
+            Form::Yaml => output::line(&format!("---\n{}", output::yaml(event)?.trim_end()))?,
+        }
+        Ok(true)
+    }
+
+    /// The access token that was given.
+    pub(crate) fn token(&self) -> anyhow::Result<Option<String>> {
+        if let Some(path) = &self.token_file {
+            let text = std::fs::read_to_string(path)
+                .with_context(|| format!("the access token in {}", path.display()))?;
+            return Ok(Some(text.trim().to_owned()));
+        }
+        let token = std::env::var("PINTLE_ACCESS_TOKEN").unwrap_or_default();
+        Ok(Some(token.trim().to_owned()).filter(|token| !token.is_empty()))
+    }
+
+    /// A client of the server at `url`, with what was given of authorities.
+    pub(crate) fn client(&self, url: &str) -> anyhow::Result<Client> {
+        let read = |path: &PathBuf| {
+            std::fs::read(path).with_context(|| format!("the authorities in {}", path.display()))
+        };
+        let ca = self.ca.as_ref().map(read).transpose()?;
+        Ok(Client::connect(url, ca.as_deref())?)
     }
 
     /// Reads the settings file, if one is named, and the environment.

@@ -10,13 +10,15 @@ use pintle_client::{
     lock::AcquireOutcome,
 };
 
+use serde_json::json;
+
 use crate::{
     child::Job,
     exit::{self, Exit, Failure},
     global::Global,
     guard::Guard,
     output::{self, Table},
-    session,
+    question, session,
     signals::Signals,
 };
 
@@ -37,12 +39,28 @@ pub(crate) enum Verb {
         /// Name of the lock, a path: jobs/nightly
         name: String,
     },
+    /// Take a lock away from whoever holds it or waits for it
+    ///
+    /// The holder is told that its lease is lost. What it does meanwhile is not undone: use this for
+    /// a holder that is known to be gone.
+    Release(ReleaseArguments),
     /// List the locks that somebody holds or waits for
     List {
         /// What to list: `a/b` is everything below it; everything if it is left out
         #[arg(default_value = "", hide_default_value = true)]
         prefix: String,
     },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArguments {
+    /// Name of the lock, a path: jobs/nightly
+    name: String,
+    /// The claim to take away, as `show` prints it [default: the only holder's]
+    claim: Option<String>,
+    /// Do not ask
+    #[arg(short, long)]
+    yes: bool,
 }
 
 #[derive(Debug, Args)]
@@ -55,20 +73,20 @@ pub(crate) struct RunArguments {
     pub(crate) ttl: Duration,
     /// How long to wait for the lock, 0s to try once [default: without end]
     #[arg(long, value_name = "TIME", value_parser = pintle::settings::parse_duration)]
-    wait: Option<Duration>,
+    pub(crate) wait: Option<Duration>,
     /// Share the lock with others who share it
     #[arg(long, conflicts_with = "permits")]
-    shared: bool,
+    pub(crate) shared: bool,
     /// Be one of so many holders; all who use the lock give the same number
     #[arg(long, value_name = "NUMBER")]
-    permits: Option<u32>,
+    pub(crate) permits: Option<u32>,
     /// Who asks, shown to others [default: host and process]
     #[arg(long)]
-    owner: Option<String>,
+    pub(crate) owner: Option<String>,
     /// Time for the command to end when the lease is lost
     #[arg(long, value_name = "TIME", default_value = "5s")]
     #[arg(value_parser = pintle::settings::parse_duration)]
-    grace: Duration,
+    pub(crate) grace: Duration,
     /// The command. It finds PINTLE_LOCK, PINTLE_TOKEN and PINTLE_TOKEN_EPOCH in its environment
     #[arg(last = true, required = true, value_name = "COMMAND")]
     pub(crate) command: Vec<OsString>,
@@ -78,12 +96,14 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
     session::with(global, async |client| match verb {
         Verb::Run(arguments) => run_command(global, client, arguments).await,
         Verb::Show { name } => show(global, client, &name).await,
+        Verb::Release(arguments) => release(global, client, arguments).await,
         Verb::List { prefix } => list(global, client, prefix).await,
     })
     .await
 }
 
-async fn run_command(
+/// Runs a command while holding a lock.
+pub(crate) async fn run_command(
     global: &Global,
     client: &Client,
     arguments: RunArguments,
@@ -119,7 +139,8 @@ async fn attend(job: &mut Job, lease: &HeldLease, run: &RunArguments) -> anyhow:
     };
     eprintln!("pintle: lock {} is lost: {reason}; ending the command", run.name);
     job.stop(run.grace).await?;
-    Err(Failure::error(Exit::LOST, format!("lock {} was lost while the command ran", run.name)))
+    let text = format!("lock {} was lost while the command ran", run.name);
+    Err(Failure::error(Exit::LEASE_LOST, text))
 }
 
 async fn acquire(
@@ -155,8 +176,7 @@ async fn acquire(
 
 async fn show(global: &Global, client: &Client, name: &str) -> anyhow::Result<Exit> {
     let state = client.lock(&global.backend).inspect(name).await?;
-    if global.is_json() {
-        output::json(&state)?;
+    if global.print(&state)? {
         return Ok(Exit::OK);
     }
     if state.holders.is_empty() && state.waiters.is_empty() {
@@ -181,6 +201,43 @@ async fn show(global: &Global, client: &Client, name: &str) -> anyhow::Result<Ex
     Ok(Exit::OK)
 }
 
+async fn release(
+    global: &Global,
+    client: &Client,
+    arguments: ReleaseArguments,
+) -> anyhow::Result<Exit> {
+    let ReleaseArguments { name, claim, yes } = arguments;
+    let lock = client.lock(&global.backend);
+    let state = lock.inspect(&name).await?;
+    let mut claims = state.holders.iter().chain(&state.waiters);
+    let found = match (&claim, state.holders.as_slice()) {
+        (Some(id), _) => claims.find(|claim| claim.claim_id == *id),
+        (None, [only]) => Some(only),
+        (None, []) => None,
+        (None, several) => {
+            let ids: Vec<&str> = several.iter().map(|claim| claim.claim_id.as_str()).collect();
+            let text = format!("{name} has {} holders: name one of {}", ids.len(), ids.join(", "));
+            return Err(Failure::error(Exit::USAGE, text));
+        }
+    };
+    let Some(found) = found else {
+        let what = claim.map_or_else(|| "nobody holds it".into(), |id| format!("no claim {id}"));
+        return Err(Failure::error(Exit::NOT_FOUND, format!("{name}: {what}")));
+    };
+    if !yes && question::can_be_asked() {
+        question::ask(&format!("Take {name} away from {}?", holder(found)))?;
+    }
+    let released = lock.force_release(&name, &found.claim_id).await?;
+    if !released.released {
+        let text = format!("{name}: {} had released it already", holder(found));
+        return Err(Failure::error(Exit::NOT_FOUND, text));
+    }
+    if !global.print_facts(&json!({ "name": name, "released": found }))? {
+        output::line(&format!("{name} is taken away from {}", holder(found)))?;
+    }
+    Ok(Exit::OK)
+}
+
 async fn list(global: &Global, client: &Client, prefix: String) -> anyhow::Result<Exit> {
     let lock = client.lock(&global.backend);
     let mut query = ListQuery { prefix, ..ListQuery::default() };
@@ -193,8 +250,7 @@ async fn list(global: &Global, client: &Client, prefix: String) -> anyhow::Resul
             break;
         }
     }
-    if global.is_json() {
-        output::json(&whole)?;
+    if global.print(&whole)? {
         return Ok(Exit::OK);
     }
     let mut table = Table::new(["LOCK"]);
@@ -205,7 +261,7 @@ async fn list(global: &Global, client: &Client, prefix: String) -> anyhow::Resul
     Ok(Exit::OK)
 }
 
-fn holder(claim: &Claim) -> String {
+pub(crate) fn holder(claim: &Claim) -> String {
     let owner = output::or_dash(claim.owner.clone());
     match &claim.token {
         Some(token) => format!("{owner} (token {})", token.value),

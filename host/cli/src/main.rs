@@ -4,22 +4,29 @@ use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
 
+mod audit;
 mod backend;
 mod child;
+mod completion;
 mod config;
+mod doctor;
 mod exit;
 mod global;
 mod guard;
+mod leader;
 mod lock;
 mod output;
 mod plugin;
+mod question;
 mod registry;
 mod runtime_file;
 mod serve;
+mod server;
 mod session;
 mod settings;
 mod signals;
 mod terminal;
+mod token;
 mod trace;
 
 use exit::Exit;
@@ -49,6 +56,9 @@ enum Noun {
     /// Run a command under a lock; see who holds which lock
     #[command(subcommand)]
     Lock(lock::Verb),
+    /// Run a command as the leader; see who leads
+    #[command(subcommand)]
+    Leader(leader::Verb),
     /// See and check the backends
     #[command(subcommand)]
     Backend(backend::Verb),
@@ -61,6 +71,18 @@ enum Noun {
     /// Check and show the settings
     #[command(subcommand)]
     Settings(settings::Verb),
+    /// Make, list and revoke access tokens
+    #[command(subcommand)]
+    Token(token::Verb),
+    /// Show who changed what, newest first
+    Audit(audit::Arguments),
+    /// See and set how a running server works
+    #[command(subcommand)]
+    Server(server::Verb),
+    /// Look for what is wrong: settings, folders, the server, the backends
+    Doctor,
+    /// Print what makes a shell complete this command line
+    Completion(completion::Arguments),
     /// End this group of processes when standard input ends
     #[command(hide = true)]
     Guard(guard::Arguments),
@@ -101,6 +123,12 @@ async fn run(Arguments { global, noun }: Arguments) -> anyhow::Result<Exit> {
         Noun::Plugin(verb) => plugin::run(&global, verb).await,
         Noun::Trace(verb) => trace::run(&global, verb).await,
         Noun::Settings(verb) => settings::run(&global, verb).await,
+        Noun::Leader(verb) => leader::run(&global, verb).await,
+        Noun::Token(verb) => token::run(&global, verb).await,
+        Noun::Audit(arguments) => audit::run(&global, arguments).await,
+        Noun::Server(verb) => server::run(&global, verb).await,
+        Noun::Doctor => doctor::run(&global).await,
+        Noun::Completion(arguments) => completion::run(&arguments),
         Noun::Guard(arguments) => guard::run(&arguments).map(|()| Exit::OK),
     }
 }
@@ -139,7 +167,7 @@ mod tests {
         for line in ["pintle -b zk -o json config get a", "pintle config get a -b zk -o json"] {
             let parsed = Arguments::try_parse_from(line.split(' ')).unwrap();
             assert_eq!(parsed.global.backend, "zk");
-            assert!(parsed.global.is_json());
+            assert!(parsed.global.is_for_machines());
         }
     }
 
@@ -147,7 +175,7 @@ mod tests {
     fn what_stands_after_two_dashes_belongs_to_the_command() {
         let line = "pintle lock run jobs/x --ttl 5s -- make -o json --ttl 9s";
         let parsed = Arguments::try_parse_from(line.split(' ')).unwrap();
-        assert!(!parsed.global.is_json());
+        assert!(!parsed.global.is_for_machines());
         let Noun::Lock(lock::Verb::Run(run)) = parsed.noun else { panic!("{line}") };
         assert_eq!(run.ttl, std::time::Duration::from_secs(5));
         assert_eq!(run.command, ["make", "-o", "json", "--ttl", "9s"]);

@@ -6,6 +6,7 @@ use std::{
 };
 
 use serde::Serialize;
+use serde_json::Value;
 
 /// Longest value in a table or in a line about an event.
 const VALUE_CHARS_MAX: usize = 60;
@@ -13,6 +14,12 @@ const VALUE_CHARS_MAX: usize = 60;
 /// Prints a whole document as JSON.
 pub(crate) fn json(document: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string_pretty(document)?)
+}
+
+/// A document as YAML.
+pub(crate) fn yaml(document: &impl Serialize) -> anyhow::Result<String> {
+    // By way of JSON, so that both say the same.
+    Ok(serde_saphyr::to_string(&serde_json::to_value(document)?)?)
 }
 
 /// Prints one event as one line of JSON.
@@ -73,6 +80,31 @@ impl Table {
             .collect();
         lines.join("\n")
     }
+}
+
+/// Prints the fields of a document as a table, each with its path.
+pub(crate) fn fields(document: &impl Serialize) -> anyhow::Result<()> {
+    fn collect(value: &Value, path: &str, table: &mut Table) {
+        let below = |name: &str| {
+            if path.is_empty() { name.to_owned() } else { format!("{path}.{name}") }
+        };
+        match value {
+            Value::Object(map) if !map.is_empty() => {
+                map.iter().for_each(|(name, value)| collect(value, &below(name), table));
+            }
+            Value::Array(list) if !list.is_empty() => {
+                let indexed = list.iter().enumerate();
+                indexed
+                    .for_each(|(index, value)| collect(value, &below(&index.to_string()), table));
+            }
+            Value::String(text) => table.row([path.to_owned(), preview(text.as_bytes())]),
+            Value::Null => table.row([path.to_owned(), "-".into()]),
+            other => table.row([path.to_owned(), other.to_string()]),
+        }
+    }
+    let mut table = Table::new(["FIELD", "VALUE"]);
+    collect(&serde_json::to_value(document)?, "", &mut table);
+    table.print("nothing")
 }
 
 /// Names and facts about one thing, below each other.
@@ -142,6 +174,18 @@ mod tests {
         let long = preview("x".repeat(100).as_bytes());
         assert_eq!(long.chars().count(), VALUE_CHARS_MAX + 1);
         assert!(preview(b"\x1b[31mred").starts_with("\\u{1b}"));
+    }
+
+    #[test]
+    fn texts_that_look_like_something_else_stay_texts_in_yaml() {
+        let document = serde_json::json!({
+            "texts": ["yes", "no", "1", "1.0", "null", "~", "", " a", "a: b", "#", "- x", "a\nb\n",
+                "2020-01-01", "0x1F", "'", "\"", "\t", "é", "\u{1}", "{", "%", "@", "!x", "&a", "*a"],
+            "others": [1, 1.5, true, null, {}, []],
+        });
+        let text = yaml(&document).unwrap();
+        let again: Value = serde_saphyr::from_str(&text).unwrap();
+        assert_eq!(again, document, "{text}");
     }
 
     #[test]

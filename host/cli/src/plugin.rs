@@ -48,8 +48,7 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 
 async fn list(global: &Global, client: &Client) -> anyhow::Result<Exit> {
     let plugins = client.admin().plugins().await?;
-    if global.is_json() {
-        output::json(&plugins)?;
+    if global.print(&plugins)? {
         return Ok(Exit::OK);
     }
     let mut table = Table::new(["PLUGIN", "VERSION", "OFFERS", "SUMMARY"]);
@@ -75,9 +74,7 @@ async fn list(global: &Global, client: &Client) -> anyhow::Result<Exit> {
 
 async fn inspect(global: &Global, client: &Client, name: &str) -> anyhow::Result<Exit> {
     let plugin = client.admin().plugin(name).await?;
-    if global.is_json() {
-        output::json(&plugin)?;
-    } else {
+    if !global.print_facts(&plugin)? {
         print(&plugin)?;
     }
     Ok(Exit::OK)

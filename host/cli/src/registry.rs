@@ -1,5 +1,7 @@
 //! `pintle registry`: services and their instances.
 
+mod operator;
+
 use std::{collections::BTreeMap, ffi::OsString, time::Duration};
 
 use clap::{Args, Subcommand};
@@ -44,18 +46,26 @@ pub(crate) enum Verb {
     },
     /// Keep an instance registered while a command runs
     Run(RunArguments),
+    /// Store an instance that stays until it is removed
+    Add(operator::AddArguments),
+    /// Remove an instance that `add` stored
+    Remove(operator::Named),
+    /// Put an instance into the load again
+    Enable(operator::NotedArguments),
+    /// Take an instance out of the load; it stays registered
+    Disable(operator::NotedArguments),
+    /// Set the share of the load of an instance
+    Weight(operator::WeightArguments),
+    /// Take back what enable, disable and weight said of an instance
+    Clear(operator::Named),
 }
 
+/// What an instance says of itself.
 #[derive(Debug, Args)]
-pub(crate) struct RunArguments {
-    /// Name of the service
-    service: String,
+pub(crate) struct SpecArguments {
     /// Where the instance is reached, like 127.0.0.1:8080
     #[arg(long, value_name = "HOST:PORT")]
     address: Endpoint,
-    /// Tells the instance apart within the service [default: its address]
-    #[arg(long)]
-    id: Option<String>,
     /// Version of its program
     #[arg(long, default_value = "", hide_default_value = true)]
     version: String,
@@ -68,6 +78,29 @@ pub(crate) struct RunArguments {
     /// A label; may be given several times
     #[arg(long = "label", value_name = "NAME=VALUE", value_parser = label)]
     labels: Vec<(String, String)>,
+}
+
+impl SpecArguments {
+    fn spec(&self) -> InstanceSpec {
+        InstanceSpec {
+            version: self.version.clone(),
+            zone: self.zone.clone(),
+            weight: self.weight,
+            labels: BTreeMap::from_iter(self.labels.iter().cloned()),
+            ..InstanceSpec::new(self.address.host.clone(), self.address.port)
+        }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// Name of the service
+    service: String,
+    /// Tells the instance apart within the service [default: its address]
+    #[arg(long)]
+    id: Option<String>,
+    #[command(flatten)]
+    spec: SpecArguments,
     /// How long it stays registered after this process dies, 2s to 1h
     #[arg(long, value_name = "TIME", default_value = "15s")]
     #[arg(value_parser = pintle::settings::parse_duration)]
@@ -83,6 +116,12 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
         Verb::List { service } => list(global, client, &service).await,
         Verb::Watch { service } => watch(global, client, service).await,
         Verb::Run(arguments) => run_command(global, client, arguments).await,
+        Verb::Add(arguments) => operator::add(global, client, arguments).await,
+        Verb::Remove(named) => operator::remove(global, client, named).await,
+        Verb::Enable(arguments) => operator::enable(global, client, arguments, true).await,
+        Verb::Disable(arguments) => operator::enable(global, client, arguments, false).await,
+        Verb::Weight(arguments) => operator::weight(global, client, arguments).await,
+        Verb::Clear(named) => operator::clear(global, client, named).await,
     })
     .await
 }
@@ -99,8 +138,7 @@ async fn services(global: &Global, client: &Client) -> anyhow::Result<Exit> {
             break;
         }
     }
-    if global.is_json() {
-        output::json(&whole)?;
+    if global.print(&whole)? {
         return Ok(Exit::OK);
     }
     let mut table = Table::new(["SERVICE", "INSTANCES"]);
@@ -111,7 +149,12 @@ async fn services(global: &Global, client: &Client) -> anyhow::Result<Exit> {
     Ok(Exit::OK)
 }
 
-async fn list(global: &Global, client: &Client, service: &str) -> anyhow::Result<Exit> {
+/// All instances of a service.
+async fn instances(
+    global: &Global,
+    client: &Client,
+    service: &str,
+) -> anyhow::Result<InstancesPage> {
     let registry = client.registry(&global.backend);
     let mut query = ListQuery::default();
     let mut whole = InstancesPage::default();
@@ -120,11 +163,14 @@ async fn list(global: &Global, client: &Client, service: &str) -> anyhow::Result
         whole.instances.extend(page.instances);
         query.page = page.next;
         if query.page.is_none() {
-            break;
+            return Ok(whole);
         }
     }
-    if global.is_json() {
-        output::json(&whole)?;
+}
+
+async fn list(global: &Global, client: &Client, service: &str) -> anyhow::Result<Exit> {
+    let whole = instances(global, client, service).await?;
+    if global.print(&whole)? {
         return Ok(Exit::OK);
     }
     let mut table = Table::new(["ID", "ADDRESS", "STATE", "WEIGHT", "VERSION", "ZONE", "SINCE"]);
@@ -152,8 +198,11 @@ async fn watch(global: &Global, client: &Client, service: Option<String>) -> any
             _ = signals.next() => return Ok(Exit::OK),
         };
         match delivery {
-            Some(Ok(Delivery::Event(event))) if global.is_json() => output::json_line(&event)?,
-            Some(Ok(Delivery::Event(event))) => output::line(&describe(&event))?,
+            Some(Ok(Delivery::Event(event))) => {
+                if !global.print_event(&event)? {
+                    output::line(&describe(&event))?;
+                }
+            }
             Some(Ok(Delivery::Disconnected(reason))) => {
                 eprintln!("{reason}; connecting again");
             }
@@ -168,16 +217,9 @@ async fn run_command(
     client: &Client,
     arguments: RunArguments,
 ) -> anyhow::Result<Exit> {
-    let RunArguments { service, address, id, version, zone, weight, labels, ttl, command } =
-        arguments;
-    let name = InstanceName { service, id: id.unwrap_or_else(|| address.to_string()) };
-    let spec = InstanceSpec {
-        version,
-        zone,
-        weight,
-        labels: BTreeMap::from_iter(labels),
-        ..InstanceSpec::new(address.host, address.port)
-    };
+    let RunArguments { service, id, spec, ttl, command } = arguments;
+    let name = InstanceName { service, id: id.unwrap_or_else(|| spec.address.to_string()) };
+    let spec = spec.spec();
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
     let mut signals = Signals::to_forward()?;
     let registry = client.registry(&global.backend);

@@ -2,7 +2,8 @@
 
 use std::{
     fs::{self, File, TryLockError},
-    io,
+    io::{self, Write},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     thread,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -58,6 +59,15 @@ pub(crate) fn path(data_root: &Path) -> PathBuf {
 pub(crate) fn read(data_root: &Path) -> Option<Record> {
     let text = fs::read(path(data_root)).ok()?;
     serde_json::from_slice(&text).ok()
+}
+
+/// What shows a server on this data directory that one may read it; none where that is not so.
+pub(crate) fn owner_secret(data_root: &Path) -> Option<String> {
+    fs::read_to_string(owner_path(data_root)).ok().map(|text| text.trim().to_owned())
+}
+
+fn owner_path(data_root: &Path) -> PathBuf {
+    path(data_root).with_file_name("owner.token")
 }
 
 /// Whether a server has this data directory, whatever the file says: that stays behind when a server
@@ -134,6 +144,18 @@ impl Reservation {
         Err(RuntimeFileError::Taken(read(data_root)))
     }
 
+    /// Writes down a secret that nobody else can read.
+    pub(crate) fn write_owner_secret(&self, secret: &str) -> Result<(), RuntimeFileError> {
+        let path = self.path.with_file_name("owner.token");
+        let written = match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => File::options().write(true).create_new(true).mode(0o600).open(&path),
+        };
+        written
+            .and_then(|mut file| file.write_all(secret.as_bytes()))
+            .map_err(|source| RuntimeFileError::Unusable { path, source })
+    }
+
     /// Writes the file.
     pub(crate) fn announce(self, record: Record) -> Result<RuntimeFile, RuntimeFileError> {
         let file = RuntimeFile { reservation: self, record };
@@ -150,6 +172,11 @@ pub(crate) struct RuntimeFile {
 }
 
 impl RuntimeFile {
+    /// Writes down a secret that nobody else can read.
+    pub(crate) fn write_owner_secret(&self, secret: &str) -> Result<(), RuntimeFileError> {
+        self.reservation.write_owner_secret(secret)
+    }
+
     /// Tells that the server is in another state now.
     pub(crate) fn turn(&mut self, state: State) -> Result<(), RuntimeFileError> {
         self.record.state = state;
@@ -170,8 +197,13 @@ impl RuntimeFile {
 
 impl Drop for RuntimeFile {
     fn drop(&mut self) {
-        if let Err(error) = fs::remove_file(&self.reservation.path) {
-            tracing::warn!(path = %self.reservation.path.display(), %error, "not removed");
+        for path in [&self.reservation.path, &self.reservation.path.with_file_name("owner.token")] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(path = %path.display(), %error, "not removed");
+                }
+                _ => {}
+            }
         }
         // Given free by closing it in any case.
         let _ = self.reservation.lock.unlock();
@@ -225,6 +257,19 @@ mod tests {
         });
         assert!(Reservation::of(root.path()).is_ok());
         looking.join().unwrap();
+    }
+
+    #[test]
+    fn the_secret_of_the_owner_is_for_the_owner_while_the_server_lives() {
+        use std::os::unix::fs::MetadataExt;
+        let root = tempfile::tempdir().unwrap();
+        let file = Reservation::of(root.path()).unwrap().announce(record(17)).unwrap();
+        fs::write(owner_path(root.path()), "left behind").unwrap();
+        file.write_owner_secret("pintle_x").unwrap();
+        assert_eq!(owner_secret(root.path()).as_deref(), Some("pintle_x"));
+        assert_eq!(fs::metadata(owner_path(root.path())).unwrap().mode() & 0o777, 0o600);
+        drop(file);
+        assert_eq!(owner_secret(root.path()), None);
     }
 
     #[test]

@@ -2,15 +2,15 @@
 
 use std::{
     io::{self, IsTerminal},
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr},
 };
 
 use anyhow::Context;
 use clap::{Args, ValueEnum};
-use pintle::Pintle;
-use pintle_server::{Api, receive::Receivers};
+use pintle::{Pintle, settings::Settings};
+use pintle_server::{Api, Listen, LogControl, Tls, receive::Receivers};
 use tokio::net::TcpListener;
-use tracing_subscriber::fmt;
+use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::{
     exit::{self, Exit, Failure},
@@ -41,7 +41,7 @@ enum LogForm {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit> {
-    log(global, arguments.log);
+    let log = log(global, arguments.log);
     let mut settings = global.load_settings()?;
     if let Some(listen) = arguments.listen {
         settings.server.listen = listen;
@@ -50,20 +50,20 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let mut signals = Signals::to_end()?;
     let reservation = Reservation::of(&data_root)?;
     // Early, because it is likely to fail and leaves nothing behind.
-    let listener = bind(settings.server.listen).await?;
+    let doors = Doors::open(&settings).await?;
+    let (url, local_url) = (doors.url.clone(), doors.local_url.clone());
     let receivers = Receivers::bind(&settings.tracing.receive)
         .await
         .map_err(|error| Failure::error(Exit::USAGE, error.to_string()))?;
-    let address = listener.local_addr()?;
-    let url = format!("http://{address}");
     // Already now: a command that finds the data directory taken waits for this server.
-    let record = Record::of_this_process(url.clone(), State::Starting);
+    let record = Record::of_this_process(local_url, State::Starting);
     let mut file = reservation.announce(record)?;
     let pintle = tokio::select! {
         started = Pintle::builder().settings(settings).start() => started?,
         signal = signals.next() => return Err(exit::ended_by(signal)),
     };
-    let api = Api::new(pintle.clone());
+    let api = Api::open(pintle.clone(), Some(log))?;
+    file.write_owner_secret(&api.issue_owner_secret())?;
     file.turn(State::Serving)?;
     greet(global, &url)?;
     for (key, address) in receivers.addresses()? {
@@ -81,7 +81,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     };
     let mut again = Signals::to_end()?;
     let graceful = async {
-        let served = api.serve(listener, stop).await;
+        let served = api.serve_at(doors.places, stop).await;
         // Not before: until here it answers those who still have to release what they hold.
         if let Err(error) = file.turn(State::Stopping) {
             tracing::warn!(%error, "commands do not see that this server stops");
@@ -118,9 +118,42 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     Err(Failure::error(Exit::FAILED, text))
 }
 
+/// Where the server listens.
+struct Doors {
+    places: Vec<Listen>,
+    /// For clients.
+    url: String,
+    /// For commands on this machine.
+    local_url: String,
+}
+
+impl Doors {
+    async fn open(settings: &Settings) -> anyhow::Result<Self> {
+        let server = &settings.server;
+        let usage = |text: String| Failure::error(Exit::USAGE, text);
+        let tls = server.tls.as_ref().map(Tls::load).transpose();
+        let tls = tls.map_err(|error| usage(error.to_string()))?;
+        let has_tokens = pintle_server::has_tokens(settings)?;
+        pintle_server::check_address(server.listen, tls.is_some(), has_tokens)
+            .map_err(|error| usage(error.to_string()))?;
+        let listener = bind(server.listen).await?;
+        let address = listener.local_addr()?;
+        let Some(tls) = tls else {
+            let url = format!("http://{address}");
+            let places = vec![Listen::plain(listener)];
+            return Ok(Self { places, url: url.clone(), local_url: url });
+        };
+        // Commands on this machine need no certificate.
+        let local = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).await?;
+        Ok(Self {
+            url: format!("https://{address}"),
+            local_url: format!("http://{}", local.local_addr()?),
+            places: vec![Listen::tls(listener, tls), Listen::plain(local)],
+        })
+    }
+}
+
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    pintle_server::check_address(address)
-        .map_err(|error| Failure::error(Exit::USAGE, error.to_string()))?;
     TcpListener::bind(address).await.map_err(|error| {
         let text = if error.kind() == io::ErrorKind::AddrInUse {
             format!(
@@ -134,18 +167,53 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     })
 }
 
-fn log(global: &Global, form: LogForm) {
+/// Begins to log, and answers what sets how much.
+fn log(global: &Global, form: LogForm) -> Box<dyn LogControl> {
     let quiet = "warn,pintle=info,pintle_server=info";
-    let subscriber = fmt().with_env_filter(global.log_filter(quiet)).with_writer(std::io::stderr);
+    let builder = fmt().with_env_filter(global.log_filter(quiet)).with_writer(std::io::stderr);
     match form {
-        LogForm::Text => subscriber.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogForm::Json => subscriber.json().flatten_event(true).init(),
+        LogForm::Text => {
+            let builder =
+                builder.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
+            let control = LogFilter(builder.reload_handle());
+            builder.init();
+            Box::new(control)
+        }
+        LogForm::Json => {
+            let builder = builder.json().flatten_event(true).with_filter_reloading();
+            let control = LogFilter(builder.reload_handle());
+            builder.init();
+            Box::new(control)
+        }
+    }
+}
+
+struct LogFilter<S>(reload::Handle<EnvFilter, S>);
+
+impl<S> LogControl for LogFilter<S> {
+    fn filter(&self) -> String {
+        self.0.with_current(ToString::to_string).unwrap_or_default()
+    }
+
+    fn set_filter(&self, filter: &str) -> Result<(), String> {
+        // The syntax takes any word for the name of a module.
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let level_of = |part: &str| {
+            part.rsplit_once('=').map_or(part, |(_, level)| level).trim().to_lowercase()
+        };
+        if let Some(part) =
+            filter.split(',').find(|part| !LEVELS.contains(&level_of(part).as_str()))
+        {
+            return Err(format!("{part:?} does not end with a level: {}", LEVELS.join(", ")));
+        }
+        let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
+        self.0.reload(filter).map_err(|error| error.to_string())
     }
 }
 
 fn greet(global: &Global, url: &str) -> anyhow::Result<()> {
-    if global.is_json() {
-        return output::json_line(&serde_json::json!({ "url": url, "pid": std::process::id() }));
+    if global.print_event(&serde_json::json!({ "url": url, "pid": std::process::id() }))? {
+        return Ok(());
     }
     let pintle = std::env::args().next().unwrap_or_else(|| "pintle".into());
     output::line(&format!("Pintle serves at {url}"))?;

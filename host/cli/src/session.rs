@@ -39,8 +39,9 @@ impl Session {
         tracing::info!("no server runs; working in this process");
         let settings = global.load_settings()?;
         let pintle = Pintle::builder().settings(settings).start().await?;
-        let api = Api::new(pintle.clone());
-        let client = Client::in_process(api.router()).with_timeout(global.timeout);
+        let api = Api::open(pintle.clone(), None)?;
+        // Who may read the data folder owns the host.
+        let client = Client::in_process(api.router_of_owner()).with_timeout(global.timeout);
         Ok(Self { client, host: Some((pintle, api)) })
     }
 
@@ -65,6 +66,22 @@ pub(crate) async fn with<T>(
     result
 }
 
+/// Runs a verb on a server that runs, where a host in this process would make no sense.
+pub(crate) async fn with_server<T>(
+    global: &Global,
+    verb: impl AsyncFnOnce(&Client) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    let Some(client) = find_server(global).await? else {
+        let text = "no server runs on this data folder: start one with `pintle serve`, or name one \
+                    by --server";
+        return Err(Failure::error(Exit::UNAVAILABLE, text));
+    };
+    let client = client.with_timeout(global.timeout);
+    let result = verb(&client).await;
+    client.finish().await;
+    result
+}
+
 /// How long a command waits for a server that is starting or stopping.
 const CHANGE_MAX: Duration = Duration::from_secs(60);
 /// After this time it says what it waits for.
@@ -75,8 +92,13 @@ const LOOK_PERIOD: Duration = Duration::from_millis(25);
 /// The server on the data directory, waiting while it is starting or stopping: until it serves it
 /// cannot be asked, and nobody else can have the data.
 async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
+    let token = global.token()?;
     if let Some(url) = &global.server {
-        return Ok(Some(Client::http(url)?));
+        let client = global.client(url)?;
+        return Ok(Some(match token {
+            Some(token) => client.with_token(&token)?,
+            None => client,
+        }));
     }
     let settings = global.load_settings()?;
     let root = settings.data_root()?;
@@ -87,7 +109,11 @@ async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
         let doing = match &record {
             Some(record) if record.state == State::Serving => {
                 if let Some(client) = answering(&root, record).await? {
-                    return Ok(Some(client));
+                    let token = token.or_else(|| runtime_file::owner_secret(&root));
+                    return Ok(Some(match token {
+                        Some(token) => client.with_token(&token)?,
+                        None => client,
+                    }));
                 }
                 // It began to stop a moment ago, or this is what a killed one left behind.
                 "not answering"

@@ -31,9 +31,8 @@ async fn check(global: &Global) -> anyhow::Result<Exit> {
     let mut settings = global.load_settings()?;
     settings.ensure_backend()?;
     let warnings = Pintle::check(&settings).await?;
-    if global.is_json() {
-        let warnings: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-        output::json(&serde_json::json!({ "ok": true, "warnings": warnings }))?;
+    let texts: Vec<String> = warnings.iter().map(ToString::to_string).collect();
+    if global.print_facts(&serde_json::json!({ "ok": true, "warnings": texts }))? {
         return Ok(Exit::OK);
     }
     for warning in warnings {
@@ -47,8 +46,7 @@ async fn check(global: &Global) -> anyhow::Result<Exit> {
 async fn show(global: &Global) -> anyhow::Result<Exit> {
     session::with(global, async |client| {
         let settings = client.admin().settings().await?;
-        if global.is_json() {
-            output::json(&settings)?;
+        if global.print(&settings)? {
             return Ok(Exit::OK);
         }
         let mut table = Table::new(["KEY", "VALUE", "SET IN"]);

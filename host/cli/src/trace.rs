@@ -61,8 +61,7 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 
 async fn status(global: &Global, client: &Client) -> anyhow::Result<Exit> {
     let status = client.admin().tracing_status().await?;
-    if global.is_json() {
-        output::json(&status)?;
+    if global.print(&status)? {
         return Ok(Exit::OK);
     }
     let Status { received, turned_away, rejected, sampled_out, passed, sinks } = status;
@@ -115,8 +114,8 @@ async fn extract(global: &Global, client: &Client, headers: &[String]) -> anyhow
     }
     let carried = client.admin().trace_extract(&Headers { headers: named }).await?;
     let is_found = carried.trace_id.is_some();
-    if global.is_json() {
-        output::json(&carried)?;
+    if global.print(&carried)? {
+        // All is said.
     } else if is_found {
         print(&carried)?;
     } else {
@@ -167,9 +166,7 @@ async fn inject(
     };
     let inject = Inject { format: arguments.format, carried };
     let headers = client.admin().trace_inject(&inject).await?;
-    if global.is_json() {
-        output::json(&headers)?;
-    } else {
+    if !global.print(&headers)? {
         for (name, value) in headers.headers {
             output::line(&format!("{name}: {value}"))?;
         }

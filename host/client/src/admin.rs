@@ -3,9 +3,12 @@
 mod reload;
 
 use pintle_api::{
+    access::{Access, CreateToken, CreatedToken, Revoked, Tokens},
     address,
+    audit::{AuditPage, AuditQuery},
     backend::{Backend, Backends, Check, Liveness},
     plugin::{Plugin, Plugins},
+    server::LogLevel,
     settings::Settings,
     tracing::{Carried, Headers, Inject, Status},
 };
@@ -105,5 +108,61 @@ impl Admin {
     /// Any of [`ClientError`].
     pub async fn settings(&self) -> Result<Settings, ClientError> {
         self.client.json(Call::get("/v1/settings".into())).await
+    }
+
+    /// What the server takes this client for.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn access(&self) -> Result<Access, ClientError> {
+        self.client.json(Call::get("/v1/access".into())).await
+    }
+
+    /// Makes an access token.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`]. With [`pintle_api::Effect::Unknown`] it may have been made.
+    pub async fn create_token(&self, request: &CreateToken) -> Result<CreatedToken, ClientError> {
+        self.client.json(Call::post("/v1/tokens".into()).json(request)?).await
+    }
+
+    /// All access tokens, without their secrets.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn tokens(&self) -> Result<Tokens, ClientError> {
+        self.client.json(Call::get("/v1/tokens".into())).await
+    }
+
+    /// Revokes an access token, by its id or its name.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn revoke_token(&self, token: &str) -> Result<Revoked, ClientError> {
+        self.client.json(Call::delete(address::token(token))).await
+    }
+
+    /// One page of who changed what, newest first.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn audit(&self, query: &AuditQuery) -> Result<AuditPage, ClientError> {
+        self.client.json(Call::get("/v1/audit".into()).query(query)?).await
+    }
+
+    /// What the server logs.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn log_level(&self) -> Result<LogLevel, ClientError> {
+        self.client.json(Call::get("/v1/server/log-level".into())).await
+    }
+
+    /// Sets what the server logs, until it ends.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn set_log_level(&self, level: &LogLevel) -> Result<LogLevel, ClientError> {
+        self.client.json(Call::put("/v1/server/log-level".into()).json(level)?).await
     }
 }

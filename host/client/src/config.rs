@@ -6,8 +6,8 @@ use pintle_api::{
     address,
     config::{
         Committed, DeletePrefixQuery, Deleted, DeletedPrefix, EntriesPage, Entry, Expect, Format,
-        GetQuery, HistoryPage, HistoryQuery, ListQuery, Mismatch, Stored, Txn, WatchQuery,
-        WriteQuery,
+        GetMany, GetQuery, GotMany, HistoryPage, HistoryQuery, ListQuery, Mismatch, Stored, Txn,
+        WatchQuery, WriteQuery,
     },
     etag,
     event::ConfigEvent,
@@ -96,6 +96,16 @@ impl Config {
         let query = GetQuery { format: Some(Format::Json), ..query };
         let call = Call::get(address::config_key(&self.backend, key)).query(&query)?;
         unless_not_found(self.client.json(call).await)
+    }
+
+    /// Several keys at once, at most 128; one result for each, in order.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn get_many(&self, request: &GetMany) -> Result<Vec<Option<Entry>>, ClientError> {
+        let call = Call::post(address::config(&self.backend, "get")).json(request)?;
+        let found: GotMany = self.client.json(call).await?;
+        Ok(found.entries)
     }
 
     /// One page of the keys below a prefix.

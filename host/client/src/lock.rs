@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use pintle_api::{
     address,
+    leader::Election,
     lock::{Acquire, Claim, Lease, LeaseQuery, ListQuery, LockState, LocksPage, Released},
     problem::code,
 };
@@ -142,6 +143,14 @@ impl Lock {
     pub async fn watch(&self, name: &str) -> Result<Watch<LockState>, ClientError> {
         let target = format!("{}/watch", address::lock(&self.backend, name));
         Watch::open(self.client.clone(), target).await
+    }
+
+    /// Who leads an election, and who would like to.
+    ///
+    /// # Errors
+    /// Any of [`ClientError`].
+    pub async fn election(&self, name: &str) -> Result<Election, ClientError> {
+        self.client.json(Call::get(address::leader(&self.backend, name))).await
     }
 
     fn path(&self, lease: &LeaseName) -> String {

@@ -3,13 +3,24 @@
 use std::{fmt, time::Duration};
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header, uri::Authority};
+use http::{
+    HeaderMap, HeaderValue, Method, Request, Response, Uri, header,
+    uri::{Authority, Scheme},
+};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
+use hyper_rustls::{ConfigBuilderExt, HttpsConnectorBuilder};
 use hyper_util::{
-    client::legacy::{Client as HyperClient, connect::HttpConnector},
+    client::legacy::{
+        Client as HyperClient,
+        connect::{Connect, HttpConnector},
+    },
     rt::TokioExecutor,
 };
 use pintle_api::{PROBLEM_JSON, Problem, problem};
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, pem::PemObject},
+};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio_util::task::TaskTracker;
 use tower::{Service, ServiceExt, util::BoxCloneSyncService};
@@ -35,7 +46,10 @@ type Transport = BoxCloneSyncService<Request<RequestBody>, Response<ResponseBody
 #[derive(Clone)]
 pub struct Client {
     transport: Transport,
+    scheme: Scheme,
     authority: Authority,
+    /// The value of `Authorization`.
+    token: Option<HeaderValue>,
     timeout: Duration,
     /// What dropped guards left to be done.
     background: TaskTracker,
@@ -47,20 +61,46 @@ impl Client {
     /// # Errors
     /// [`ClientError::Invalid`] when the URL cannot be used.
     pub fn http(url: &str) -> Result<Self, ClientError> {
-        let authority = authority_of(url)?;
+        Self::connect(url, None)
+    }
+
+    /// A client of the server at `url`, like `https://pintle.example:7468`, that trusts the
+    /// authorities in `ca` (PEM) instead of the system's. Nothing is sent yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when the URL or the certificates cannot be used.
+    pub fn connect(url: &str, ca: Option<&[u8]>) -> Result<Self, ClientError> {
+        let (scheme, authority) = parts_of(url)?;
         let mut connector = HttpConnector::new();
         connector.set_nodelay(true);
         connector.set_connect_timeout(Some(Duration::from_secs(5)));
-        let client = HyperClient::builder(TokioExecutor::new()).build(connector);
-        let transport = client
-            .map_response(|response| {
-                response.map(|body| body.map_err(BoxError::from).boxed_unsync())
-            })
-            .map_err(|error: hyper_util::client::legacy::Error| SendError {
-                connected: !error.is_connect(),
-                source: error.into(),
-            });
-        Ok(Self::new(BoxCloneSyncService::new(transport), authority))
+        connector.enforce_http(false);
+        let transport = if scheme == Scheme::HTTPS {
+            let connector = HttpsConnectorBuilder::new()
+                .with_tls_config(tls(ca)?)
+                .https_only()
+                .enable_http1()
+                .wrap_connector(connector);
+            over(connector)
+        } else {
+            over(connector)
+        };
+        Ok(Self::new(transport, scheme, authority))
+    }
+
+    /// The same client with an access token.
+    ///
+    /// # Errors
+    /// [`ClientError::Invalid`] when that can be no token.
+    pub fn with_token(mut self, token: &str) -> Result<Self, ClientError> {
+        let value = HeaderValue::from_str(&format!("Bearer {token}"));
+        // Nothing of it belongs in a text.
+        let mut value = value.map_err(|_| {
+            ClientError::Invalid("the access token has characters that no token has".into())
+        })?;
+        value.set_sensitive(true);
+        self.token = Some(value);
+        Ok(self)
     }
 
     /// A client of a service in this process, such as a server's router.
@@ -78,11 +118,13 @@ impl Client {
                 response.map(|body| body.map_err(Into::into).boxed_unsync())
             })
             .map_err(|error: S::Error| SendError { connected: true, source: error.into() });
-        Self::new(BoxCloneSyncService::new(transport), Authority::from_static("localhost"))
+        let localhost = Authority::from_static("localhost");
+        Self::new(BoxCloneSyncService::new(transport), Scheme::HTTP, localhost)
     }
 
-    fn new(transport: Transport, authority: Authority) -> Self {
-        Self { transport, authority, timeout: TIMEOUT, background: TaskTracker::new() }
+    fn new(transport: Transport, scheme: Scheme, authority: Authority) -> Self {
+        let (timeout, background) = (TIMEOUT, TaskTracker::new());
+        Self { transport, scheme, authority, token: None, timeout, background }
     }
 
     /// The same client with another time for a call. Streams have none, and waiting for a lock comes
@@ -136,7 +178,7 @@ impl Client {
     }
 
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.authority)
+        format!("{}://{}", self.scheme, self.authority)
     }
 
     /// Sends a call and reads the whole answer.
@@ -177,7 +219,7 @@ impl Client {
 
     fn request(&self, call: Call) -> Result<Request<RequestBody>, ClientError> {
         let uri = Uri::builder()
-            .scheme("http")
+            .scheme(self.scheme.clone())
             .authority(self.authority.clone())
             .path_and_query(call.target)
             .build()
@@ -189,6 +231,9 @@ impl Client {
         *request.uri_mut() = uri;
         *request.headers_mut() = call.headers;
         request.headers_mut().insert(header::HOST, host);
+        if let Some(token) = &self.token {
+            request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        }
         Ok(request)
     }
 
@@ -329,20 +374,63 @@ pub(crate) fn unless_not_found<T>(
     }
 }
 
-fn authority_of(url: &str) -> Result<Authority, ClientError> {
+/// Speaks HTTP over what a connector opens.
+fn over<C>(connector: C) -> Transport
+where
+    C: Connect + Clone + Send + Sync + 'static,
+{
+    let client = HyperClient::builder(TokioExecutor::new()).build(connector);
+    let transport = client
+        .map_response(|response: Response<hyper::body::Incoming>| {
+            response.map(|body| body.map_err(BoxError::from).boxed_unsync())
+        })
+        .map_err(|error: hyper_util::client::legacy::Error| SendError {
+            connected: !error.is_connect(),
+            source: error.into(),
+        });
+    BoxCloneSyncService::new(transport)
+}
+
+fn tls(ca: Option<&[u8]>) -> Result<ClientConfig, ClientError> {
+    let invalid = |error: &dyn fmt::Display| ClientError::Invalid(format!("TLS: {error}"));
+    let provider = std::sync::Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| invalid(&error))?;
+    let Some(ca) = ca else {
+        let trusting = builder.with_native_roots().map_err(|error| invalid(&error))?;
+        return Ok(trusting.with_no_client_auth());
+    };
+    let mut roots = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(ca) {
+        let certificate = certificate.map_err(|error| invalid(&error))?;
+        roots.add(certificate).map_err(|error| invalid(&error))?;
+    }
+    if roots.is_empty() {
+        return Err(invalid(&"the file of authorities holds no certificate"));
+    }
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+fn parts_of(url: &str) -> Result<(Scheme, Authority), ClientError> {
     let invalid = |reason: &str| ClientError::Invalid(format!("server {url:?}: {reason}"));
     let example = "expected a URL like \"http://127.0.0.1:7468\"";
     let uri: Uri = url.parse().map_err(|_| invalid(example))?;
     let parts = uri.into_parts();
-    match parts.scheme.as_ref().map(http::uri::Scheme::as_str) {
-        Some("http") => {}
-        Some("https") => return Err(invalid("TLS is not served yet; use http")),
+    let scheme = match parts.scheme {
+        Some(scheme) if scheme == Scheme::HTTP || scheme == Scheme::HTTPS => scheme,
         _ => return Err(invalid(example)),
-    }
+    };
     if parts.path_and_query.is_some_and(|path| path.as_str() != "/") {
         return Err(invalid("a path has no place here"));
     }
-    parts.authority.ok_or_else(|| invalid(example))
+    let authority = parts.authority.ok_or_else(|| invalid(example))?;
+    if authority.as_str().contains('@') {
+        return Err(ClientError::Invalid(
+            "server: a URL with a user has no place here; give an access token".into(),
+        ));
+    }
+    Ok((scheme, authority))
 }
 
 #[cfg(test)]
@@ -351,10 +439,11 @@ mod tests {
 
     #[test]
     fn a_url_names_a_server_and_nothing_else() {
-        assert_eq!(authority_of("http://localhost:7468").unwrap().as_str(), "localhost:7468");
-        assert_eq!(authority_of("http://[::1]:7468/").unwrap().as_str(), "[::1]:7468");
-        for wrong in ["localhost:7468", "127.0.0.1", "http://x/v1", "https://x", "", "ftp://x"] {
-            let message = authority_of(wrong).unwrap_err().to_string();
+        let authority = |url| parts_of(url).unwrap().1.to_string();
+        assert_eq!(authority("http://localhost:7468"), "localhost:7468");
+        assert_eq!(authority("https://[::1]:7468/"), "[::1]:7468");
+        for wrong in ["localhost:7468", "127.0.0.1", "http://x/v1", "http://a:b@x", "", "ftp://x"] {
+            let message = parts_of(wrong).unwrap_err().to_string();
             assert!(message.contains("server"), "{message}");
         }
     }

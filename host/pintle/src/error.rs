@@ -73,7 +73,7 @@ impl fmt::Display for PluginError {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// No backend has this name.
-    #[error("no backend is named \"{name}\"; known: {}", known.join(", "))]
+    #[error("no backend is named \"{name}\"; known: {}{}", known.join(", "), meant(name, known))]
     UnknownBackend {
         /// The name asked for.
         name: String,
@@ -148,6 +148,13 @@ pub enum Refusal {
     /// The host is shutting down.
     #[error("the host is shutting down")]
     ShuttingDown,
+}
+
+fn meant(name: &str, known: &[String]) -> String {
+    match crate::settings::closest(name, known.iter().map(String::as_str)) {
+        Some(candidate) => format!("; did you mean \"{candidate}\"?"),
+        None => String::new(),
+    }
 }
 
 /// The incarnation ended while the call was under way.

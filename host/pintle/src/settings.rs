@@ -18,6 +18,7 @@ pub use show::ShownSetting;
 pub use tracing::{ReceiveSettings, Sampling, TracingSettings};
 pub use values::{ByteSize, CpuShare, Endpoint, ValueError, duration_text, parse_duration};
 
+pub(crate) use explain::closest;
 use path::Origins;
 
 mod absolute;
@@ -69,6 +70,35 @@ pub struct ServerSettings {
     /// Address and port to listen on; port 0 takes a free one. Default: `"127.0.0.1:7468"`.
     #[serde(deserialize_with = "values::listen_address")]
     pub listen: SocketAddr,
+    /// Speak TLS with this certificate. Default: none, plain HTTP, on this machine only.
+    pub tls: Option<ServerTls>,
+    /// Names under which clients reach the server, besides those of this machine. Default: none.
+    pub hosts: Vec<String>,
+    /// Refuse everything that changes what a backend keeps. Default: `false`.
+    pub read_only: bool,
+    /// What one caller may use at a time.
+    pub limits: CallerLimits,
+}
+
+/// The certificate of the HTTP server. Both files are read again when they change.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerTls {
+    /// File with the certificate and those between it and the authority (PEM).
+    pub cert: PathBuf,
+    /// File with its private key (PEM).
+    pub key: PathBuf,
+}
+
+/// What one caller of the HTTP server may use at a time. A caller is an access token, or an address
+/// where none is asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct CallerLimits {
+    /// Calls under way. Default: 512.
+    pub calls: u32,
+    /// Watches, and calls that wait for a lock or its loss. Default: 16,384.
+    pub streams: u32,
 }
 
 /// Where plugins come from: `[plugins]`.
@@ -164,6 +194,18 @@ impl Default for PluginsSettings {
 
 impl Default for ServerSettings {
     fn default() -> Self {
-        Self { listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7468)) }
+        Self {
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 7468)),
+            tls: None,
+            hosts: Vec::new(),
+            read_only: false,
+            limits: CallerLimits::default(),
+        }
+    }
+}
+
+impl Default for CallerLimits {
+    fn default() -> Self {
+        Self { calls: 512, streams: 16_384 }
     }
 }

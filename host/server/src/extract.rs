@@ -1,5 +1,7 @@
 //! Parts of requests, refused with problem documents.
 
+use std::time::Duration;
+
 use axum::{
     RequestPartsExt,
     body::Bytes,
@@ -47,6 +49,9 @@ where
     }
 }
 
+/// Time within which the body of a request has to come.
+const BODY_TIME_MAX: Duration = Duration::from_secs(60);
+
 /// The body, as it is.
 pub(crate) struct Raw(pub(crate) Bytes);
 
@@ -54,7 +59,14 @@ impl<S: Send + Sync> FromRequest<S> for Raw {
     type Rejection = Failure;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
-        Bytes::from_request(request, state).await.map(Self).map_err(|rejection| refused(&rejection))
+        match tokio::time::timeout(BODY_TIME_MAX, Bytes::from_request(request, state)).await {
+            Ok(read) => read.map(Self).map_err(|rejection| refused(&rejection)),
+            Err(_) => {
+                let seconds = BODY_TIME_MAX.as_secs();
+                let detail = format!("the body was not complete within {seconds} s");
+                Err(Failure::of(code::SLOW_REQUEST, detail))
+            }
+        }
     }
 }
 

@@ -11,6 +11,10 @@ pub(crate) type Answer<T> = Result<T, Failure>;
 #[derive(Debug, Clone)]
 pub(crate) struct Failure(Box<Problem>);
 
+/// The code of a problem, in the extensions of its answer.
+#[derive(Debug, Clone)]
+pub(crate) struct ProblemCode(pub(crate) String);
+
 /// Code, status, title. A code that is not here is one that a plugin made up.
 const TABLE: &[(&str, StatusCode, &str)] = &[
     // What plugins say.
@@ -50,6 +54,17 @@ const TABLE: &[(&str, StatusCode, &str)] = &[
     (problem::code::BROKEN_PLUGIN, StatusCode::UNPROCESSABLE_ENTITY, "The plugin does not work"),
     (problem::code::NO_ROUTE, StatusCode::NOT_FOUND, "No such path"),
     (problem::code::METHOD_NOT_ALLOWED, StatusCode::METHOD_NOT_ALLOWED, "Not with this method"),
+    (problem::code::TOKEN_MISSING, StatusCode::UNAUTHORIZED, "An access token is needed"),
+    (problem::code::TOKEN_REFUSED, StatusCode::UNAUTHORIZED, "The access token is not known"),
+    (problem::code::FORBIDDEN, StatusCode::FORBIDDEN, "The access token is not good for this"),
+    (problem::code::READ_ONLY, StatusCode::FORBIDDEN, "The server refuses changes"),
+    (problem::code::TOO_MANY_ATTEMPTS, StatusCode::TOO_MANY_REQUESTS, "Too many wrong tokens"),
+    (problem::code::TOO_MANY_CALLS, StatusCode::TOO_MANY_REQUESTS, "Too much is under way"),
+    (problem::code::UNKNOWN_TOKEN, StatusCode::NOT_FOUND, "No such token"),
+    (problem::code::TOKEN_EXISTS, StatusCode::CONFLICT, "The name is in use"),
+    (problem::code::SLOW_REQUEST, StatusCode::REQUEST_TIMEOUT, "The body did not come in time"),
+    (problem::code::NOT_KEPT, StatusCode::NOT_IMPLEMENTED, "This server does not keep that"),
+    (problem::code::SERVER_FAILED, StatusCode::INTERNAL_SERVER_ERROR, "The server failed"),
     (problem::code::FOREIGN_HOST, StatusCode::MISDIRECTED_REQUEST, "Not this host"),
     (problem::code::FOREIGN_ORIGIN, StatusCode::FORBIDDEN, "Not from this origin"),
     (problem::code::PLUGINS_UNREADABLE, StatusCode::INTERNAL_SERVER_ERROR, "No plugins' directory"),
@@ -126,9 +141,14 @@ impl IntoResponse for Failure {
             StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let retry_after = self.0.retry_after_ms.map(|ms| ms.div_ceil(1_000));
         let mut response = (status, axum::Json(&self.0)).into_response();
+        response.extensions_mut().insert(ProblemCode(self.0.code().to_owned()));
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::UNAUTHORIZED {
+            let asked = HeaderValue::from_static("Bearer realm=\"pintle\"");
+            headers.insert(header::WWW_AUTHENTICATE, asked);
+        }
         if let Some(seconds) = retry_after {
             headers.insert(header::RETRY_AFTER, seconds.into());
         }

@@ -163,6 +163,11 @@ impl Leases {
         })
     }
 
+    /// Leases that are held.
+    pub(crate) fn count(&self) -> u64 {
+        u64::try_from(self.tasks.len()).unwrap_or(u64::MAX)
+    }
+
     /// Waits until no lease is held any more.
     pub(crate) async fn drained(&self) {
         self.tasks.close();

@@ -86,6 +86,11 @@ impl Registrations {
         answer
     }
 
+    /// Registrations that are kept, or being made.
+    pub(crate) fn count(&self) -> u64 {
+        u64::try_from(self.table().len()).unwrap_or(u64::MAX)
+    }
+
     /// Renews a registration.
     pub(crate) fn keepalive(&self, name: &RegistrationName, owner: &str) -> Answer<Registration> {
         let received = Instant::now();

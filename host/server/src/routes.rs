@@ -1,13 +1,16 @@
 //! The paths of the API, one file per noun.
 
+mod audit;
 mod backend;
 mod config;
+mod leader;
 mod lock;
 mod plugin;
 mod registry;
 mod reload;
 mod server;
 mod settings;
+mod token;
 mod tracing;
 
 use std::sync::Arc;
@@ -36,11 +39,14 @@ pub(crate) fn all(state: Arc<State>) -> Router {
         .merge(registry::routes())
         .merge(lock::routes())
         .merge(tracing::routes())
+        .merge(leader::routes())
+        .merge(token::routes())
+        .merge(audit::routes())
         .fallback(no_route)
         .method_not_allowed_fallback(method_not_allowed)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn_with_state(state.pintle.clone(), trace::carry))
-        .layer(middleware::from_fn(access::guard))
+        .layer(middleware::from_fn_with_state(state.clone(), access::guard))
         .with_state(state)
 }
 

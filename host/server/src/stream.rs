@@ -1,25 +1,67 @@
 //! Event streams: heartbeats, positions to resume from, an end with a reason.
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use axum::response::{
-    IntoResponse, Response,
-    sse::{Event as SseEvent, KeepAlive, Sse},
+use axum::{
+    extract::FromRequestParts,
+    response::{
+        IntoResponse, Response,
+        sse::{Event as SseEvent, KeepAlive, Sse},
+    },
 };
 use futures::{Stream, StreamExt, stream};
-use http::{HeaderMap, HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header, request::Parts};
 use pintle_api::{
     HEARTBEAT_MS,
     event::{self, Event},
     problem::code,
 };
 
-use crate::{failure::Failure, state::Stopping};
+use crate::{
+    access::Caller,
+    failure::Failure,
+    state::{State, Stopping},
+};
 
 /// One event and its position, if a stream can be resumed from it.
 pub(crate) struct Positioned<E> {
     pub(crate) event: E,
     pub(crate) id: Option<String>,
+}
+
+/// What ends a stream whatever comes of its events: the end of the server, or of the caller's token.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Ends {
+    stopping: Stopping,
+    caller: Option<Caller>,
+}
+
+impl Ends {
+    async fn ended(&self) -> Failure {
+        let over = async {
+            match &self.caller {
+                Some(caller) => caller.ended().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.stopping.begun() => {
+                Failure::of(code::SHUTTING_DOWN, "the server is stopping")
+            }
+            () = over => {
+                Failure::of(code::TOKEN_REFUSED, "the access token was revoked, or its time is over")
+            }
+        }
+    }
+}
+
+impl FromRequestParts<Arc<State>> for Ends {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, state: &Arc<State>) -> Result<Self, Infallible> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        Ok(Self { stopping: state.stopping.clone(), caller })
+    }
 }
 
 /// Answers with a stream of events. It ends after an error, or when the server stops, with a problem
@@ -28,15 +70,12 @@ pub(crate) struct Positioned<E> {
 /// Nothing is buffered here: while the client does not read, `events` is not asked for more.
 pub(crate) fn respond<E>(
     events: impl Stream<Item = Result<Positioned<E>, Failure>> + Send + 'static,
-    stopping: Stopping,
+    ends: Ends,
 ) -> Response
 where
     E: Event + Send + 'static,
 {
-    let stopped = async move {
-        stopping.begun().await;
-        Err(Failure::of(code::SHUTTING_DOWN, "the server is stopping"))
-    };
+    let stopped = async move { Err(ends.ended().await) };
     let ending = Box::pin(stream::select(events, stream::once(stopped)));
     // Up to the first error, and including it.
     let until_error = stream::unfold(Some(ending), |events| async move {
@@ -87,7 +126,8 @@ mod tests {
         items: Vec<Result<Positioned<ConfigEvent>, Failure>>,
         stopping: Stopping,
     ) -> String {
-        let response = respond(stream::iter(items).chain(stream::pending()), stopping);
+        let ends = Ends { stopping, caller: None };
+        let response = respond(stream::iter(items).chain(stream::pending()), ends);
         assert_eq!(response.headers()[header::CONTENT_TYPE], "text/event-stream");
         let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
         String::from_utf8(body.to_vec()).unwrap()

@@ -209,7 +209,8 @@ async fn an_instance_is_listed_while_it_is_registered() -> Result<()> {
 async fn wrong_names_are_refused_with_what_exists() -> Result<()> {
     let (_sandbox, pintle) = host().await?;
     let error = pintle.config("mian").err().unwrap();
-    assert_eq!(error.to_string(), "no backend is named \"mian\"; known: main");
+    let text = "no backend is named \"mian\"; known: main; did you mean \"main\"?";
+    assert_eq!(error.to_string(), text);
     let error = pintle.tracing("main").err().unwrap();
     assert_eq!(error.code(), "no-capability");
     assert!(pintle.config("default").is_ok());

@@ -6,9 +6,7 @@ use crate::{exit::Exit, global::Global, output};
 
 pub(crate) async fn run(global: &Global, client: &Client, name: &str) -> anyhow::Result<Exit> {
     let backend = client.admin().restart(name).await?;
-    if global.is_json() {
-        output::json(&backend)?;
-    } else {
+    if !global.print(&backend)? {
         output::line(&format!("{} is started again", backend.name))?;
     }
     Ok(Exit::OK)

@@ -36,9 +36,7 @@ pub(crate) async fn accept(
     arguments: Accept,
 ) -> anyhow::Result<Exit> {
     let plugin = client.admin().accept(&arguments.name, arguments.sha256.as_deref()).await?;
-    if global.is_json() {
-        output::json(&plugin)?;
-    } else {
+    if !global.print(&plugin)? {
         output::line(&format!(
             "{} {} is accepted, sha256 {}",
             plugin.name, plugin.version, plugin.sha256
@@ -54,9 +52,7 @@ pub(crate) async fn diff(global: &Global, arguments: Diff) -> anyhow::Result<Exi
     let old = bench.inspect(&arguments.old).await?;
     let diff = PluginDiff::between(&old, &bench.inspect(&arguments.new).await?);
     let needs = diff.needs_acceptance();
-    if global.is_json() {
-        output::json(&document(&diff))?;
-    } else {
+    if !global.print(&document(&diff))? {
         print(&diff)?;
         output::line(&match &needs {
             Some(reason) => format!("it has to be accepted: {reason}"),

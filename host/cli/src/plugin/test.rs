@@ -68,8 +68,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
 }
 
 fn print(global: &Global, as_markdown: bool, report: &Report) -> anyhow::Result<()> {
-    if global.is_json() {
-        output::json(report)
+    if global.print(report)? {
+        Ok(())
     } else if as_markdown {
         output::line(markdown(std::slice::from_ref(report)).trim_end())
     } else {

@@ -123,13 +123,18 @@ impl Lease {
     ///
     /// The release goes on in the background.
     pub async fn release(self) -> Result<bool, Error> {
+        let under_way = self.backend.routes.releases.begin();
         if !self.record.release() {
             return Ok(false);
         }
         let (backend, id) = (Arc::clone(&self.backend), self.record.id);
         let releasing = backend.shared.engine.host_runtime().spawn({
             let backend = Arc::clone(&backend);
-            async move { backend.lock_release(id).await }
+            async move {
+                let released = backend.lock_release(id).await;
+                drop(under_way);
+                released
+            }
         });
         match releasing.await {
             Ok(released) => released,
@@ -162,6 +167,7 @@ impl Expires for Timed {
 
 impl Drop for Lease {
     fn drop(&mut self) {
+        let under_way = self.backend.routes.releases.begin();
         self.backend.routes.leases.remove(self.record.id);
         if !self.record.release() {
             // Released already, or lost by the clock alone: closing again does no harm.
@@ -173,6 +179,7 @@ impl Drop for Lease {
             if let Err(error) = backend.lock_release(id).await {
                 tracing::warn!(%error, "a lock that was let go could not be released; it is free after its TTL");
             }
+            drop(under_way);
         });
     }
 }

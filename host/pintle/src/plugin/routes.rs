@@ -33,6 +33,8 @@ pub(crate) struct Routes {
     pub(crate) instances: InstanceFeeds,
     pub(crate) registrations: Table<RegistrationRecord>,
     pub(crate) leases: Table<LeaseRecord>,
+    /// Releases that are under way: who waits until nothing is held waits for them as well.
+    pub(crate) releases: Releases,
     pub(crate) lock_watches: Table<LockWatchRoute>,
 }
 
@@ -46,8 +48,25 @@ impl Default for Routes {
             instances: InstanceFeeds::default(),
             registrations: Table::default(),
             leases: Table::default(),
+            releases: Releases::default(),
             lock_watches: Table::default(),
         }
+    }
+}
+
+/// Counts releases from the moment at which a lease does not count as held any more until the plugin has
+/// answered.
+#[derive(Default, Clone)]
+pub(crate) struct Releases(Arc<()>);
+
+impl Releases {
+    /// One more, until the answer is dropped.
+    pub(crate) fn begin(&self) -> impl Send + 'static + use<> {
+        Arc::clone(&self.0)
+    }
+
+    pub(crate) fn are_under_way(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
     }
 }
 

@@ -6,13 +6,18 @@ use serde_json::Value;
 
 use super::backend::{BackendSettings, SecretReference};
 use super::path::{KeyPath, Origins};
-use super::{Settings, TlsSettings};
+use super::{ServerTls, Settings, TlsSettings};
 
 impl Settings {
     pub(super) fn make_paths_absolute(&mut self) {
-        let Self { data_dir, plugins, backends, origins, .. } = self;
+        let Self { data_dir, server, plugins, backends, origins, .. } = self;
         let base = Base { origins };
         base.anchor(data_dir, &KeyPath::of(&["data_dir"]));
+        if let Some(ServerTls { cert, key }) = &mut server.tls {
+            let place = KeyPath::of(&["server", "tls"]);
+            *cert = base.absolute(cert, &place.key("cert"));
+            *key = base.absolute(key, &place.key("key"));
+        }
         base.anchor(&mut plugins.dir, &KeyPath::of(&["plugins", "dir"]));
         base.anchor(&mut plugins.cache_dir, &KeyPath::of(&["plugins", "cache_dir"]));
         for (name, backend) in backends {

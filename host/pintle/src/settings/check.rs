@@ -23,6 +23,8 @@ const CONNECTIONS: [u32; 2] = [1, 1024];
 const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// Less leaves no time to release anything; more is more than service managers wait.
 const SHUTDOWN: [Duration; 2] = [Duration::from_secs(1), Duration::from_secs(600)];
+/// Each has a task and buffers.
+const AT_ONCE: [u32; 2] = [1, 1_000_000];
 /// Length of names, in bytes: they become parts of URLs and of file names.
 const NAME_BYTES_MAX: usize = 63;
 
@@ -38,6 +40,7 @@ pub(crate) struct Finding {
 pub(crate) fn findings(settings: &Settings) -> Vec<Finding> {
     let mut check = Check { settings, findings: vec![] };
     check.host();
+    check.server();
     check.defaults();
     check.tracing();
     for (name, backend) in &settings.backends {
@@ -88,6 +91,26 @@ impl Check<'_> {
             if backend.sha256.is_none() {
                 let text = "missing; plugins.reload = \"pinned\" needs it for each backend";
                 self.report(backend_path(name).key("sha256"), text);
+            }
+        }
+    }
+
+    fn server(&mut self) {
+        let server = &self.settings.server;
+        let path = KeyPath::of(&["server"]);
+        for (index, name) in server.hosts.iter().enumerate() {
+            if format!("{name}:1").parse::<Endpoint>().is_err() {
+                let place = self.list_place(&path.key("hosts"), index);
+                let text = format!("{name:?} is no host name; write it without scheme and port");
+                self.report(place, text);
+            }
+        }
+        let [least, most] = AT_ONCE;
+        let limits = [("calls", server.limits.calls), ("streams", server.limits.streams)];
+        for (key, limit) in limits {
+            if limit < least || limit > most {
+                let text = format!("expected {least} to {most}");
+                self.report(path.key("limits").key(key), text);
             }
         }
     }

@@ -15,6 +15,7 @@ node = "n"
 data_dir = "/d"
 [server]
 listen = "127.0.0.1:1"
+tls = { cert = "a", key = "b" }
 [plugins]
 dir = "/p"
 cache_dir = "/c"

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     routing::{get, post},
 };
 use pintle::{Capability, Pintle};
@@ -13,7 +13,7 @@ use pintle_api::{
 };
 
 use super::AppState;
-use crate::{convert::host, extract::Names, failure::Answer, state::State};
+use crate::{access::Caller, convert::host, extract::Names, failure::Answer, state::State};
 
 pub(super) fn routes() -> Router<Arc<State>> {
     Router::new()
@@ -22,10 +22,14 @@ pub(super) fn routes() -> Router<Arc<State>> {
         .route("/v1/backends/{backend}/check", post(check))
 }
 
-async fn list(axum::extract::State(state): AppState) -> Json<Backends> {
+async fn list(
+    axum::extract::State(state): AppState,
+    Extension(caller): Extension<Caller>,
+) -> Json<Backends> {
     let statuses = state.pintle.backends();
     let backends = statuses
         .into_iter()
+        .filter(|status| caller.may_use(&status.name))
         .map(|status| {
             let default_for = default_for(&state.pintle, &status.name);
             host::backend(status, default_for)

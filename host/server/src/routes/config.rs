@@ -12,8 +12,9 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use pintle::config as host;
 use pintle_api::{
     config::{
-        Committed, DeletePrefixQuery, Deleted, DeletedPrefix, EntriesPage, Format, GetQuery,
-        HistoryPage, HistoryQuery, ListQuery, Mismatch, Stored, Txn, WatchQuery, WriteQuery,
+        Committed, DeletePrefixQuery, Deleted, DeletedPrefix, EntriesPage, Format, GetMany,
+        GetQuery, GotMany, HistoryPage, HistoryQuery, ListQuery, Mismatch, Stored, Txn, TxnOp,
+        WatchQuery, WriteQuery,
     },
     etag::{self, Tags},
     event::ConfigEvent,
@@ -22,11 +23,12 @@ use pintle_api::{
 
 use super::{AppState, page_limit};
 use crate::{
+    audit::Trail,
     convert::config as convert,
     extract::{Document, Names, Parameters, Raw},
     failure::{Answer, Failure},
     state::State,
-    stream::{self, Positioned},
+    stream::{self, Ends, Positioned},
 };
 
 /// What a client sends that was not told what the body is.
@@ -39,6 +41,7 @@ pub(super) fn routes() -> Router<Arc<State>> {
             "/v1/backends/{backend}/config/keys/{*key}",
             get(get_key).put(put_key).delete(delete_key),
         )
+        .route("/v1/backends/{backend}/config/get", post(get_many))
         .route("/v1/backends/{backend}/config/watch", get(watch))
         .route("/v1/backends/{backend}/config/history", get(history))
         .route("/v1/backends/{backend}/config/txn", post(txn))
@@ -78,28 +81,35 @@ async fn put_key(
     Names((backend, key)): Names<(String, String)>,
     Parameters(query): Parameters<WriteQuery>,
     headers: HeaderMap,
+    trail: Trail,
     Raw(value): Raw,
 ) -> Answer<Response> {
     let config = state.pintle.config(&backend)?;
+    trail.about(config.backend(), [&key]);
     let put = host::Put {
         key: key.clone(),
         value,
         content_type: content_type(&headers),
         expect: expectation(&headers)?,
         held: held(&state, query.held.as_deref())?,
-        previous: query.previous,
+        // The audit trail tells which version it was.
+        previous: query.previous || state.audit.is_kept(),
         selectors: host::Selectors::new(),
     };
     match config.put(put).await? {
         host::PutOutcome::Stored { version, previous } => {
+            trail.versions(&key, version_of(previous.as_ref()), Some(version.to_string()));
             let stored = Stored {
                 version: version.to_string(),
-                previous: previous.as_ref().map(convert::entry),
+                previous: previous.as_ref().filter(|_| query.previous).map(convert::entry),
             };
             let tag = [(header::ETAG, etag::format(version.as_str()))];
             Ok((tag, Json(stored)).into_response())
         }
-        host::PutOutcome::Stale(current) => Err(stale(&key, current.as_ref())),
+        host::PutOutcome::Stale(current) => {
+            trail.versions(&key, version_of(current.as_ref()), None);
+            Err(stale(&key, current.as_ref()))
+        }
         host::PutOutcome::Fenced => Err(fenced()),
     }
 }
@@ -109,22 +119,28 @@ async fn delete_key(
     Names((backend, key)): Names<(String, String)>,
     Parameters(query): Parameters<WriteQuery>,
     headers: HeaderMap,
+    trail: Trail,
 ) -> Answer<Json<Deleted>> {
     let config = state.pintle.config(&backend)?;
+    trail.about(config.backend(), [&key]);
     let delete = host::Delete {
         key: key.clone(),
         expect: expectation(&headers)?,
         held: held(&state, query.held.as_deref())?,
-        previous: query.previous,
+        previous: query.previous || state.audit.is_kept(),
         selectors: host::Selectors::new(),
     };
     match config.delete(delete).await? {
         host::DeleteOutcome::Deleted(previous) => {
-            let previous = previous.as_ref().map(convert::entry);
+            trail.versions(&key, version_of(previous.as_ref()), None);
+            let previous = previous.as_ref().filter(|_| query.previous).map(convert::entry);
             Ok(Json(Deleted { deleted: true, previous }))
         }
         host::DeleteOutcome::Absent => Ok(Json(Deleted { deleted: false, previous: None })),
-        host::DeleteOutcome::Stale(current) => Err(stale(&key, current.as_ref())),
+        host::DeleteOutcome::Stale(current) => {
+            trail.versions(&key, version_of(current.as_ref()), None);
+            Err(stale(&key, current.as_ref()))
+        }
         host::DeleteOutcome::Fenced => Err(fenced()),
     }
 }
@@ -150,10 +166,13 @@ async fn delete_prefix(
     axum::extract::State(state): AppState,
     Names(backend): Names<String>,
     Parameters(query): Parameters<DeletePrefixQuery>,
+    trail: Trail,
 ) -> Answer<Json<DeletedPrefix>> {
     let config = state.pintle.config(&backend)?;
+    trail.about(config.backend(), [&query.prefix]);
     let held = held(&state, query.held.as_deref())?;
     let deleted = config.delete_prefix(&query.prefix, held).await?;
+    trail.detail(format!("{deleted} keys below it"));
     Ok(Json(DeletedPrefix { deleted }))
 }
 
@@ -171,9 +190,13 @@ async fn history(
 async fn txn(
     axum::extract::State(state): AppState,
     Names(backend): Names<String>,
+    trail: Trail,
     Document(txn): Document<Txn>,
 ) -> Answer<Json<Committed>> {
     let config = state.pintle.config(&backend)?;
+    let changed = txn.ops.iter().map(changed_key).collect::<Vec<_>>();
+    trail.about(config.backend(), changed.iter().copied().flatten());
+    let keys: Vec<Option<String>> = changed.iter().map(|key| key.map(str::to_owned)).collect();
     let conditions = txn.conditions.into_iter();
     let request = host::Txn {
         conditions: conditions.map(|c| (c.key, convert::expect(c.expect))).collect(),
@@ -182,6 +205,11 @@ async fn txn(
     };
     match config.txn(request).await? {
         host::TxnOutcome::Committed(results) => {
+            for (key, result) in keys.iter().zip(&results) {
+                if let (Some(key), host::TxnResult::Stored(version)) = (key, result) {
+                    trail.versions(key, None, Some(version.to_string()));
+                }
+            }
             Ok(Json(Committed { results: results.into_iter().map(convert::result).collect() }))
         }
         host::TxnOutcome::Fenced => Err(fenced()),
@@ -200,11 +228,24 @@ async fn txn(
     }
 }
 
+async fn get_many(
+    axum::extract::State(state): AppState,
+    Names(backend): Names<String>,
+    Document(request): Document<GetMany>,
+) -> Answer<Json<GotMany>> {
+    let config = state.pintle.config(&backend)?;
+    let options = convert::read_options(request.consistency, request.at);
+    let found = config.get_many(&request.keys, options).await?;
+    let entries = found.iter().map(|entry| entry.as_ref().map(convert::entry)).collect();
+    Ok(Json(GotMany { entries }))
+}
+
 async fn watch(
     axum::extract::State(state): AppState,
     Names(backend): Names<String>,
     Parameters(query): Parameters<WatchQuery>,
     headers: HeaderMap,
+    ends: Ends,
 ) -> Answer<Response> {
     let config = state.pintle.config(&backend)?;
     let target = match (query.key, query.prefix) {
@@ -221,7 +262,7 @@ async fn watch(
             None => host::Version::from(version).into(),
         };
         let changes = config.watch_from(target, position).await?;
-        return Ok(stream::respond(positioned_changes(changes), state.stopping.clone()));
+        return Ok(stream::respond(positioned_changes(changes), ends));
     }
     // As good as none here too: it begins with a snapshot.
     let watch = match last.and_then(|text| text.parse().ok()) {
@@ -236,7 +277,7 @@ async fn watch(
         });
         Some((positioned, watch))
     });
-    Ok(stream::respond(events, state.stopping.clone()))
+    Ok(stream::respond(events, ends))
 }
 
 fn positioned_changes(
@@ -313,6 +354,18 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
 
 fn held(state: &State, id: Option<&str>) -> Result<Option<pintle::lock::LeaseRef>, Failure> {
     id.map(|id| state.leases.reference(id)).transpose()
+}
+
+fn version_of(entry: Option<&host::Entry>) -> Option<String> {
+    entry.map(|entry| entry.version.to_string())
+}
+
+/// The key that an operation would change.
+fn changed_key(op: &TxnOp) -> Option<&str> {
+    match op {
+        TxnOp::Get { .. } => None,
+        TxnOp::Put { key, .. } | TxnOp::Delete { key } => Some(key),
+    }
 }
 
 fn stale(key: &str, current: Option<&host::Entry>) -> Failure {

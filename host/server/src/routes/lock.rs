@@ -12,16 +12,17 @@ use pintle_api::lock::{Acquire, Lease, LeaseQuery, ListQuery, LockState, LocksPa
 
 use super::{AppState, page_limit};
 use crate::{
+    audit::Trail,
     convert::lock as convert,
     extract::{Document, Names, Parameters},
     failure::{Answer, Failure},
     leases::LeaseName,
     state::State,
-    stream::{self, Positioned},
+    stream::{self, Ends, Positioned},
 };
 
 /// Longest wait of one request for the loss of a lease.
-const LOSS_WAIT_MAX: Duration = Duration::from_secs(60);
+pub(super) const LOSS_WAIT_MAX: Duration = Duration::from_secs(60);
 
 pub(super) fn routes() -> Router<Arc<State>> {
     Router::new()
@@ -57,31 +58,51 @@ async fn inspect(
 async fn watch(
     axum::extract::State(state): AppState,
     Names((backend, name)): Names<(String, String)>,
+    ends: Ends,
 ) -> Answer<Response> {
     let watch = state.pintle.lock(&backend)?.watch(&name).await?;
     let events = watch.map(|item| {
         let event = convert::state(&item.map_err(Failure::from)?);
         Ok(Positioned { event, id: None })
     });
-    Ok(stream::respond(events, state.stopping.clone()))
+    Ok(stream::respond(events, ends))
 }
 
 async fn force_release(
     axum::extract::State(state): AppState,
     Names((backend, name, claim)): Names<(String, String, String)>,
+    trail: Trail,
 ) -> Answer<Json<Released>> {
-    let released = state.pintle.lock(&backend)?.force_release(&name, &claim).await?;
+    let lock = state.pintle.lock(&backend)?;
+    trail.about(lock.backend(), [&name]);
+    trail.detail(format!("claim {claim}"));
+    let released = lock.force_release(&name, &claim).await?;
     Ok(Json(Released { released }))
 }
 
 async fn acquire(
     axum::extract::State(state): AppState,
     Names(names): Names<(String, String, String)>,
+    trail: Trail,
     Document(acquire): Document<Acquire>,
 ) -> Answer<Json<Lease>> {
+    acquire_as(&state, names, &trail, acquire).await
+}
+
+/// Acquires the lock of that name.
+pub(super) async fn acquire_as(
+    state: &State,
+    names: (String, String, String),
+    trail: &Trail,
+    acquire: Acquire,
+) -> Answer<Json<Lease>> {
     let lock = state.pintle.lock(&names.0)?;
+    trail.about(lock.backend(), [&names.1]);
     let name = LeaseName { backend: lock.backend().to_owned(), lock: names.1, id: names.2 };
-    state.leases.acquire(lock, name, acquire).await.map(Json)
+    let key = name.lock.clone();
+    let lease = state.leases.acquire(lock, name, acquire).await?;
+    trail.versions(&key, None, lease.token.as_ref().map(|token| token.value.to_string()));
+    Ok(Json(lease))
 }
 
 async fn keepalive(
@@ -105,12 +126,14 @@ async fn read(
 async fn release(
     axum::extract::State(state): AppState,
     Names(names): Names<(String, String, String)>,
+    trail: Trail,
 ) -> Answer<Json<Released>> {
     let name = lease_name(&state, names)?;
+    trail.about(&name.backend, [&name.lock]);
     Ok(Json(Released { released: state.leases.release(&name).await? }))
 }
 
-fn lease_name(state: &State, names: (String, String, String)) -> Answer<LeaseName> {
+pub(super) fn lease_name(state: &State, names: (String, String, String)) -> Answer<LeaseName> {
     let (backend, lock, id) = names;
     let backend = state.pintle.lock(&backend)?.backend().to_owned();
     Ok(LeaseName { backend, lock, id })

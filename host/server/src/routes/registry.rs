@@ -20,12 +20,13 @@ use pintle_api::{
 
 use super::{AppState, page_limit};
 use crate::{
+    audit::Trail,
     convert::{config::consistency, registry as convert},
     extract::{Document, Names, Parameters},
     failure::{Answer, Failure},
     registrations::{RegistrationName, taken},
     state::State,
-    stream::{self, Positioned},
+    stream::{self, Ends, Positioned},
 };
 
 pub(super) fn routes() -> Router<Arc<State>> {
@@ -72,9 +73,11 @@ async fn instances(
 async fn register(
     axum::extract::State(state): AppState,
     Names((backend, service, id)): Names<(String, String, String)>,
+    trail: Trail,
     Document(register): Document<Register>,
 ) -> Answer<Json<Registration>> {
     let registry = state.pintle.registry(&backend)?;
+    trail.about(registry.backend(), [format!("{service}/{id}")]);
     let instance = convert::instance(service, id, register.instance);
     if !register.persistent {
         if register.replace {
@@ -106,8 +109,10 @@ async fn remove(
     axum::extract::State(state): AppState,
     Names(names): Names<(String, String, String)>,
     Parameters(query): Parameters<OwnerQuery>,
+    trail: Trail,
 ) -> Answer<Json<Removed>> {
     let name = registration_name(&state, names)?;
+    trail.about(&name.backend, [format!("{}/{}", name.service, name.id)]);
     if state.registrations.remove(&name, &query.owner).await? {
         return Ok(Json(Removed { removed: true }));
     }
@@ -125,9 +130,12 @@ async fn remove(
 async fn set_override(
     axum::extract::State(state): AppState,
     Names((backend, service, id)): Names<(String, String, String)>,
+    trail: Trail,
     Document(operator): Document<Override>,
 ) -> Answer<StatusCode> {
     let registry = state.pintle.registry(&backend)?;
+    trail.about(registry.backend(), [format!("{service}/{id}")]);
+    trail.detail(described(&operator));
     registry.set_override(&service, &id, Some(convert::operator(operator))).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -135,8 +143,11 @@ async fn set_override(
 async fn clear_override(
     axum::extract::State(state): AppState,
     Names((backend, service, id)): Names<(String, String, String)>,
+    trail: Trail,
 ) -> Answer<StatusCode> {
-    state.pintle.registry(&backend)?.set_override(&service, &id, None).await?;
+    let registry = state.pintle.registry(&backend)?;
+    trail.about(registry.backend(), [format!("{service}/{id}")]);
+    registry.set_override(&service, &id, None).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -145,6 +156,7 @@ async fn watch(
     Names(backend): Names<String>,
     Parameters(query): Parameters<WatchQuery>,
     headers: HeaderMap,
+    ends: Ends,
 ) -> Answer<Response> {
     let registry = state.pintle.registry(&backend)?;
     let watch = match stream::last_event_id(&headers).and_then(|text| text.parse().ok()) {
@@ -159,7 +171,18 @@ async fn watch(
         });
         Some((positioned, watch))
     });
-    Ok(stream::respond(events, state.stopping.clone()))
+    Ok(stream::respond(events, ends))
+}
+
+/// An operator's word, for the audit trail.
+fn described(operator: &Override) -> String {
+    let mut parts = Vec::new();
+    parts.extend(operator.enabled.map(|enabled| format!("enabled {enabled}")));
+    parts.extend(operator.weight.map(|weight| format!("weight {weight}")));
+    if !operator.note.is_empty() {
+        parts.push(operator.note.clone());
+    }
+    parts.join(", ")
 }
 
 fn registration_name(state: &State, names: (String, String, String)) -> Answer<RegistrationName> {

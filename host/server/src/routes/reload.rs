@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use axum::{Json, Router, routing::post};
-use pintle_api::{backend::Backend, plugin::Plugin};
+use pintle_api::{
+    backend::Backend,
+    plugin::{AcceptQuery, Plugin},
+};
 
 use super::{AppState, backend, plugin};
 use crate::{
@@ -19,14 +22,6 @@ pub(super) fn routes() -> Router<Arc<State>> {
         .route("/v1/plugins/{plugin}/accept", post(accept))
 }
 
-/// Which file is meant.
-#[derive(serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Which {
-    /// Its digest, if another is not to be accepted.
-    sha256: Option<String>,
-}
-
 async fn restart(state: AppState, names: Names<String>) -> Answer<Json<Backend>> {
     state.pintle.restart_backend(&names.0)?;
     backend::one(state, names).await
@@ -35,7 +30,7 @@ async fn restart(state: AppState, names: Names<String>) -> Answer<Json<Backend>>
 async fn accept(
     axum::extract::State(state): AppState,
     Names(name): Names<String>,
-    Parameters(which): Parameters<Which>,
+    Parameters(which): Parameters<AcceptQuery>,
 ) -> Answer<Json<Plugin>> {
     let accepted = state.pintle.accept_plugin(&name, which.sha256.as_deref()).await;
     Ok(Json(host::plugin(accepted.map_err(|error| plugin::failure(&error))?)))

@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     hint::black_box,
-    net::SocketAddr,
     process::{Command, ExitCode},
     sync::Arc,
     time::{Duration, Instant},
@@ -12,22 +11,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use arc_swap::ArcSwap;
-use axum::{extract::Path, serve::ListenerExt};
-use bytes::Bytes;
-use http_body_util::{BodyExt, Empty};
-use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use pintle::{
     BackendState, Config, Pintle,
     config::{Put, Target},
 };
-use pintle_server::Api;
-use pintle_test_bench::{
-    Bounds, Comparison, Measure, Report, Row, Target as Wanted, resident_bytes,
-};
+use pintle_test_bench::{Bounds, Comparison, Report, Row, Target as Wanted, resident_bytes};
 use pintle_test_suites::Sandbox;
 use redb::{Database, TableDefinition};
-use tokio::net::{TcpListener, TcpStream};
 
 const KEYS: usize = 10_000;
 const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bench");
@@ -38,7 +28,6 @@ async fn main() -> Result<ExitCode> {
     report.push(cached_reads().await?);
     report.push(one_start().await?);
     report.push(six_starts().await?);
-    report.extend(http_get().await?);
     report.extend(memory().await?);
     report.push(one_writer().await?);
     report.push(many_writers().await?);
@@ -86,65 +75,6 @@ async fn cached_reads() -> Result<Row> {
         )
         .await?;
     Ok(row)
-}
-
-/// P9: a get over the HTTP API against the same read in this process behind a bare server.
-async fn http_get() -> Result<Vec<Row>> {
-    const API: &str = "/v1/backends/memory/config/keys/bench/key";
-    let (_sandbox, pintle) = start(&["memory"]).await?;
-    let config = pintle.config("memory")?;
-    config.put(Put::new("bench/key", vec![b'x'; 100])).await?;
-    let read = move |Path(key): Path<String>| {
-        let config = config.clone();
-        async move {
-            let found = config.get(&key).await.map_err(|error| error.to_string())?;
-            Ok::<_, String>(found.map(|entry| entry.value).unwrap_or_default())
-        }
-    };
-    let bare = axum::Router::new().route("/{*key}", axum::routing::get(read));
-    let (ours, peer) = (listen().await?, listen().await?);
-    let (ours_at, peer_at) = (ours.local_addr()?, peer.local_addr()?);
-    let api = Api::new(pintle.clone());
-    tokio::spawn(async move { api.serve(ours, std::future::pending()).await });
-    tokio::spawn(async move { axum::serve(peer.tap_io(no_delay), bare).await });
-    let (ours, peer) = (Connection::open(ours_at).await?, Connection::open(peer_at).await?);
-    let comparison = Comparison::new("P9", "HTTP get; bare axum over the same read")
-        .target(Measure::P50, Wanted::AtMost(1.2))
-        .operations(1_000);
-    Ok(comparison.run(|| ours.get(API), || peer.get("/bench/key")).await?)
-}
-
-async fn listen() -> Result<TcpListener> {
-    Ok(TcpListener::bind(("127.0.0.1", 0)).await?)
-}
-
-fn no_delay(stream: &mut TcpStream) {
-    // Without it the measurement shows, and nobody is worse off.
-    let _ = stream.set_nodelay(true);
-}
-
-/// One HTTP/1.1 connection that is kept.
-struct Connection(tokio::sync::Mutex<http1::SendRequest<Empty<Bytes>>>);
-
-impl Connection {
-    async fn open(address: SocketAddr) -> Result<Self> {
-        let stream = TcpStream::connect(address).await?;
-        stream.set_nodelay(true)?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(Self(tokio::sync::Mutex::new(sender)))
-    }
-
-    async fn get(&self, path: &str) -> Result<()> {
-        let mut sender = self.0.lock().await;
-        let request = http::Request::get(path).header("host", "localhost").body(Empty::new())?;
-        sender.ready().await?;
-        let response = sender.send_request(request).await?;
-        ensure!(response.status().is_success(), "{path}: {}", response.status());
-        let body = response.into_body().collect().await?.to_bytes();
-        ensure!(body.len() == 100, "{path}: {} bytes", body.len());
-        Ok(())
-    }
 }
 
 /// P8: one more backend from the compiled cache against starting an empty process.

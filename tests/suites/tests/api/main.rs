@@ -1,7 +1,13 @@
 //! The HTTP API over a host with a plugin in memory, as clients see it.
 
+mod access;
+mod audit;
 mod config;
 mod host;
+mod leader;
 mod lock;
+mod malformed;
+mod openapi;
 mod registry;
 mod served;
+mod tls;

@@ -1,13 +1,22 @@
 //! A host that serves its API, and plain requests to it.
 
-use std::net::SocketAddr;
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, PoisonError},
+};
 
 use anyhow::{Context, Result};
 use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};
 use pintle::Pintle;
-use pintle_client::{Client, api::Problem};
-use pintle_server::Api;
+use pintle_client::{
+    Client,
+    api::{
+        Problem,
+        access::{CreateToken, Role},
+    },
+};
+use pintle_server::{Api, LogControl};
 use pintle_test_suites::{Sandbox, within};
 use serde::de::DeserializeOwned;
 use tokio::{net::TcpListener, sync::oneshot, task::JoinHandle};
@@ -20,6 +29,21 @@ pub(crate) struct Served {
     _sandbox: Sandbox,
     pub(crate) pintle: Pintle,
     pub(crate) api: Api,
+}
+
+/// A log that remembers how it was set.
+#[derive(Default)]
+struct Log(Mutex<String>);
+
+impl LogControl for Log {
+    fn filter(&self) -> String {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_filter(&self, filter: &str) -> Result<(), String> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = filter.into();
+        Ok(())
+    }
 }
 
 /// The API of a host on a port.
@@ -53,6 +77,39 @@ impl Served {
         let pintle = sandbox.start(&settings).await?;
         let api = Api::new(pintle.clone());
         Ok(Self { _sandbox: sandbox, pintle, api })
+    }
+
+    /// A host with two backends, access tokens and an audit trail; more settings go before them.
+    pub(crate) async fn guarded(more: &str) -> Result<Self> {
+        let sandbox = Sandbox::new(&["fixtures/memory"])?;
+        let other = "[backends.other]\nplugin = \"memory\"\n";
+        let defaults = "[defaults]\nconfig = \"main\"\nregistry = \"main\"\nlock = \"main\"\n";
+        let pintle = sandbox.start(&format!("{more}\n{defaults}{ONE_BACKEND}{other}")).await?;
+        let api = Api::open(pintle.clone(), None)?;
+        Ok(Self { _sandbox: sandbox, pintle, api })
+    }
+
+    /// The same with the embedded backend under the name that it has without settings, and a log
+    /// that can be set.
+    pub(crate) async fn whole() -> Result<Self> {
+        let sandbox = Sandbox::new(&["plugins/local"])?;
+        let data_dir = sandbox.path().join("local").display().to_string();
+        let settings = format!("[backends.local]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n");
+        let pintle = sandbox.start(&settings).await?;
+        let api = Api::open(pintle.clone(), Some(Box::<Log>::default()))?;
+        Ok(Self { _sandbox: sandbox, pintle, api })
+    }
+
+    /// A client for whom everything is allowed, in this process.
+    pub(crate) fn owner(&self) -> Client {
+        Client::in_process(self.api.router_of_owner())
+    }
+
+    /// Makes a token, and answers its secret.
+    pub(crate) async fn token(&self, name: &str, role: Role, backends: &[&str]) -> Result<String> {
+        let backends = backends.iter().map(ToString::to_string).collect();
+        let request = CreateToken { name: name.into(), role, backends, expires_in_ms: None };
+        Ok(self.owner().admin().create_token(&request).await?.secret)
     }
 
     /// The same host with an API that knows nothing of what was.

@@ -91,7 +91,7 @@ async fn a_command_is_ended_with_all_that_it_started_when_the_lock_is_lost() -> 
     let lock = Client::http(&url)?.lock("default");
     let claim = lock.inspect("l").await?.holders.remove(0).claim_id;
     assert!(lock.force_release("l", &claim).await?.released);
-    assert_eq!(running.ended().await?.code(), Some(4));
+    assert_eq!(running.ended().await?.code(), Some(7));
     // Its output is closed only when all that wrote to it is gone.
     within("the end of all", running.rest()).await??;
     Ok(())

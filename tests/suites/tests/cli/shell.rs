@@ -2,7 +2,7 @@
 
 use std::{
     ffi::OsStr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
 };
 
@@ -56,6 +56,19 @@ impl Shell {
         self.sandbox.plugins_dir()
     }
 
+    pub(crate) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// What makes `pintle` use this folder.
+    pub(crate) fn environment(&self) -> [(&'static str, PathBuf); 3] {
+        [
+            ("PINTLE_DATA_DIR", self.data_dir()),
+            ("PINTLE_PLUGINS__DIR", self.sandbox.plugins_dir()),
+            ("PINTLE_PLUGINS__CACHE_DIR", built("test-cache")),
+        ]
+    }
+
     /// `pintle` with arguments.
     pub(crate) fn command<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Command {
         let mut command = Command::new(&self.program);
@@ -63,9 +76,7 @@ impl Shell {
             .args(arguments)
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
-            .env("PINTLE_DATA_DIR", self.data_dir())
-            .env("PINTLE_PLUGINS__DIR", self.sandbox.plugins_dir())
-            .env("PINTLE_PLUGINS__CACHE_DIR", built("test-cache"))
+            .envs(self.environment())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -99,7 +110,12 @@ impl Shell {
 
     /// Starts `pintle` and leaves it running.
     pub(crate) fn start<S: AsRef<OsStr>>(&self, arguments: &[S]) -> Result<Running> {
-        let mut child = self.command(arguments).stderr(Stdio::inherit()).spawn()?;
+        self.running(self.command(arguments))
+    }
+
+    /// Starts a command of [`Shell::command`] and leaves it running.
+    pub(crate) fn running(&self, mut command: Command) -> Result<Running> {
+        let mut child = command.stderr(Stdio::inherit()).spawn()?;
         let stdout = child.stdout.take().context("standard output")?;
         Ok(Running { child, lines: BufReader::new(stdout).lines() })
     }

@@ -68,9 +68,10 @@ impl Supervisor {
         let begun = Instant::now();
         let is_held = || {
             let leases = self.backend.routes.leases.all();
-            leases.iter().any(|(_, lease)| {
+            let held = leases.iter().any(|(_, lease)| {
                 matches!(lease.status(), LeaseStatus::Held | LeaseStatus::Suspect(_))
-            })
+            });
+            held || self.backend.routes.releases.are_under_way()
         };
         while begun.elapsed() < drain && is_held() {
             tokio::time::sleep(LOOK).await;

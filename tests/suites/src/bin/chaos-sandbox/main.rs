@@ -23,6 +23,11 @@ impl Size {
     fn of(self, full: usize, smoke: usize) -> usize {
         if self.is_smoke { smoke } else { full }
     }
+
+    /// The time of the goals, or ten times as much where a busy machine runs it among its tests.
+    fn time(self, goal: Duration) -> Duration {
+        if self.is_smoke { goal * 10 } else { goal }
+    }
 }
 
 #[tokio::main]
@@ -30,7 +35,10 @@ async fn main() -> Result<ExitCode> {
     let size = Size { is_smoke: std::env::args().any(|argument| argument == "--smoke") };
     let mut report = Report::default();
     report.push(row("R10", attacks::contained(size)).await);
-    report.push(row("P11", victim::undisturbed(size)).await);
+    // A comparison of times, which says nothing on a machine that runs the tests.
+    if !size.is_smoke {
+        report.push(row("P11", victim::undisturbed(size)).await);
+    }
     report.push(row("R11", ends::restarts(size)).await);
     report.push(row("R13-local", ends::shutdown(size)).await);
     report.push(row("R14", tampering::refused(size)).await);
