@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncWrite, AsyncWriteExt, BufReader
 use tokio::net::TcpStream;
 
 use super::guest::{Guest, Names, PATIENCE, Response as Fetched, call, options};
-use super::servers::{Authority, TlsServer, echo_server, serve};
+use super::servers::{Authority, ClosedPort, TlsServer, echo_server, serve};
 use crate::plugin::network::{Network, NetworkOptions};
 use crate::plugin::tls::TlsSetting;
 use crate::settings::TlsSettings;
@@ -230,9 +230,8 @@ async fn a_certificate_that_is_not_trusted_is_explained() {
 
 #[tokio::test]
 async fn a_closed_port_is_refused() {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    drop(listener);
+    let closed = ClosedPort::new();
+    let address = closed.address();
     let mut guest = Guest::start(options(&[&address.to_string()])).await;
     let error = fetch(&mut guest, &format!("http://{address}/")).await.unwrap_err();
     assert_eq!(error, "ErrorCode::ConnectionRefused");

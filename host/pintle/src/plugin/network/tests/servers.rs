@@ -157,3 +157,18 @@ impl TlsServer {
 fn certificates(path: &Path) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_file_iter(path).unwrap().map(Result::unwrap).collect()
 }
+
+/// A port that nobody listens on, and that nobody else gets while this lives.
+pub(super) struct ClosedPort(tokio::net::TcpSocket);
+
+impl ClosedPort {
+    pub(super) fn new() -> Self {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        Self(socket)
+    }
+
+    pub(super) fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+}

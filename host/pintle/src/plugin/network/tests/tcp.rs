@@ -1,6 +1,5 @@
 //! `wasi:sockets`: what is reached, what is refused, and how connections end.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,7 +7,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Notify;
 
 use super::guest::{Guest, Names, PATIENCE, call, options};
-use super::servers::{echo_server, serve};
+use super::servers::{ClosedPort, echo_server, serve};
 use crate::plugin::sockets::{Resolver, Resolving};
 
 const MIB: usize = 1024 * 1024;
@@ -230,7 +229,8 @@ async fn a_store_that_ends_closes_its_connections() {
 
 #[tokio::test]
 async fn a_closed_port_is_refused_and_counted_as_a_failure() {
-    let address = closed_port().await;
+    let closed = ClosedPort::new();
+    let address = closed.address();
     let mut guest = Guest::start(options(&[&address.to_string()])).await;
     let refused = call!(guest, call_connect(address.to_string()));
     assert_eq!(refused, Err("ErrorCode::ConnectionRefused".to_owned()));
@@ -274,9 +274,4 @@ async fn a_connection_that_does_not_come_about_times_out() {
     let mut guest = Guest::start(options).await;
     let late = call!(guest, call_connect("etcd1:2379".to_owned()));
     assert_eq!(late, Err("ErrorCode::Timeout".to_owned()));
-}
-
-/// An address that nobody listens on.
-async fn closed_port() -> SocketAddr {
-    tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
 }
