@@ -26,6 +26,8 @@ pub(crate) struct Counts {
 pub(crate) struct Finding {
     pub(crate) counts: Counts,
     pub(crate) detail: String,
+    /// What failing tests printed, to be shown again at the end of the whole run.
+    pub(crate) failures: String,
 }
 
 /// The steps done so far.
@@ -44,7 +46,7 @@ struct Line {
 impl Finding {
     /// A finding that is only words.
     pub(crate) fn detail(text: impl Into<String>) -> Self {
-        Self { counts: Counts::default(), detail: text.into() }
+        Self { detail: text.into(), ..Self::default() }
     }
 }
 
@@ -101,16 +103,21 @@ impl Report {
         self.lines.iter().all(|line| line.outcome != Outcome::Failed)
     }
 
-    /// The table of all steps; its last line counts tests, and checks as one test each.
+    /// What failed, then the table of all steps; its last line counts tests, and checks as one
+    /// test each.
     pub(crate) fn table(&self) -> String {
         let width = self.lines.iter().map(|line| line.name.len()).max().unwrap_or(0).max(4);
-        let mut text = format!("{:width$}  result   {:>9}  detail\n", "step", "time");
+        let mut text = String::new();
+        for line in self.lines.iter().filter(|line| !line.finding.failures.is_empty()) {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "==> {} failed:\n{}", line.name, line.finding.failures);
+        }
+        let _ = writeln!(text, "{:width$}  result   {:>9}  detail", "step", "time");
         let mut total = Counts::default();
         for line in &self.lines {
             total.add(line.counts());
             let word = line.outcome.word();
             let time = seconds(line.took);
-            // Writing to a string cannot fail.
             let _ = writeln!(
                 text,
                 "{:width$}  {word:7}  {time:>9}  {}",
@@ -188,8 +195,15 @@ mod tests {
     fn a_failed_test_fails_its_step() {
         let mut report = Report::default();
         let counts = Counts { passed: 3, failed: 1, skipped: 0 };
-        assert!(!report.step("unit", "", || Ok(Finding { counts, detail: String::new() })));
-        assert!(report.table().ends_with("3 passed, 1 failed, 0 skipped\n"));
+        let failures = "---- a ----\nleft: 1".to_owned();
+        assert!(!report.step("unit", "", || Ok(Finding {
+            counts,
+            failures,
+            ..Default::default()
+        })));
+        let table = report.table();
+        assert!(table.starts_with("==> unit failed:\n---- a ----\nleft: 1\n"), "{table}");
+        assert!(table.ends_with("3 passed, 1 failed, 0 skipped\n"), "{table}");
     }
 
     #[test]

@@ -61,5 +61,6 @@ pub struct Plugins {
 #[serde(deny_unknown_fields)]
 pub struct AcceptQuery {
     /// Its digest, if another is not to be accepted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sha256: Option<String>,
 }

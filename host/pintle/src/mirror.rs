@@ -296,7 +296,10 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
         }
         writer.staging = None;
         writer.bytes = 0;
-        let what = format!("watch_bytes = {} bytes in one watch", self.bytes_max);
+        let what = format!(
+            "watch_bytes = {} bytes in one watch; watch less, or raise it in the backend's limits.more",
+            self.bytes_max
+        );
         self.finish(Refusal::Exhausted { what }.into());
         self.state.store(Arc::new(State { entries: HashMap::new(), sequence: self.sequence() }));
     }

@@ -6,12 +6,14 @@
 //! boxes for each request, which in a sandbox costs more than the protocol.
 
 mod body;
+#[cfg(feature = "grpc")]
+mod collect;
 mod error;
 mod ping;
 
 pub use body::Incoming;
 #[cfg(feature = "grpc")]
-pub(crate) use body::collect;
+pub(crate) use collect::collect;
 pub use error::Failed;
 
 use crate::Error;

@@ -1,6 +1,7 @@
 //! What the suites share: a host in a folder of its own, with the plugins that were built.
 
 pub mod capabilities;
+pub mod chaos;
 pub mod follow;
 pub mod hostile;
 pub mod load;
@@ -9,11 +10,13 @@ pub mod measured;
 use std::{
     future::Future,
     path::{Path, PathBuf},
+    process::ExitCode,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use pintle::{Pintle, settings::Settings};
+use pintle_test_bench::{Cells, Report};
 use tempfile::TempDir;
 
 /// How long anything may take that a test waits for.
@@ -147,9 +150,17 @@ pub async fn eventually<T>(
     .await?
 }
 
-/// The file that a measuring program was told to write its rows to (`--json FILE`).
-#[must_use]
-pub fn json_file() -> Option<PathBuf> {
+/// Prints the rows of a measuring program, writes them to the file that it was told (`--json FILE`), and
+/// answers its exit code: success only when all pass.
+///
+/// # Errors
+///
+/// The file cannot be written.
+pub fn finish<R: Cells>(report: &Report<R>) -> Result<ExitCode> {
+    report.print();
     let mut arguments = std::env::args_os().skip_while(|argument| argument != "--json");
-    arguments.nth(1).map(PathBuf::from)
+    if let Some(file) = arguments.nth(1) {
+        report.write_json(Path::new(&file))?;
+    }
+    Ok(report.exit_code())
 }

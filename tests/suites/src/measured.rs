@@ -2,6 +2,7 @@
 
 use std::{
     cell::Cell,
+    future::Future,
     time::{Duration, Instant},
 };
 
@@ -41,6 +42,44 @@ impl Measured {
         );
         let pintle = sandbox.start(&settings).await?;
         Ok(Self { config: pintle.config("main")?, _pintle: pintle, _sandbox: sandbox })
+    }
+
+    /// P1 to P3: gets by one caller, then 64 outstanding on one connection. Each closure does one get.
+    ///
+    /// # Errors
+    ///
+    /// A get fails.
+    pub async fn gets<A, B, FA, FB, E>(
+        backend: &str,
+        native: &str,
+        mut ours: A,
+        mut peer: B,
+    ) -> Result<Vec<Row>>
+    where
+        A: FnMut() -> FA,
+        B: FnMut() -> FB,
+        FA: Future<Output = Result<()>>,
+        FB: Future<Output = Result<(), E>>,
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let one = format!("config get, one caller; {native}");
+        let one = Comparison::new(&format!("P1-{backend}"), &one)
+            .target(Measure::P50, Wanted::AtMost(0.95))
+            .target(Measure::P99, Wanted::AtMost(1.05))
+            .operations(1_000);
+        let many = |number: u8, what: &str| {
+            let what = format!("{what}, 64 outstanding on one connection; {native}");
+            let id = format!("P{number}-{backend}");
+            Comparison::new(&id, &what).operations(10_000).outstanding(64)
+        };
+        let throughput = many(2, "gets").target(Measure::Throughput, Wanted::AtLeast(1.15));
+        let cpu =
+            many(3, "client CPU for a get").target(Measure::CpuPerOperation, Wanted::AtMost(1.2));
+        let mut rows = Vec::new();
+        for comparison in [one, throughput, cpu] {
+            rows.extend(comparison.run(&mut ours, &mut peer).await?);
+        }
+        Ok(rows)
     }
 
     /// P4: from the sending of a change to `key`, by `write` on a connection that neither side uses, to

@@ -21,6 +21,9 @@ use crate::{cargo, process};
 /// A test program that runs longer hangs.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
+/// How much of what failed tests printed is shown again at the end.
+const FAILURE_LINES: usize = 200;
+
 /// All compiled test programs.
 pub(super) struct Executables {
     all: Vec<Executable>,
@@ -84,7 +87,7 @@ impl Executables {
 
     /// Runs all programs that are no suite; a failing one is printed whole.
     pub(super) fn run_units(&self, workspace: &Workspace, suites: &[Suite]) -> Result<Finding> {
-        let mut counts = Counts::default();
+        let mut all = Ran::default();
         for package in &workspace.packages {
             for executable in self.of(&package.manifest_path) {
                 // A suite of `#[ignore]`d tests may have quick ones too.
@@ -98,17 +101,18 @@ impl Executables {
                 }
                 let start = Instant::now();
                 let ran = executable.run(package.folder(), &[], Show::Failures)?;
-                if ran != Counts::default() {
+                if ran.counts != Counts::default() {
                     let took = seconds(start.elapsed());
                     eprintln!(
                         "    {:24} {:20} {:4} passed {:3} failed {took:>8}",
-                        package.name, executable.target, ran.passed, ran.failed
+                        package.name, executable.target, ran.counts.passed, ran.counts.failed
                     );
                 }
-                counts.add(ran);
+                all.counts.add(ran.counts);
+                all.failures.push_str(&ran.failures);
             }
         }
-        Ok(Finding { counts, detail: String::new() })
+        Ok(all.into())
     }
 
     /// Runs one suite and shows each test as it ends.
@@ -131,8 +135,7 @@ impl Executables {
         if !rest.iter().any(|argument| argument.starts_with("--test-threads")) {
             arguments.extend(threads.as_deref());
         }
-        let counts = executable.run(package.folder(), &arguments, Show::All)?;
-        Ok(Finding { counts, detail: String::new() })
+        Ok(executable.run(package.folder(), &arguments, Show::All)?.into())
     }
 
     fn of<'a>(&'a self, manifest: &'a Path) -> impl Iterator<Item = &'a Executable> {
@@ -150,11 +153,23 @@ impl Suite {
 pub(super) fn run_doc_tests(workspace: &Workspace) -> Result<Finding> {
     let mut command = cargo::command();
     command.current_dir(&workspace.root).args(["test", "--workspace", "--doc", "--quiet"]);
-    let counts = run_counting(&mut command, "doc", Show::Failures)?;
-    Ok(Finding { counts, detail: String::new() })
+    Ok(run_counting(&mut command, "doc", Show::Failures)?.into())
 }
 
-/// What of a test program's output is shown.
+/// What became of one test program.
+#[derive(Debug, Default)]
+struct Ran {
+    counts: Counts,
+    failures: String,
+}
+
+impl From<Ran> for Finding {
+    fn from(ran: Ran) -> Self {
+        Self { counts: ran.counts, failures: ran.failures, ..Self::default() }
+    }
+}
+
+/// What of a test program's output is shown while it runs.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Show {
     All,
@@ -162,7 +177,7 @@ enum Show {
 }
 
 impl Executable {
-    fn run(&self, folder: &Path, arguments: &[&str], show: Show) -> Result<Counts> {
+    fn run(&self, folder: &Path, arguments: &[&str], show: Show) -> Result<Ran> {
         let mut command = Command::new(&self.path);
         // The folder and the variable that `cargo test` gives.
         command.args(arguments).current_dir(folder).env("CARGO_MANIFEST_DIR", folder);
@@ -170,7 +185,7 @@ impl Executable {
     }
 }
 
-fn run_counting(command: &mut Command, name: &str, show: Show) -> Result<Counts> {
+fn run_counting(command: &mut Command, name: &str, show: Show) -> Result<Ran> {
     command.stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child =
         command.spawn().with_context(|| format!("cannot run `{}`", process::describe(command)))?;
@@ -178,16 +193,17 @@ fn run_counting(command: &mut Command, name: &str, show: Show) -> Result<Counts>
     let reader = thread::spawn(move || read(BufReader::new(output), show));
     let status = wait(&mut child)?;
     let Ok(text) = reader.join() else { bail!("cannot read what {name} prints") };
-    let mut counts = counts_in(&text);
+    let mut ran = Ran { counts: counts_in(&text), failures: failures_in(&text) };
     if !status.success() && show == Show::Failures {
         println!("{text}");
     }
-    if !status.success() && counts.failed == 0 {
+    if !status.success() && ran.counts.failed == 0 {
         // It died before it could count.
-        eprintln!("    {name} ended with {status}");
-        counts.failed = 1;
+        ran.counts.failed = 1;
+        ran.failures = format!("{name} ended with {status}\n");
+        eprint!("    {}", ran.failures);
     }
-    Ok(counts)
+    Ok(ran)
 }
 
 fn read(output: impl BufRead, show: Show) -> String {
@@ -243,6 +259,16 @@ fn counts_in(text: &str) -> Counts {
     counts
 }
 
+/// What the failed tests of a program printed: the blocks between its first and its last line
+/// `failures:`, each `---- NAME stdout ----` and the output. The last [`FAILURE_LINES`] lines.
+fn failures_in(text: &str) -> String {
+    let Some((_, rest)) = text.split_once("\nfailures:\n") else { return String::new() };
+    let blocks = rest.split("\nfailures:\n").next().unwrap_or(rest).trim();
+    let lines: Vec<&str> = blocks.lines().collect();
+    let kept = lines.get(lines.len().saturating_sub(FAILURE_LINES)..).unwrap_or_default();
+    kept.iter().flat_map(|line| ["    ", line, "\n"]).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -270,6 +296,16 @@ mod tests {
     fn a_program_that_dies_without_counting_is_a_failure() {
         let mut command = Command::new("sh");
         command.args(["-c", "echo running; kill -9 $$"]);
-        assert_eq!(run_counting(&mut command, "x", Show::Failures).unwrap().failed, 1);
+        let ran = run_counting(&mut command, "x", Show::Failures).unwrap();
+        assert_eq!(ran.counts.failed, 1);
+        assert!(ran.failures.contains("x ended with signal: 9"), "{}", ran.failures);
+    }
+
+    #[test]
+    fn what_a_failed_test_printed_is_kept() {
+        let text = "test a ... ok\ntest b ... FAILED\n\nfailures:\n\n---- b stdout ----\nleft: 1\n\n\n\
+                    failures:\n    b\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n";
+        assert_eq!(failures_in(text), "    ---- b stdout ----\n    left: 1\n");
+        assert_eq!(failures_in("test a ... ok\ntest result: ok. 1 passed\n"), "");
     }
 }

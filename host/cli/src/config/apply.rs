@@ -260,17 +260,21 @@ impl Plan {
 
     async fn carry_out(&self, global: &Global, client: &Client) -> anyhow::Result<()> {
         let features = features(global, client).await?;
-        let has = |feature: &str| features.iter().any(|known| known == feature);
+        let has = |feature: &str| {
+            features.as_ref().map(|known| known.iter().any(|known| known == feature))
+        };
+        // Where it is not known, a backend that cannot compare refuses, and overwrites nothing.
+        let compares = has("config.cas").unwrap_or(true);
         let sizes = self.steps.iter().filter_map(|step| step.difference.after.as_ref());
         let bytes: usize = sizes.map(Vec::len).sum();
         let fits = self.steps.len() <= TXN_OPS_MAX && bytes <= TXN_BYTES_MAX;
-        if self.steps.len() > 1 && fits && has("config.txn") {
+        if self.steps.len() > 1 && fits && has("config.txn").unwrap_or(false) {
             return self.at_once(global, client).await;
         }
         let shows = std::io::stderr().is_terminal();
         let total = self.steps.len();
         for (done, step) in self.steps.iter().enumerate() {
-            step.carry_out(global, client, has("config.cas"))
+            step.carry_out(global, client, compares)
                 .await
                 .with_context(|| format!("{done} of {total} changes were made"))?;
             if shows && (done + 1) % 10 == 0 {
@@ -339,13 +343,15 @@ impl Step {
     }
 }
 
-/// What the backend in use offers.
-async fn features(global: &Global, client: &Client) -> anyhow::Result<Vec<String>> {
+/// What the backend in use offers, where the server tells.
+async fn features(global: &Global, client: &Client) -> anyhow::Result<Option<Vec<String>>> {
     let backends = client.admin().backends().await?;
     let is_meant = |backend: &pintle_client::api::backend::Backend| {
         backend.name == global.backend
             || (global.backend == pintle::DEFAULT
                 && backend.default_for.iter().any(|capability| capability == "config"))
     };
-    Ok(backends.into_iter().find(is_meant).map(|backend| backend.features).unwrap_or_default())
+    let known = backends.into_iter().find(is_meant).map(|backend| backend.features);
+    // A plugin that is not loaded yet has told of none.
+    Ok(known.filter(|features| !features.is_empty()))
 }

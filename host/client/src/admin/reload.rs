@@ -1,6 +1,10 @@
 //! What runs: restarting backends, and letting other files of plugins take over.
 
-use pintle_api::{address, backend::Backend, plugin::Plugin};
+use pintle_api::{
+    address,
+    backend::Backend,
+    plugin::{AcceptQuery, Plugin},
+};
 
 use super::Admin;
 use crate::{error::ClientError, transport::Call};
@@ -20,8 +24,8 @@ impl Admin {
     /// # Errors
     /// Any of [`ClientError`].
     pub async fn accept(&self, plugin: &str, sha256: Option<&str>) -> Result<Plugin, ClientError> {
-        let digest = sha256.map(|sha256| format!("?sha256={sha256}")).unwrap_or_default();
-        let path = format!("{}/accept{digest}", address::plugin(plugin));
-        self.client.json(Call::post(path)).await
+        let which = AcceptQuery { sha256: sha256.map(str::to_owned) };
+        let call = Call::post(format!("{}/accept", address::plugin(plugin))).query(&which)?;
+        self.client.json(call).await
     }
 }

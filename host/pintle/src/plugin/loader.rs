@@ -9,6 +9,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use pintle_otlp::text::hex;
 use sha2::{Digest, Sha256};
 use tokio::sync::Semaphore;
 use wasmtime::component::{Component, Instance, InstancePre};
@@ -251,10 +252,9 @@ impl Loader {
         if target.starts_with(self.dir.canonicalize().map_err(unreadable)?) {
             return Ok(path);
         }
+        let file = path.display().to_string();
         let error = PluginFileError::Link { path, target };
-        if let PluginFileError::Link { path, .. } = &error {
-            audit::refused("load-plugin", &path.display().to_string(), &error.to_string());
-        }
+        audit::refused("load-plugin", &file, &error.to_string());
         Err(error)
     }
 
@@ -522,12 +522,4 @@ impl Indices {
                 .transpose()?,
         })
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -64,10 +64,11 @@ struct File {
     /// How it looked when it was dealt with last; nothing when it was not there.
     settled: Option<Stamp>,
     /// How it looked at the last look, when it was not settled then.
-    moving: Option<(Stamp, [u8; 32])>,
+    moving: Option<(Stamp, Option<[u8; 32]>)>,
 }
 
-/// How a file looks from the outside.
+/// How a file looks from the outside. What is no file counts as not there: opening a pipe would wait
+/// for its other end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stamp {
     inode: u64,
@@ -168,9 +169,9 @@ async fn look(file: &mut File, path: PathBuf) -> Look {
         file.moving = None;
         return Look::Unchanged;
     }
+    // What cannot be read is told when it is loaded, once it stays so.
     let hashed = tokio::task::spawn_blocking(move || hash(&path)).await;
-    let Ok(Ok(hash)) = hashed else { return Look::Moving };
-    let seen = (now, hash);
+    let seen = (now, hashed.ok().and_then(Result::ok));
     if file.moving.as_ref() == Some(&seen) {
         file.moving = None;
         file.settled = Some(seen.0);
@@ -244,6 +245,9 @@ fn tell_removed<'a>(name: &str, using: impl Iterator<Item = &'a Arc<Backend>>) {
 
 fn stamp(path: &Path) -> io::Result<Stamp> {
     let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(io::ErrorKind::NotFound.into());
+    }
     Ok(Stamp {
         inode: metadata.ino(),
         len: metadata.len(),
@@ -294,6 +298,9 @@ mod tests {
         assert!(matches!(look(&mut file, path.clone()).await, Look::Settled));
         fs::remove_file(&path).unwrap();
         assert!(matches!(look(&mut file, path.clone()).await, Look::Removed));
+        assert!(matches!(look(&mut file, path.clone()).await, Look::Unchanged));
+        // What is no file is not waited for.
+        fs::create_dir(&path).unwrap();
         assert!(matches!(look(&mut file, path.clone()).await, Look::Unchanged));
     }
 }

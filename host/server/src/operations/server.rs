@@ -67,7 +67,6 @@ pub(super) const OPERATIONS: &[Operation] = &[
         "/v1/backends/{backend}/restart",
         "End the plugin of a backend and start it again, also where the server had given up on it",
     )
-    .role(Role::Operator)
     .answers(json::<Backend>()),
     Operation::read("plugin.list", "/v1/plugins", "List the files in the plugins' directory")
         .answers(json::<Plugins>()),

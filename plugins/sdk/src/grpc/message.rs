@@ -8,6 +8,9 @@ use tonic::Status;
 
 /// Bytes before each message.
 pub(super) const PREFIX_BYTES: usize = 5;
+const PLAIN: u8 = 0;
+#[cfg(feature = "gzip")]
+const COMPRESSED: u8 = 1;
 
 /// A body of one message.
 ///
@@ -15,12 +18,7 @@ pub(super) const PREFIX_BYTES: usize = 5;
 ///
 /// `invalid-argument` when it has more than 4 GiB.
 pub(super) fn frame(message: &impl Message) -> Result<Bytes, Status> {
-    let length = message.encoded_len();
-    let told = u32::try_from(length)
-        .map_err(|_| Status::invalid_argument(format!("a message of {length} bytes")))?;
-    let mut body = BytesMut::with_capacity(PREFIX_BYTES + length);
-    body.put_u8(0);
-    body.put_u32(told);
+    let mut body = begin(PLAIN, message.encoded_len())?;
     // There is room for all of it.
     message.encode_raw(&mut body);
     Ok(body.freeze())
@@ -34,26 +32,32 @@ pub(super) fn frame(message: &impl Message) -> Result<Bytes, Status> {
 #[cfg(feature = "gzip")]
 pub(super) fn frame_gzip(message: &impl Message) -> Result<Bytes, Status> {
     let packed = crate::gzip::compress(&message.encode_to_vec());
-    let length = packed.len();
+    let mut body = begin(COMPRESSED, packed.len())?;
+    body.put_slice(&packed);
+    Ok(body.freeze())
+}
+
+/// What stands before a message of this length, with room for that.
+fn begin(flag: u8, length: usize) -> Result<BytesMut, Status> {
     let told = u32::try_from(length)
         .map_err(|_| Status::invalid_argument(format!("a message of {length} bytes")))?;
     let mut body = BytesMut::with_capacity(PREFIX_BYTES + length);
-    body.put_u8(1);
+    body.put_u8(flag);
     body.put_u32(told);
-    body.put_slice(&packed);
-    Ok(body.freeze())
+    Ok(body)
 }
 
 /// The one message of a body.
 ///
 /// # Errors
 ///
-/// When the body is not exactly one plain message of this type.
+/// When the body is not exactly one message of this type, plain or compressed in a way that this plugin
+/// knows.
 pub(super) fn unframe<A: Message + Default>(mut body: Bytes) -> Result<A, Status> {
     if body.len() < PREFIX_BYTES {
         return Err(malformed("it has no whole message"));
     }
-    let compressed = body.get_u8() != 0;
+    let compressed = body.get_u8() != PLAIN;
     let length = usize::try_from(body.get_u32()).unwrap_or(usize::MAX);
     if length > MESSAGE_BYTES_MAX {
         return Err(too_large(length));

@@ -1,8 +1,7 @@
 //! Bodies in both directions.
 
 use super::{Busy, Failed};
-use ::http::HeaderMap;
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures::channel::oneshot;
 use futures::future::{Either, poll_fn, select};
 use h2::{Reason, RecvStream, SendStream};
@@ -54,7 +53,7 @@ impl Body for Incoming {
 }
 
 /// The next piece of a body; it counts as read.
-fn poll_chunk(
+pub(super) fn poll_chunk(
     stream: &mut RecvStream,
     cx: &mut Context<'_>,
 ) -> Poll<Option<Result<Bytes, Failed>>> {
@@ -68,41 +67,6 @@ fn poll_chunk(
         Some(Err(error)) => Poll::Ready(Some(Err(error.into()))),
         None => Poll::Ready(None),
     }
-}
-
-/// Reads a body of at most `bytes_max` bytes, and its trailers. A larger one answers how much was
-/// there before it was given up.
-///
-/// # Errors
-///
-/// When the stream breaks.
-#[cfg(feature = "grpc")]
-pub(crate) async fn collect(
-    stream: &mut RecvStream,
-    bytes_max: usize,
-) -> Result<Result<(Bytes, Option<HeaderMap>), usize>, Failed> {
-    let mut first = Bytes::new();
-    let mut rest = BytesMut::new();
-    while let Some(chunk) = poll_fn(|cx| poll_chunk(stream, cx)).await {
-        let chunk = chunk?;
-        let length = first.len() + rest.len() + chunk.len();
-        if length > bytes_max {
-            return Ok(Err(length));
-        }
-        if first.is_empty() {
-            first = chunk;
-        } else {
-            rest.extend_from_slice(&chunk);
-        }
-    }
-    let trailers = poll_fn(|cx| stream.poll_trailers(cx)).await?;
-    if rest.is_empty() {
-        return Ok(Ok((first, trailers)));
-    }
-    let mut whole = BytesMut::with_capacity(first.len() + rest.len());
-    whole.extend_from_slice(&first);
-    whole.extend_from_slice(&rest);
-    Ok(Ok((whole.freeze(), trailers)))
 }
 
 /// Sends a body as fast as the server takes it, until its end, until the server resets the stream, or

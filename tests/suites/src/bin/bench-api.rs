@@ -50,11 +50,7 @@ async fn main() -> Result<ExitCode> {
     report.extend(http_get().await?);
     report.push(cold_command().await?);
     report.push(fan_out().await?);
-    report.print();
-    if let Some(file) = pintle_test_suites::json_file() {
-        report.write_json(&file)?;
-    }
-    Ok(report.exit_code())
+    pintle_test_suites::finish(&report)
 }
 
 /// A folder with one plugin in memory, and a host on it.

@@ -18,15 +18,10 @@ async fn main() -> Result<ExitCode> {
     let server = Etcd::start(EtcdOptions::default()).await?;
     let stage = Stage::new(&server).await?;
     let mut report = Report::default();
-    report.extend(stage.one_reader().await?);
-    report.extend(stage.many_readers().await?);
+    report.extend(stage.gets().await?);
     report.extend(stage.one_writer().await?);
     report.extend(stage.change_to_event().await?);
-    report.print();
-    if let Some(file) = pintle_test_suites::json_file() {
-        report.write_json(&file)?;
-    }
-    Ok(report.exit_code())
+    pintle_test_suites::finish(&report)
 }
 
 /// Both sides, connected to the same server, with the same keys.
@@ -51,28 +46,8 @@ impl Stage {
         Ok(Self { ours, native, writer })
     }
 
-    /// P1: one linearizable get at a time.
-    async fn one_reader(&self) -> Result<Vec<Row>> {
-        let comparison = Comparison::new("P1-etcd", "config get, one caller; etcd-client")
-            .target(Measure::P50, Wanted::AtMost(0.95))
-            .target(Measure::P99, Wanted::AtMost(1.05))
-            .operations(1_000);
-        self.compare_gets(comparison).await
-    }
-
-    /// P2 and P3: 64 gets outstanding on one connection.
-    async fn many_readers(&self) -> Result<Vec<Row>> {
-        let gets = |id, what| Comparison::new(id, what).operations(10_000).outstanding(64);
-        let throughput = gets("P2-etcd", "gets, 64 outstanding on one connection; etcd-client")
-            .target(Measure::Throughput, Wanted::AtLeast(1.15));
-        let cpu = gets("P3-etcd", "client CPU for each of 64 outstanding gets; etcd-client")
-            .target(Measure::CpuPerOperation, Wanted::AtMost(1.2));
-        let mut rows = self.compare_gets(throughput).await?;
-        rows.extend(self.compare_gets(cpu).await?);
-        Ok(rows)
-    }
-
-    async fn compare_gets(&self, comparison: Comparison) -> Result<Vec<Row>> {
+    /// P1 to P3, linearizable on both sides.
+    async fn gets(&self) -> Result<Vec<Row>> {
         let mut number = 0;
         let ours = || {
             number += 1;
@@ -95,7 +70,7 @@ impl Stage {
                 anyhow::Ok(())
             }
         };
-        Ok(comparison.run(ours, peer).await?)
+        Measured::gets("etcd", "etcd-client", ours, peer).await
     }
 
     /// Not in the table of goals, but what everybody asks next: puts by one caller.

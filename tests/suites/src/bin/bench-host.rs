@@ -31,11 +31,7 @@ async fn main() -> Result<ExitCode> {
     report.extend(memory().await?);
     report.push(one_writer().await?);
     report.push(many_writers().await?);
-    report.print();
-    if let Some(file) = pintle_test_suites::json_file() {
-        report.write_json(&file)?;
-    }
-    Ok(report.exit_code())
+    pintle_test_suites::finish(&report)
 }
 
 /// P5: a read from the mirror against a look-up in a hash map behind an `ArcSwap`.

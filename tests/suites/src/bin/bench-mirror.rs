@@ -37,11 +37,7 @@ async fn main() -> Result<ExitCode> {
     let mut report = Report::default();
     report.push(stage.cached_read().await?);
     report.push(stage.fan_out(&server).await?);
-    report.print();
-    if let Some(file) = pintle_test_suites::json_file() {
-        report.write_json(&file)?;
-    }
-    Ok(report.exit_code())
+    pintle_test_suites::finish(&report)
 }
 
 /// Both sides on the same server, with the same keys.

@@ -18,15 +18,10 @@ async fn main() -> Result<ExitCode> {
     let server = ZooKeeper::start(ZooKeeperOptions::default()).await?;
     let stage = Stage::new(&server).await?;
     let mut report = Report::default();
-    report.extend(stage.one_reader().await?);
-    report.extend(stage.many_readers().await?);
+    report.extend(stage.gets().await?);
     report.extend(stage.one_writer().await?);
     report.extend(stage.change_to_event().await?);
-    report.print();
-    if let Some(file) = pintle_test_suites::json_file() {
-        report.write_json(&file)?;
-    }
-    Ok(report.exit_code())
+    pintle_test_suites::finish(&report)
 }
 
 /// Both sides, connected to the same server, with the same nodes.
@@ -59,28 +54,8 @@ impl Stage {
         Ok(Self { ours, native, writer })
     }
 
-    /// P1: one get at a time, sequential on both sides: what the connected server knows.
-    async fn one_reader(&self) -> Result<Vec<Row>> {
-        let comparison = Comparison::new("P1-zookeeper", "config get, one caller; native client")
-            .target(Measure::P50, Wanted::AtMost(0.95))
-            .target(Measure::P99, Wanted::AtMost(1.05))
-            .operations(1_000);
-        self.compare_gets(comparison).await
-    }
-
-    /// P2 and P3: 64 gets outstanding on one session.
-    async fn many_readers(&self) -> Result<Vec<Row>> {
-        let gets = |id, what| Comparison::new(id, what).operations(10_000).outstanding(64);
-        let throughput = gets("P2-zookeeper", "gets, 64 outstanding on one session; native client")
-            .target(Measure::Throughput, Wanted::AtLeast(1.15));
-        let cpu = gets("P3-zookeeper", "client CPU for each of 64 outstanding gets; native client")
-            .target(Measure::CpuPerOperation, Wanted::AtMost(1.2));
-        let mut rows = self.compare_gets(throughput).await?;
-        rows.extend(self.compare_gets(cpu).await?);
-        Ok(rows)
-    }
-
-    async fn compare_gets(&self, comparison: Comparison) -> Result<Vec<Row>> {
+    /// P1 to P3, sequential on both sides: what the connected server knows.
+    async fn gets(&self) -> Result<Vec<Row>> {
         let mut number = 0;
         let ours = || {
             number += 1;
@@ -98,7 +73,7 @@ impl Stage {
             let (client, path) = (self.native.clone(), path(&key(native_number)));
             async move { client.get_data(&path).await.map(drop) }
         };
-        Ok(comparison.run(ours, peer).await?)
+        Measured::gets("zookeeper", "native client", ours, peer).await
     }
 
     /// Not in the table of goals, but what everybody asks next: puts by one caller.

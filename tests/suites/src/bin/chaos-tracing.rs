@@ -6,7 +6,6 @@
 
 use std::{
     collections::HashSet,
-    future::Future,
     net::{SocketAddr, TcpListener},
     process::ExitCode,
     sync::{
@@ -24,7 +23,10 @@ use pintle_otlp::{
     ExportTraceServiceRequest, KeyValue, Resource, ResourceSpans, ScopeSpans, Span, SpanKind,
 };
 use pintle_test_bench::{ChaosRow, Report, resident_bytes};
-use pintle_test_suites::Sandbox;
+use pintle_test_suites::{
+    Sandbox,
+    chaos::{Size, row},
+};
 use prost::Message;
 
 /// Spans of one request of the load.
@@ -35,27 +37,12 @@ const OTHER_GROWTH_MIB: u64 = 96;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let is_smoke = std::env::args().any(|argument| argument == "--smoke");
+    let size = Size::from_arguments();
     let mut report = Report::default();
-    report.push(row("R9-away", away(is_smoke)).await);
-    report.push(row("R9-slow", slow(is_smoke)).await);
-    report.push(row("R9-killed", killed(is_smoke)).await);
-    report.print();
-    if let Some(file) = pintle_test_suites::json_file() {
-        report.write_json(&file)?;
-    }
-    Ok(report.exit_code())
-}
-
-/// A row, or one that says why there is none: the others are wanted all the same.
-async fn row(id: &str, run: impl Future<Output = Result<ChaosRow>>) -> ChaosRow {
-    eprintln!("    {id}");
-    match run.await {
-        Ok(row) => row,
-        Err(error) => ChaosRow::new(id, "it did not come to its end", "", 1, 0)
-            .violations(1)
-            .detail(format!("{error:#}")),
-    }
+    report.push(row("R9-away", away(size)).await);
+    report.push(row("R9-slow", slow(size)).await);
+    report.push(row("R9-killed", killed(size)).await);
+    pintle_test_suites::finish(&report)
 }
 
 /// A receiver of OTLP over HTTP that remembers which spans it took.
@@ -247,9 +234,9 @@ fn violations(status: &PipelineStatus, sent: u64, receiver: &Receiver) -> (u64, 
 const TARGET: &str = "produced = delivered + counted drops; memory bounded";
 
 /// Nobody listens for a while.
-async fn away(is_smoke: bool) -> Result<ChaosRow> {
+async fn away(size: Size) -> Result<ChaosRow> {
     // Of a queue of the usual size a small load fills nothing.
-    let (rate, time, queue_spans) = if is_smoke { (5_000, 5, 8_000) } else { (20_000, 60, 50_000) };
+    let (rate, time, queue_spans) = size.of((20_000, 60, 50_000), (5_000, 5, 8_000));
     let mut receiver = Receiver::start()?;
     let tracing = format!("batch_delay = \"50ms\"\nqueue_spans = {queue_spans}");
     let mut stage = Stage::new(&receiver, &tracing).await?;
@@ -273,8 +260,8 @@ async fn away(is_smoke: bool) -> Result<ChaosRow> {
 }
 
 /// Every answer takes its time.
-async fn slow(is_smoke: bool) -> Result<ChaosRow> {
-    let (rate, time) = if is_smoke { (5_000, 4) } else { (20_000, 30) };
+async fn slow(size: Size) -> Result<ChaosRow> {
+    let (rate, time) = size.of((20_000, 30), (5_000, 4));
     let receiver = Receiver::start()?;
     let mut stage = Stage::new(&receiver, "batch_delay = \"50ms\"").await?;
     receiver.taken.pause_ms.store(300, Ordering::Relaxed);
@@ -288,8 +275,8 @@ async fn slow(is_smoke: bool) -> Result<ChaosRow> {
 }
 
 /// It comes and goes.
-async fn killed(is_smoke: bool) -> Result<ChaosRow> {
-    let (rate, rounds) = if is_smoke { (3_000, 3) } else { (20_000, 20) };
+async fn killed(size: Size) -> Result<ChaosRow> {
+    let (rate, rounds) = size.of((20_000, 20), (3_000, 3));
     let mut receiver = Receiver::start()?;
     let mut stage = Stage::new(&receiver, "batch_delay = \"20ms\"").await?;
     for _ in 0..rounds {

@@ -48,9 +48,8 @@ const VIEWER: [&str; 26] = [
     // Needs no token at all, and works with one.
     "server.live",
 ];
-const OPERATOR: [&str; 18] = [
+const OPERATOR: [&str; 17] = [
     "backend.check",
-    "backend.restart",
     "config.put",
     "config.txn",
     "config.delete",
@@ -68,7 +67,8 @@ const OPERATOR: [&str; 18] = [
     "leader.keepalive",
     "leader.resign",
 ];
-const ADMIN: [&str; 7] = [
+const ADMIN: [&str; 8] = [
+    "backend.restart",
     "plugin.accept",
     "server.log-level",
     "server.set-log-level",

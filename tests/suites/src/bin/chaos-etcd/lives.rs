@@ -9,7 +9,7 @@ use pintle::{
     registry::{Instance, RegisterOutcome, Registration, RegistrationStatus},
 };
 use pintle_test_bench::ChaosRow;
-use pintle_test_suites::within;
+use pintle_test_suites::{chaos::p99, within};
 
 use crate::{
     Size, millis,
@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(60);
 
 pub(crate) async fn restarts(size: Size) -> Result<ChaosRow> {
     const P99_MAX: Duration = Duration::from_secs(2);
-    let (instances, restarts) = (size.count(2_000, 200), size.count(20, 2));
+    let (instances, restarts) = (size.of(2_000, 200), size.of(20, 2));
     let mut stage = Stage::start(BACKENDS).await?;
     let ttl = Duration::from_secs(10);
     let registrations = register(&stage, instances, ttl).await?;
@@ -38,8 +38,7 @@ pub(crate) async fn restarts(size: Size) -> Result<ChaosRow> {
     }
     let listed = leased_keys(&mut stage.client().await?).await?.len();
     missing += instances.saturating_sub(listed);
-    times.sort_unstable();
-    let p99 = times.get(times.len() * 99 / 100).copied().unwrap_or(LIMIT);
+    let p99 = p99(times);
     let late = u64::from(p99 > P99_MAX);
     let what = "instances over restarts of the server";
     let target = "100 %, p99 ≤ 2 s after the port answers";
@@ -78,7 +77,7 @@ async fn until_back(registrations: &[Registration]) -> Vec<Option<Duration>> {
 
 pub(crate) async fn shutdown(size: Size) -> Result<ChaosRow> {
     const TOOK_MAX: Duration = Duration::from_secs(1);
-    let count = size.count(500, 100);
+    let count = size.of(500, 100);
     let stage = Stage::start(BACKENDS).await?;
     let ttl = Duration::from_secs(600);
     let registrations = register(&stage, count, ttl).await?;

@@ -35,8 +35,8 @@ struct Contest<'a> {
 }
 
 pub(crate) async fn fenced(size: Size) -> Result<ChaosRow> {
-    let wanted = size.count(10_000, 400);
-    let pause_every = size.count(100, 80);
+    let wanted = size.of(10_000, 400);
+    let pause_every = size.of(100, 80);
     let (checking, unchecked) = (Resource::checking(), Resource::unchecked());
     let (acquired, mut locks) = run(&checking, wanted, pause_every).await?;
     // The same without the check, to show what it is good for. The locks exclude all the same.
@@ -140,7 +140,7 @@ impl Contest<'_> {
 }
 
 pub(crate) async fn told_in_time(size: Size) -> Result<ChaosRow> {
-    let (leases, rounds) = (size.count(100, 20), size.count(10, 2));
+    let (leases, rounds) = (size.of(100, 20), size.of(10, 2));
     let stage = Stage::start(leases).await?;
     let mut client = stage.client().await?;
     let (mut done, mut late) = (0_u64, 0_u64);

@@ -8,31 +8,15 @@ mod replies;
 mod stage;
 mod watches;
 
-use std::{future::Future, process::ExitCode};
+use std::process::ExitCode;
 
 use anyhow::Result;
-use pintle_test_bench::{ChaosRow, Report};
-
-/// How much is done.
-#[derive(Debug, Clone, Copy)]
-struct Size {
-    is_smoke: bool,
-}
-
-impl Size {
-    /// The load of the goals, or the small one.
-    fn of(self, full: u64, smoke: u64) -> u64 {
-        if self.is_smoke { smoke } else { full }
-    }
-
-    fn count(self, full: usize, smoke: usize) -> usize {
-        if self.is_smoke { smoke } else { full }
-    }
-}
+use pintle_test_bench::Report;
+use pintle_test_suites::chaos::{Size, row};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let size = Size { is_smoke: std::env::args().any(|argument| argument == "--smoke") };
+    let size = Size::from_arguments();
     let mut report = Report::default();
     report.push(row("R1-etcd", register::linearizable(size)).await);
     report.push(row("R2-etcd", watches::complete(size)).await);
@@ -42,22 +26,7 @@ async fn main() -> Result<ExitCode> {
     report.push(row("R7-etcd", lives::restarts(size)).await);
     report.push(row("R8-etcd", watches::converges(size)).await);
     report.push(row("R13-etcd", lives::shutdown(size)).await);
-    report.print();
-    if let Some(file) = pintle_test_suites::json_file() {
-        report.write_json(&file)?;
-    }
-    Ok(report.exit_code())
-}
-
-/// A row, or one that says why there is none: the others are wanted all the same.
-async fn row(id: &str, run: impl Future<Output = Result<ChaosRow>>) -> ChaosRow {
-    eprintln!("    {id}");
-    match run.await {
-        Ok(row) => row,
-        Err(error) => ChaosRow::new(id, "it did not come to its end", "", 1, 0)
-            .violations(1)
-            .detail(format!("{error:#}")),
-    }
+    pintle_test_suites::finish(&report)
 }
 
 /// Whole milliseconds, for texts.

@@ -22,7 +22,7 @@ const BACKENDS: usize = 4;
 const PACE: usize = 200;
 
 pub(crate) async fn linearizable(size: Size) -> Result<ChaosRow> {
-    let wanted = size.count(100_000, 3_000);
+    let wanted = size.of(100_000, 3_000);
     let mut cluster = EtcdCluster::start(EtcdOptions::default()).await?;
     let mut proxies = Vec::new();
     for member in cluster.members() {

@@ -44,7 +44,7 @@ pub(crate) async fn lost(size: Size) -> Vec<ChaosRow> {
 }
 
 async fn of(kind: Kind, id: &str, size: Size) -> Result<ChaosRow> {
-    let (backends, rounds) = (size.count(25, 5), size.count(40, 4));
+    let (backends, rounds) = (size.of(25, 5), size.of(40, 4));
     let stage = Stage::start(backends).await?;
     let workers = (0..backends).map(|number| work(&stage, kind, number, rounds));
     let wrong: Vec<Vec<String>> = try_join_all(workers).await?;

@@ -33,7 +33,7 @@ const FINAL_LIMIT: Duration = Duration::from_secs(60);
 pub(crate) async fn complete(size: Size) -> Result<ChaosRow> {
     // A connection that lives for seconds only is made again later and later: many backends give
     // many reconnects.
-    let (backends, cuts) = (size.count(25, 5), size.count(40, 4));
+    let (backends, cuts) = (size.of(25, 5), size.of(40, 4));
     let stage = Stage::start(backends).await?;
     let mut followers = Vec::new();
     for number in 0..WATCHERS {
@@ -133,7 +133,7 @@ async fn check(followers: &[Follower], record: &Record, resyncs_max: usize) -> R
 
 pub(crate) async fn converges(size: Size) -> Result<ChaosRow> {
     const LIMIT: Duration = Duration::from_secs(2);
-    let (keys, changed) = (size.count(1_000, 300), size.count(100, 30));
+    let (keys, changed) = (size.of(1_000, 300), size.of(100, 30));
     let partition = Duration::from_secs(size.of(60, 6));
     let stage = Stage::start(1).await?;
     let config = stage.host.pintle.config(&Host::name(0))?;

@@ -12,7 +12,7 @@ use pintle_test_suites::{
     within,
 };
 
-use crate::Size;
+use pintle_test_suites::chaos::Size;
 
 /// How much later than its limit an attack may be ended.
 const LATE_MAX: Duration = Duration::from_millis(100);

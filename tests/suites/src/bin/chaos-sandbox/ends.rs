@@ -13,7 +13,7 @@ use pintle::{
 use pintle_test_bench::ChaosRow;
 use pintle_test_suites::{Sandbox, eventually, within};
 
-use crate::{Size, p99};
+use pintle_test_suites::chaos::{Size, p99};
 
 pub(crate) async fn restarts(size: Size) -> Result<ChaosRow> {
     let p99_max = size.time(Duration::from_millis(50));
@@ -58,7 +58,7 @@ pub(crate) async fn restarts(size: Size) -> Result<ChaosRow> {
         })
         .await?;
     }
-    let slowest = p99(&mut times);
+    let slowest = p99(times);
     let late = u64::from(slowest > p99_max);
     let target =
         format!("restart p99 <= {} ms, locks reported lost, no silent gap", p99_max.as_millis());

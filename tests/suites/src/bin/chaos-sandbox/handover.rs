@@ -21,7 +21,7 @@ use pintle::{
 use pintle_test_bench::ChaosRow;
 use pintle_test_suites::{Sandbox, built, eventually, hostile::bytes::variant, within};
 
-use crate::Size;
+use pintle_test_suites::chaos::Size;
 
 /// The longest that a read may take: the limit of a call.
 const CALL: Duration = Duration::from_secs(5);

@@ -14,7 +14,7 @@ use pintle_test_suites::{
     within,
 };
 
-use crate::Size;
+use pintle_test_suites::chaos::Size;
 
 pub(crate) async fn refused(size: Size) -> Result<ChaosRow> {
     log::begin();

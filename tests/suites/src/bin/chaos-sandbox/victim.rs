@@ -11,7 +11,7 @@ use pintle_test_suites::{
     within,
 };
 
-use crate::{Size, p99};
+use pintle_test_suites::chaos::{Size, p99};
 
 /// What a victim's p99 may become.
 const RATIO_MAX: f64 = 1.2;
@@ -45,7 +45,7 @@ pub(crate) async fn undisturbed(size: Size) -> Result<ChaosRow> {
         if let Some(task) = provoking {
             task.abort();
         }
-        let ratio = p99(&mut beside).as_secs_f64() / p99(&mut alone).as_secs_f64().max(1e-9);
+        let ratio = p99(beside).as_secs_f64() / p99(alone).as_secs_f64().max(1e-9);
         ratios.push((behaviour.name(), ratio));
     }
     let violations = ratios.iter().filter(|(_, ratio)| *ratio > RATIO_MAX).count();

@@ -1,0 +1,51 @@
+//! What the programs that inject faults share.
+
+use std::{future::Future, time::Duration};
+
+use anyhow::Result;
+use pintle_test_bench::ChaosRow;
+
+/// How much is done.
+#[derive(Debug, Clone, Copy)]
+pub struct Size {
+    /// Small loads, on a machine that also runs the tests.
+    pub is_smoke: bool,
+}
+
+impl Size {
+    /// As the command line says: `--smoke` for the small loads.
+    #[must_use]
+    pub fn from_arguments() -> Self {
+        Self { is_smoke: std::env::args().any(|argument| argument == "--smoke") }
+    }
+
+    /// The load of the goals, or the small one.
+    pub fn of<T>(self, full: T, smoke: T) -> T {
+        if self.is_smoke { smoke } else { full }
+    }
+
+    /// The time of the goals, or ten times as much where a busy machine runs it among its tests.
+    #[must_use]
+    pub fn time(self, goal: Duration) -> Duration {
+        self.of(goal, goal * 10)
+    }
+}
+
+/// A row, or one that says why there is none: the others are wanted all the same.
+pub async fn row(id: &str, run: impl Future<Output = Result<ChaosRow>>) -> ChaosRow {
+    eprintln!("    {id}");
+    match run.await {
+        Ok(row) => row,
+        Err(error) => ChaosRow::new(id, "it did not come to its end", "", 1, 0)
+            .violations(1)
+            .detail(format!("{error:#}")),
+    }
+}
+
+/// The duration below which 99 of 100 lie; for ever without any.
+#[must_use]
+pub fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    let last = times.len().saturating_sub(1);
+    times.get((times.len() * 99 / 100).min(last)).copied().unwrap_or(Duration::MAX)
+}
