@@ -32,6 +32,7 @@ mod shape;
 mod sockets;
 mod supervisor;
 mod tail;
+mod thread;
 mod throttle;
 mod tls;
 

@@ -26,6 +26,7 @@ use super::{
     limits::{Limits, explain_trap},
     loader::{Exports, Plugin},
     output::LastWords,
+    thread::PluginThread,
     throttle::{HeldBack, Meters, throttle},
 };
 
@@ -87,9 +88,10 @@ type Job =
 pub(crate) type GuestResult<R> = wasmtime::Result<Result<R, types::Error>>;
 
 impl Incarnation {
-    /// Puts `plugin` into `store` and lets it run until it traps, is killed, or all handles go.
+    /// Puts `plugin` into `store` and lets it run on `thread` until it traps, is killed, or all handles go.
     pub(crate) fn spawn(
         engine: &Engine,
+        thread: PluginThread,
         plugin: Arc<Plugin>,
         store: Store<GuestState>,
         last_words: LastWords,
@@ -104,7 +106,7 @@ impl Incarnation {
         let held_back = Arc::new(HeldBack::default());
         let meters = Meters { unyielded, held_back: Arc::clone(&held_back) };
         let throttled = throttle(limits.cpu, backend, meters, running);
-        let task = engine.plugin_runtime().spawn(throttled);
+        let task = thread.run(throttled);
         let calls = Arc::new(Calls {
             running: Mutex::default(),
             next_id: AtomicU64::new(1),

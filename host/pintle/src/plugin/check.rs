@@ -83,7 +83,9 @@ fn check(
         Ok(prepared) => {
             let limits = Limits::of(&backend.limits);
             let runtime = engine.host_runtime();
-            let network = network_of(name, backend, &limits, &prepared, Arc::default(), runtime);
+            let guests = runtime.clone();
+            let network =
+                network_of(name, backend, &limits, &prepared, Arc::default(), runtime, guests);
             if let Err(error) = network {
                 found.problems.push(settings.problem_of(name, &[], error.to_string()));
             }

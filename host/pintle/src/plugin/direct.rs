@@ -148,7 +148,7 @@ impl Bench {
         let loading = self.shared.loader.load(&settings.plugin, settings.sha256.as_deref());
         let plugin = loading.await.map_err(|error| host(error.to_string()))?;
         let prepared = supervisor::prepare(&backend, &plugin);
-        let supervisor::Prepared { mut options, scrubber, network } =
+        let supervisor::Prepared { mut options, scrubber, network, thread } =
             prepared.map_err(|failure| host(failure.into_reason()))?;
         network.expose_to(&start.faults);
         options.node = start.node;
@@ -174,8 +174,14 @@ impl Bench {
         });
         let store = store.map_err(|error| host(format!("{error:#}")))?;
         let limits = backend.limits.clone();
-        let actor =
-            actor::Incarnation::spawn(&self.shared.engine, plugin, store, last_words, limits);
+        let actor = actor::Incarnation::spawn(
+            &self.shared.engine,
+            thread,
+            plugin,
+            store,
+            last_words,
+            limits,
+        );
         let started = Incarnation {
             actor,
             checkpoint: Arc::clone(&backend.checkpoint),

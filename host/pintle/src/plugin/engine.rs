@@ -23,15 +23,12 @@ use crate::{clock::GuestClock, secret::Scrubber};
 pub(crate) struct Engine {
     pub(crate) wasmtime: wasmtime::Engine,
     pub(crate) linker: Linker<GuestState>,
-    runtimes: Runtimes,
+    runtime: HostRuntime,
 }
 
-/// Plugins run on a runtime of their own, so that one that computes cannot delay the host's
-/// sockets, lease clock and watchdogs.
-struct Runtimes {
-    plugins: Option<runtime::Runtime>,
-    host: Option<runtime::Runtime>,
-}
+/// What goes on beside the plugins: lease clock, watchdogs, supervision, HTTP. Each plugin has a
+/// thread of its own, so that one that computes cannot delay these.
+struct HostRuntime(Option<runtime::Runtime>);
 
 /// What a store is made for.
 pub(crate) struct StoreOptions<'a> {
@@ -59,21 +56,12 @@ impl Engine {
         let wasmtime = wasmtime::Engine::new(&config)?;
         let linker = link(&wasmtime)?;
         start_ticking(&wasmtime)?;
-        let runtimes = Runtimes {
-            plugins: Some(start_runtime("pintle-plugin", plugin_threads())?),
-            host: Some(start_runtime("pintle-host", 1)?),
-        };
-        Ok(Arc::new(Self { wasmtime, linker, runtimes }))
+        Ok(Arc::new(Self { wasmtime, linker, runtime: HostRuntime::start()? }))
     }
 
-    /// Where stores run.
-    pub(crate) fn plugin_runtime(&self) -> runtime::Handle {
-        self.runtimes.handle(self.runtimes.plugins.as_ref())
-    }
-
-    /// Where everything else runs.
+    /// Where everything runs but the plugins.
     pub(crate) fn host_runtime(&self) -> runtime::Handle {
-        self.runtimes.handle(self.runtimes.host.as_ref())
+        self.runtime.handle()
     }
 
     /// Makes the store of one incarnation.
@@ -126,33 +114,26 @@ impl Engine {
     }
 }
 
-impl Runtimes {
+impl HostRuntime {
+    fn start() -> std::io::Result<Self> {
+        let mut builder = runtime::Builder::new_multi_thread();
+        let runtime = builder.worker_threads(1).thread_name("pintle-host").enable_all().build()?;
+        Ok(Self(Some(runtime)))
+    }
+
     #[allow(clippy::expect_used, reason = "taken in `drop` only")]
-    fn handle(&self, runtime: Option<&runtime::Runtime>) -> runtime::Handle {
-        runtime.expect("runtimes live as long as the engine").handle().clone()
+    fn handle(&self) -> runtime::Handle {
+        self.0.as_ref().expect("it lives as long as the engine").handle().clone()
     }
 }
 
-impl Drop for Runtimes {
+impl Drop for HostRuntime {
     fn drop(&mut self) {
         // Waiting here would panic inside an async caller.
-        for runtime in [self.plugins.take(), self.host.take()].into_iter().flatten() {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
-}
-
-fn start_runtime(name: &str, threads: usize) -> std::io::Result<runtime::Runtime> {
-    runtime::Builder::new_multi_thread()
-        .worker_threads(threads)
-        .thread_name(name)
-        .enable_all()
-        .build()
-}
-
-/// At least two: one plugin waits for its disk while another answers.
-fn plugin_threads() -> usize {
-    thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2)
 }
 
 fn pool() -> PoolingAllocationConfig {

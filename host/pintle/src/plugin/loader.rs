@@ -25,6 +25,7 @@ use super::{
     network::{Network, NetworkOptions},
     output::LastWords,
     shape,
+    thread::PluginThread,
 };
 use crate::{
     secret::Scrubber,
@@ -392,6 +393,7 @@ impl Loader {
             path: path.clone(),
             problem: last_words.summary().unwrap_or(problem),
         };
+        let thread = PluginThread::start(&name).map_err(|error| failed(error.to_string()))?;
         let nothing = NetworkOptions::new(name.clone(), self.engine.host_runtime());
         let network = Network::new(nothing).map_err(|error| failed(error.to_string()))?;
         let mut store = self
@@ -407,7 +409,7 @@ impl Loader {
             })
             .map_err(|error| failed(format!("{error:#}")))?;
         let (pre, indices) = (plugin.pre.clone(), plugin.indices.lifecycle.clone());
-        let mut describing = self.engine.plugin_runtime().spawn(async move {
+        let mut describing = thread.run(async move {
             let instance = pre.instantiate_async(&mut store).await?;
             let lifecycle = indices.load(&mut store, &instance)?;
             store

@@ -5,8 +5,9 @@
 //! connects and speaks TLS. WASI 0.2 sockets are present, since standard libraries import them, and
 //! refuse with a log line that says what to use instead.
 //!
-//! Guests run on one runtime, sockets on another ([`NetworkOptions::runtime`]), so that a guest that
-//! loops does not delay the connections of others.
+//! A guest's own connections live on the runtime that guests run on ([`NetworkOptions::guests`]): what
+//! arrives then wakes the guest without a detour over another thread. Connecting, and HTTP, which go
+//! on while no guest runs, have another ([`NetworkOptions::runtime`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,8 +45,10 @@ pub(crate) struct NetworkOptions {
     pub(crate) limits: NetworkLimits,
     /// How names are resolved.
     pub(crate) resolver: Arc<dyn Resolver>,
-    /// Where sockets live and connections are made; it needs I/O and time enabled.
+    /// Where connections are made, and where those of HTTP live; it needs I/O and time enabled.
     pub(crate) runtime: tokio::runtime::Handle,
+    /// Where the guest's own connections live: where it runs.
+    pub(crate) guests: tokio::runtime::Handle,
     /// Where to count; shared by the incarnations of a backend.
     pub(crate) counters: Arc<NetworkCounters>,
 }
@@ -229,6 +232,7 @@ impl NetworkOptions {
             http: HttpOptions::default(),
             limits: NetworkLimits::default(),
             resolver: Arc::new(SystemResolver),
+            guests: runtime.clone(),
             runtime,
             counters: Arc::default(),
         }

@@ -339,7 +339,7 @@ impl Supervisor {
         };
         self.plugin = Some(Arc::clone(&plugin));
         backend.set_plugin(&plugin);
-        let Prepared { options, scrubber, network } = prepare(&backend, &plugin)?;
+        let Prepared { options, scrubber, network, thread } = prepare(&backend, &plugin)?;
         self.grant_data_dir(&plugin).await?;
 
         let last_words = LastWords::default();
@@ -358,6 +358,7 @@ impl Supervisor {
             .map_err(|error| StartFailure::Final(format!("{error:#}")))?;
         let incarnation = Incarnation::spawn(
             &backend.shared.engine,
+            thread,
             Arc::clone(&plugin),
             store,
             last_words,

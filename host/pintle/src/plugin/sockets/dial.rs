@@ -34,6 +34,8 @@ pub(crate) struct Dialer {
     pub(crate) limits: NetworkLimits,
     pub(crate) counters: Arc<NetworkCounters>,
     pub(crate) runtime: Handle,
+    /// Where connections live that carry the guest's own bytes.
+    guests: Handle,
     /// What goes wrong on purpose; empty but in measurements of plugins.
     pub(crate) faults: OnceLock<Arc<Faults>>,
     resolver: Arc<dyn Resolver>,
@@ -99,6 +101,7 @@ impl Dialer {
             limits: options.limits,
             counters: options.counters,
             runtime: options.runtime,
+            guests: options.guests,
             faults: OnceLock::new(),
             resolver: options.resolver,
         }
@@ -204,6 +207,10 @@ impl Dialer {
         }
         let addresses = self.addresses(target, grant).await?;
         let stream = connect_first(&addresses, target.port, deadline).await.map_err(unreachable)?;
+        let stream = match security {
+            Security::AsSet => self.hand_to_guests(stream).map_err(unreachable)?,
+            Security::Plain | Security::Https => stream,
+        };
         let local = stream.local_addr().map_err(unreachable)?;
         let wire = Wire::new(stream, Arc::clone(&self.counters), permit).map_err(unreachable)?;
         let wire = match faults {
@@ -227,6 +234,13 @@ impl Dialer {
                 Ok(Link::over_tls(stream.map_err(DialError::Tls)?, local))
             }
         }
+    }
+
+    /// From now on the thread of the guests learns what arrives.
+    fn hand_to_guests(&self, stream: TcpStream) -> io::Result<TcpStream> {
+        let stream = stream.into_std()?;
+        let _there = self.guests.enter();
+        TcpStream::from_std(stream)
     }
 
     /// What `target` resolves to, without what the grants do not cover.

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::runtime::Handle;
+
 use super::StartFailure;
 use crate::{
     error::Refusal,
@@ -16,6 +18,7 @@ use crate::{
         network::{
             GuestEndpoint, Network, NetworkCounters, NetworkError, NetworkLimits, NetworkOptions,
         },
+        thread::PluginThread,
         tls::TlsSetting,
     },
     secret::Scrubber,
@@ -34,6 +37,8 @@ pub(in crate::plugin) fn prepare(
         tracing::warn!(backend = &*backend.name, "{warning}");
     }
     let scrubber = Arc::new(Scrubber::new(&prepared.secrets).map_err(refused)?);
+    let thread = PluginThread::start(&backend.name)
+        .map_err(|error| refused(format!("no thread can be started for it: {error}")))?;
     let network = network_of(
         &backend.name,
         &backend.settings,
@@ -41,6 +46,7 @@ pub(in crate::plugin) fn prepare(
         &prepared,
         Arc::clone(&backend.network_counters),
         backend.shared.engine.host_runtime(),
+        thread.handle(),
     )
     .map_err(refused)?;
     let endpoint = |GuestEndpoint { host, port, tls }| lifecycle::Endpoint { host, port, tls };
@@ -51,17 +57,19 @@ pub(in crate::plugin) fn prepare(
         backend: backend.name.to_string(),
         node: backend.shared.node.to_string(),
     };
-    Ok(Prepared { options, scrubber, network })
+    Ok(Prepared { options, scrubber, network, thread })
 }
 
-/// What a backend's plugin may reach.
+/// What a backend's plugin may reach. Connections are made on `runtime`; those of the guest's own
+/// bytes live on `guests`.
 pub(in crate::plugin) fn network_of(
     name: &str,
     settings: &BackendSettings,
     limits: &Limits,
     prepared: &PreparedSettings,
     counters: Arc<NetworkCounters>,
-    runtime: tokio::runtime::Handle,
+    runtime: Handle,
+    guests: Handle,
 ) -> Result<Network, NetworkError> {
     let endpoints = settings.endpoints.iter();
     Network::new(NetworkOptions {
@@ -81,6 +89,7 @@ pub(in crate::plugin) fn network_of(
             ..NetworkLimits::default()
         },
         counters,
+        guests,
         ..NetworkOptions::new(name, runtime)
     })
 }
@@ -99,6 +108,7 @@ pub(in crate::plugin) struct Prepared {
     pub(in crate::plugin) options: lifecycle::StartOptions,
     pub(in crate::plugin) scrubber: Arc<Scrubber>,
     pub(in crate::plugin) network: Network,
+    pub(in crate::plugin) thread: PluginThread,
 }
 
 pub(super) fn refused(error: impl std::fmt::Display) -> StartFailure {
