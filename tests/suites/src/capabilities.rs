@@ -14,9 +14,9 @@ use pintle_test_services::{
 use crate::Sandbox;
 
 /// The plugins that are measured, in the order of the table's columns.
-pub const PLUGINS: [&str; 3] = ["local", "etcd", "zookeeper"];
+pub const PLUGINS: [&str; 6] = ["local", "etcd", "zookeeper", "otlp", "zipkin", "skywalking"];
 
-/// Measures one of [`PLUGINS`], or one for traces, on a server that is started for it.
+/// Measures one of [`PLUGINS`] on a server that is started for it.
 ///
 /// # Errors
 ///

@@ -49,3 +49,18 @@ async fn etcd_keeps_all_that_it_promises() -> Result<()> {
 async fn zookeeper_keeps_all_that_it_promises() -> Result<()> {
     keeps_all_that_it_promises("zookeeper").await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn otlp_keeps_all_that_it_promises() -> Result<()> {
+    keeps_all_that_it_promises("otlp").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn zipkin_keeps_all_that_it_promises() -> Result<()> {
+    keeps_all_that_it_promises("zipkin").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn skywalking_keeps_all_that_it_promises() -> Result<()> {
+    keeps_all_that_it_promises("skywalking").await
+}

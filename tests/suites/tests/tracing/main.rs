@@ -11,7 +11,6 @@ mod jaeger;
 mod net;
 mod own;
 mod programs;
-mod promises;
 mod receive;
 mod receiver;
 mod rust;
