@@ -7,6 +7,7 @@ use clap::Parser;
 mod audit;
 mod backend;
 mod child;
+mod compile;
 mod completion;
 mod config;
 mod doctor;
@@ -86,6 +87,9 @@ enum Noun {
     /// End this group of processes when standard input ends
     #[command(hide = true)]
     Guard(guard::Arguments),
+    /// Compile a plugin from standard input to standard output
+    #[command(hide = true)]
+    Compile,
 }
 
 fn main() -> ExitCode {
@@ -93,6 +97,9 @@ fn main() -> ExitCode {
     if let Noun::Guard(arguments) = &arguments.noun {
         // Without threads: it blocks signals.
         return guard::run(arguments).map_or_else(|error| report(&error), |()| Exit::OK).into();
+    }
+    if let Noun::Compile = &arguments.noun {
+        return compile::run().into();
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
@@ -130,6 +137,7 @@ async fn run(Arguments { global, noun }: Arguments) -> anyhow::Result<Exit> {
         Noun::Doctor => doctor::run(&global).await,
         Noun::Completion(arguments) => completion::run(&arguments),
         Noun::Guard(arguments) => guard::run(&arguments).map(|()| Exit::OK),
+        Noun::Compile => Ok(compile::run()),
     }
 }
 

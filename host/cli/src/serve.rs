@@ -13,6 +13,7 @@ use tokio::net::TcpListener;
 use tracing_subscriber::{EnvFilter, fmt, reload};
 
 use crate::{
+    compile,
     exit::{self, Exit, Failure},
     global::Global,
     output,
@@ -59,7 +60,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let record = Record::of_this_process(local_url, State::Starting);
     let mut file = reservation.announce(record)?;
     let pintle = tokio::select! {
-        started = Pintle::builder().settings(settings).start() => started?,
+        started = Pintle::builder().settings(settings).compiler(compile::program()).start() => started?,
         signal = signals.next() => return Err(exit::ended_by(signal)),
     };
     let api = Api::open(pintle.clone(), Some(log))?;

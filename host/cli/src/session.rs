@@ -11,6 +11,7 @@ use pintle_client::Client;
 use pintle_server::Api;
 
 use crate::{
+    compile,
     exit::{Exit, Failure},
     global::Global,
     runtime_file::{self, Record, State},
@@ -38,7 +39,8 @@ impl Session {
     async fn in_process(global: &Global) -> anyhow::Result<Self> {
         tracing::info!("no server runs; working in this process");
         let settings = global.load_settings()?;
-        let pintle = Pintle::builder().settings(settings).start().await?;
+        let program = compile::program();
+        let pintle = Pintle::builder().settings(settings).compiler(program).start().await?;
         let api = Api::open(pintle.clone(), None)?;
         // Who may read the data folder owns the host.
         let client = Client::in_process(api.router_of_owner()).with_timeout(global.timeout);

@@ -13,9 +13,10 @@ use crate::{
     leader::Leader,
     lock::{LeaseClock, Lock},
     plugin::{
-        Accepted, Backend, BackendState, BackendStatus, Capability, CompiledCache, Engine, Found,
-        Health, Limits, Loader, PluginDiff, PluginEntry, PluginFileError, PluginInfo, Shared,
-        check_backends, follow, supervise, take_over,
+        Accepted, Backend, BackendState, BackendStatus, Capability, CompiledCache, Compiler,
+        CompilerProgram, Engine, Found, Health, Limits, Loader, PluginDiff, PluginEntry,
+        PluginFileError, PluginInfo, Processes, Shared, check_backends, follow, supervise,
+        take_over,
     },
     registry::Registry,
     settings::{Problem, Settings, SettingsError},
@@ -45,6 +46,7 @@ struct Inner {
 #[must_use]
 pub struct Builder {
     settings: Option<Settings>,
+    compiler: Option<CompilerProgram>,
 }
 
 /// Why a host did not start.
@@ -106,6 +108,13 @@ impl Builder {
         self
     }
 
+    /// Has plugins compiled by processes of `program`, instead of this one: what compiling takes,
+    /// a hundred megabytes for a plugin, is then given back.
+    pub fn compiler(mut self, program: CompilerProgram) -> Self {
+        self.compiler = Some(program);
+        self
+    }
+
     /// Starts the host: loads the plugins and waits until each backend serves or has said why not.
     ///
     /// Without settings: the file that `PINTLE_SETTINGS` would name is not looked for, and the
@@ -121,7 +130,7 @@ impl Builder {
             None => Settings::load(None)?,
         };
         settings.ensure_backend()?;
-        Pintle::start(settings).await
+        Pintle::start(settings, self.compiler).await
     }
 }
 
@@ -158,8 +167,11 @@ impl Pintle {
         if problems.is_empty() { Ok(warnings) } else { Err(SettingsError { problems }.into()) }
     }
 
-    async fn start(settings: Settings) -> Result<Self, StartError> {
-        let shared = share(settings)?;
+    async fn start(
+        settings: Settings,
+        compiler: Option<CompilerProgram>,
+    ) -> Result<Self, StartError> {
+        let shared = share(settings, compiler)?;
         let host = shared.engine.host_runtime();
         let clock = Arc::clone(&shared.lease_clock);
         host.spawn(async move { clock.run().await });
@@ -470,11 +482,23 @@ impl Drop for Inner {
 }
 
 /// Makes what all backends of a host share. Nothing runs yet.
-pub(crate) fn share(settings: Settings) -> Result<Arc<Shared>, StartError> {
+pub(crate) fn share(
+    settings: Settings,
+    compiler: Option<CompilerProgram>,
+) -> Result<Arc<Shared>, StartError> {
     let engine = Engine::start().map_err(|error| StartError::Engine(format!("{error:#}")))?;
-    let cache = CompiledCache::open(settings.cache_folder()?, engine.wasmtime.clone())
-        .map_err(StartError::Cache)?;
     let limits = Limits::of_files(&settings.plugins.limits);
+    let compiler = compiler.map_or(Compiler::Here, |program| {
+        Compiler::Apart(Processes {
+            program,
+            runtime: engine.host_runtime(),
+            memory_bytes: limits.compile_memory,
+            timeout: limits.compile_timeout,
+        })
+    });
+    let cache = CompiledCache::open(settings.cache_folder()?, engine.wasmtime.clone())
+        .map_err(StartError::Cache)?
+        .compiled_by(compiler);
     let loader = Loader::new(Arc::clone(&engine), settings.plugins_folder(), cache, limits);
     Ok(Arc::new(Shared {
         engine,

@@ -47,8 +47,8 @@ pub use lock::Lock;
 #[doc(hidden)]
 pub use plugin::direct;
 pub use plugin::{
-    BackendState, BackendStatus, Capability, Health, HealthState, Names, NetworkSnapshot, Pair,
-    PluginDiff, PluginEntry, PluginFileError, PluginInfo,
+    BackendState, BackendStatus, Capability, CompilerProgram, Health, HealthState, Names,
+    NetworkSnapshot, Pair, PluginDiff, PluginEntry, PluginFileError, PluginInfo, compile_plugin,
 };
 pub use registry::Registry;
 pub use tracing::Tracing;

@@ -13,6 +13,7 @@ use std::{
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
+    runtime::Handle,
     sync::{mpsc, oneshot, watch},
     task::AbortHandle,
 };
@@ -37,6 +38,7 @@ pub(crate) struct Incarnation {
     ended: watch::Receiver<Option<Arc<str>>>,
     store_dropped: watch::Receiver<bool>,
     limits: Limits,
+    thread: Handle,
 }
 
 /// A function of a plugin, and whether it may change something on the server.
@@ -106,6 +108,7 @@ impl Incarnation {
         let held_back = Arc::new(HeldBack::default());
         let meters = Meters { unyielded, held_back: Arc::clone(&held_back) };
         let throttled = throttle(limits.cpu, backend, meters, running);
+        let handle = thread.handle();
         let task = thread.run(throttled);
         let calls = Arc::new(Calls {
             running: Mutex::default(),
@@ -134,7 +137,7 @@ impl Incarnation {
             finished.end(&reason);
             dropped.send_replace(true);
         });
-        Arc::new(Self { jobs, calls, ended: ended_seen, store_dropped, limits })
+        Arc::new(Self { jobs, calls, ended: ended_seen, store_dropped, limits, thread: handle })
     }
 
     /// Runs `function` in the store and waits for its result.
@@ -258,6 +261,11 @@ impl Incarnation {
         let mut dropped = self.store_dropped.clone();
         // Fails only when the sender is gone, and then so is the store.
         let _ = dropped.wait_for(|dropped| *dropped).await;
+    }
+
+    /// The plugin's own thread, for what is to be done there: it ends with the incarnation.
+    pub(crate) fn thread(&self) -> &Handle {
+        &self.thread
     }
 
     /// Whether no call but a poll is under way.

@@ -16,13 +16,14 @@ use std::{
 use sha2::{Digest, Sha256};
 use wasmtime::component::Component;
 
-use super::audit;
+use super::{audit, compiler::Compiler};
 
 /// A directory of compiled components.
 pub(crate) struct CompiledCache {
     /// Without one, everything is compiled each time.
     dir: Option<PathBuf>,
     engine: wasmtime::Engine,
+    compiler: Compiler,
 }
 
 /// Why a cached file was not used.
@@ -71,7 +72,12 @@ impl CompiledCache {
             let problem = format!("{}: others may write here", dir.display());
             return Err(io::Error::new(io::ErrorKind::PermissionDenied, problem));
         }
-        Ok(Self { dir: Some(dir), engine })
+        Ok(Self { dir: Some(dir), engine, compiler: Compiler::Here })
+    }
+
+    /// Has what is not there compiled by `compiler`.
+    pub(crate) fn compiled_by(self, compiler: Compiler) -> Self {
+        Self { compiler, ..self }
     }
 
     /// Uses `dir` if it is there and ours, and creates nothing.
@@ -79,7 +85,7 @@ impl CompiledCache {
         let usable = |dir: &PathBuf| {
             fs::symlink_metadata(dir).is_ok_and(|dir| dir.is_dir() && is_ours(&dir))
         };
-        Self { dir: dir.filter(usable), engine }
+        Self { dir: dir.filter(usable), engine, compiler: Compiler::Here }
     }
 
     /// The compiled form of `bytes`, from the cache or compiled now.
@@ -101,7 +107,7 @@ impl CompiledCache {
                 audit::refused("load-compiled-plugin", &file, &reason.to_string());
             }
         }
-        let compiled = self.engine.precompile_component(bytes)?;
+        let compiled = self.compiler.compile(&self.engine, bytes)?;
         if let Err(error) = self.store(&path, &compiled, &origin) {
             tracing::warn!(file = %path.display(), %error, "compiled plugin not kept");
         }

@@ -99,7 +99,7 @@ impl Bench {
     ///
     /// As [`crate::Builder::start`], but for backends.
     pub fn open(settings: Settings) -> Result<Self, StartError> {
-        Ok(Self { shared: host::share(settings)? })
+        Ok(Self { shared: host::share(settings, None)? })
     }
 
     /// The settings that it was opened with.

@@ -50,8 +50,7 @@ impl Engine {
     ///
     /// Fails where the machine does not let it: threads, address space.
     pub(crate) fn start() -> wasmtime::Result<Arc<Self>> {
-        let mut config = Config::new();
-        config.wasm_component_model_async(true).epoch_interruption(true);
+        let mut config = code_config();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool()));
         let wasmtime = wasmtime::Engine::new(&config)?;
         let linker = link(&wasmtime)?;
@@ -112,6 +111,13 @@ impl Engine {
         });
         Ok(store)
     }
+}
+
+/// What shapes compiled code.
+pub(super) fn code_config() -> Config {
+    let mut config = Config::new();
+    config.wasm_component_model_async(true).epoch_interruption(true);
+    config
 }
 
 impl HostRuntime {

@@ -183,7 +183,7 @@ limits! {
     poll_events: u32 = Backend Count(256, 1, 65_536);
     /// Polls a second and capability; a plugin that answers faster is asked later, and what it has
     /// to say by then comes in one answer.
-    polls_per_second: u32 = Backend Count(2_000, 10, 100_000);
+    polls_per_second: u32 = Backend Count(10_000, 10, 100_000);
     /// How long a poll waits for events; its empty answer is the heartbeat.
     poll_timeout: Duration = Backend Time(10 * SECOND, 100 * MS, MINUTE);
     /// What one watch may show, keys and values together: it is kept in the host's memory.
@@ -210,6 +210,8 @@ limits! {
     nesting_max: u32 = File Count(16, 2, 64);
     /// How long compiling one file may take. Two are compiled at a time.
     compile_timeout: Duration = File Time(2 * MINUTE, SECOND, 30 * MINUTE);
+    /// Memory of the process that compiles one file, as `pintle serve` has them compiled.
+    compile_memory: u64 = File Bytes(2 * GIB, 256 * MIB, 64 * GIB);
     /// How long `describe` may take. It has nothing to wait for.
     describe_timeout: Duration = File Time(10 * SECOND, 100 * MS, 10 * MINUTE);
     /// Features that a plugin may declare.

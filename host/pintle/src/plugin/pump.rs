@@ -30,15 +30,16 @@ const POLL_LOCK: Operation = Operation::read("lock.poll");
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(200);
 
 /// Keeps one poll pending per capability until the incarnation ends. Each runs on its own, so that
-/// events of one capability never wait for another's.
+/// events of one capability never wait for another's; and on the plugin's thread, so that whatever
+/// it answers, others do not wait for it.
 pub(crate) fn start(backend: &Arc<Backend>, serving: &Arc<Serving>) {
     for capability in &serving.plugin.info.capabilities {
         let (backend, serving) = (Arc::clone(backend), Arc::clone(serving));
-        let runtime = backend.shared.engine.host_runtime();
+        let thread = serving.incarnation.thread().clone();
         match capability {
-            Capability::Config => runtime.spawn(pump::<ConfigEvents>(backend, serving)),
-            Capability::Registry => runtime.spawn(pump::<RegistryEvents>(backend, serving)),
-            Capability::Lock => runtime.spawn(pump::<LockEvents>(backend, serving)),
+            Capability::Config => thread.spawn(pump::<ConfigEvents>(backend, serving)),
+            Capability::Registry => thread.spawn(pump::<RegistryEvents>(backend, serving)),
+            Capability::Lock => thread.spawn(pump::<LockEvents>(backend, serving)),
             // Nothing comes back from a sink.
             Capability::Tracing => continue,
         };
