@@ -19,6 +19,14 @@ pub use watch::{CachedEntry, Mirror, Watch};
 
 const KEYS_MAX: usize = 128;
 
+/// Refuses what can be no key, without asking a backend: for whoever has many to write.
+///
+/// # Errors
+/// [`Refusal::Invalid`], which says how to write it instead.
+pub fn check_key(key: &str) -> Result<(), Refusal> {
+    names::check_key("key", key)
+}
+
 /// The configuration capability of one backend. Cheap to clone.
 ///
 /// Every call fails with `invalid` for a key that cannot be, with `unsupported` for what the

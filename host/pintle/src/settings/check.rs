@@ -306,7 +306,10 @@ impl Check<'_> {
     fn shared_folders(&mut self) {
         let mut owners: Vec<(&Path, &str)> = vec![];
         for (name, backend) in &self.settings.backends {
-            let Some(folder) = backend.data_dir.as_deref() else { continue };
+            // An empty one is told of where it is read.
+            let folder =
+                backend.data_dir.as_deref().filter(|folder| !folder.as_os_str().is_empty());
+            let Some(folder) = folder else { continue };
             let nested = |other: &Path| folder.starts_with(other) || other.starts_with(folder);
             if let Some((_, owner)) = owners.iter().find(|(other, _)| nested(other)) {
                 let text = format!("shares files with backends.{owner}.data_dir");

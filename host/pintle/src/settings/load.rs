@@ -111,7 +111,7 @@ pub(crate) fn assemble(
     let Layers { origins, mut problems, removed, .. } = layers;
     if let Some(mut settings) = extracted {
         settings.origins = origins;
-        settings.make_paths_absolute();
+        problems.extend(settings.make_paths_absolute());
         let backends = KeyPath::of(&["backends"]);
         if !removed.iter().any(|path| path.starts_with(&backends)) {
             settings.ensure_backend()?;

@@ -106,6 +106,26 @@ fn paths_in_variables_start_from_the_current_folder() {
 }
 
 #[test]
+fn an_empty_path_is_refused_wherever_it_stands() {
+    let text = "data_dir = \"\"\nplugins.dir = \"\"\n\
+                [backends.a]\nplugin = \"local\"\ndata_dir = \"\"\ntls.ca = \"\"\n\
+                [backends.b]\nplugin = \"local\"\ndata_dir = \"/d\"\nsettings.key = { file = \"\" }";
+    assert_eq!(
+        refusal(text),
+        "pintle.toml:1: data_dir: is empty; name a folder\n\
+         pintle.toml:2: plugins.dir: is empty; name a folder\n\
+         pintle.toml:5: backends.a.data_dir: is empty; name a folder\n\
+         pintle.toml:6: backends.a.tls.ca: is empty; name a file\n\
+         pintle.toml:10: backends.b.settings.key.file: is empty; name a file"
+    );
+    let variable = refusal_with("", &[("PINTLE_DATA_DIR", "")]);
+    assert!(
+        variable.contains("PINTLE_DATA_DIR") && variable.contains("name a folder"),
+        "{variable}"
+    );
+}
+
+#[test]
 fn without_a_backend_there_is_local_on_a_folder_of_the_data_root() {
     let settings = good("data_dir = \"/data\"\n[server]\nlisten = \"127.0.0.1:0\"");
     assert_eq!(settings.backends.keys().collect::<Vec<_>>(), ["local"]);
