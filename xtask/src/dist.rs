@@ -25,9 +25,20 @@ pub(crate) struct Arguments {
 const SETTINGS: &str = include_str!("../assets/pintle.toml");
 const UNIT: &str = include_str!("../assets/pintle.service");
 
-/// Files of the repository that go along where they exist.
-const ALONG: [&str; 5] =
-    ["README.md", "LICENSE", "docs/operating.md", "docs/settings.md", "docs/security.md"];
+/// Files of the repository that go along where they exist: what an operator reads, and what that
+/// points to.
+const ALONG: [&str; 10] = [
+    "README.md",
+    "LICENSE",
+    "docs/operating.md",
+    "docs/settings.md",
+    "docs/security.md",
+    "docs/config-format.md",
+    "docs/layout.md",
+    "docs/tracing.md",
+    "docs/opentracing.md",
+    "docs/grafana-dashboard.json",
+];
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let toolchain = timed("wasm target", || {
@@ -118,6 +129,19 @@ mod tests {
         );
         for file in ["plugins/local.wasm", "docs/settings.md"] {
             assert!(out.join(file).is_file(), "{file}");
+        }
+    }
+
+    #[test]
+    fn what_a_document_points_to_goes_along_with_it() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+        for name in ALONG.into_iter().filter(|name| name.starts_with("docs/")) {
+            let text = fs::read_to_string(root.join(name)).unwrap();
+            let links = text.split("](").skip(1).filter_map(|rest| rest.split([')', '#']).next());
+            for link in links.filter(|link| !link.is_empty() && !link.contains("://")) {
+                let target = format!("docs/{link}");
+                assert!(ALONG.contains(&target.as_str()), "{name} points to {target}");
+            }
         }
     }
 

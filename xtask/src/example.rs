@@ -1,13 +1,14 @@
-//! `cargo xtask example`: builds what an example needs and runs it.
+//! `cargo xtask example`: builds what an example needs, if anything, and runs it.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 
-use crate::build::{self, TargetArguments};
+use crate::build::{self, Profile, TargetArguments};
 use crate::cargo;
+use crate::process;
 use crate::report::timed;
 use crate::target::GuestToolchain;
 use crate::workspace::Workspace;
@@ -25,7 +26,13 @@ pub(crate) struct Arguments {
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let name = &arguments.name;
-    if !workspace.root.join("examples").join(name).join("Cargo.toml").is_file() {
+    let folder = workspace.root.join("examples").join(name);
+    let script = folder.join("example.py");
+    if script.is_file() {
+        eprintln!("==> {name} speaks to a server: `cargo xtask serve` in another shell starts one");
+        return replace_by(Command::new("python3").arg(script).args(&arguments.rest));
+    }
+    if !folder.join("Cargo.toml").is_file() {
         bail!("there is no example `{name}`; `ls examples` shows them");
     }
     let toolchain = timed("wasm target", || {
@@ -40,7 +47,12 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
     if !built.success() {
         bail!("the example `{name}` does not build");
     }
-    // Takes this process's place, so that Ctrl-C and the exit code are the example's own.
-    let program = workspace.root.join("target/debug").join(name);
-    Err(Command::new(program).args(&arguments.rest).exec().into())
+    let program = workspace.target.join(Profile::Development.folder()).join(name);
+    replace_by(Command::new(program).args(&arguments.rest))
+}
+
+/// Lets a program take this process's place, so that Ctrl-C and the exit code are its own.
+fn replace_by(command: &mut Command) -> Result<ExitCode> {
+    let error = command.exec();
+    Err(error).with_context(|| format!("cannot start {}", process::describe(command)))
 }
