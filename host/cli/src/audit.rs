@@ -44,7 +44,7 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
 
 async fn show(global: &Global, client: &Client, arguments: Arguments) -> anyhow::Result<Exit> {
     let Arguments { last, caller, operation, key, outcome, limit } = arguments;
-    let backend = Some(global.backend.clone()).filter(|name| name != pintle::DEFAULT);
+    let backend = Some(global.backend().to_owned()).filter(|name| name != pintle::DEFAULT);
     let mut query = AuditQuery {
         since_ms: last.map(before_now),
         caller,
@@ -86,7 +86,7 @@ async fn show(global: &Global, client: &Client, arguments: Arguments) -> anyhow:
     }
     table.print("nothing was changed")?;
     if whole.unreadable > 0 {
-        eprintln!("{} lines of the trail cannot be read", whole.unreadable);
+        output::note(format_args!("{} lines of the trail cannot be read", whole.unreadable));
     }
     Ok(Exit::OK)
 }

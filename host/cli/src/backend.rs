@@ -80,7 +80,7 @@ async fn check(global: &Global, client: &Client, name: Option<String>) -> anyhow
             Err(error) if error.problem().is_some() => {
                 // The last one is what this command ends with.
                 if let Some(earlier) = failure.replace(error) {
-                    eprintln!("error: {earlier}");
+                    output::note(format_args!("error: {earlier}"));
                 }
             }
             Err(error) => return Err(error.into()),

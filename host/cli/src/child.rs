@@ -1,7 +1,11 @@
 //! A command that runs below this process, in a group of its own.
 
 use std::{
-    ffi::OsString, io, os::unix::process::ExitStatusExt, process::ExitStatus, time::Duration,
+    ffi::OsString,
+    io,
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -19,7 +23,9 @@ use tokio::{
 
 use crate::{
     exit::{Exit, Failure},
+    group,
     guard::Guard,
+    output,
     signals::Signals,
     terminal::Lent,
 };
@@ -32,29 +38,43 @@ pub(crate) struct Job {
     signals: Signals,
     /// While it is lent to the command.
     terminal: Option<Lent>,
-    _guard: Option<Guard>,
+    guard: Option<Guard>,
 }
 
+/// What a command finds under a name in its environment; nothing, whatever this process finds there,
+/// where there is no value.
+pub(crate) type Variable = (&'static str, Option<String>);
+
 impl Job {
-    /// Starts a command with variables added to its environment, in the group of `guard` or in one
-    /// of its own. It gets `signals` passed on.
+    /// Starts a command with `variables` set or taken out of its environment, in the group of `guard`
+    /// or in one of its own. It gets `signals` passed on.
     pub(crate) fn start(
         command: &[OsString],
-        variables: Vec<(&str, String)>,
+        variables: Vec<Variable>,
         signals: Signals,
         guard: Option<Guard>,
     ) -> anyhow::Result<Self> {
         let (program, arguments) =
             command.split_first().ok_or_else(|| Failure::error(Exit::USAGE, "no command given"))?;
-        let child = Command::new(program)
-            .args(arguments)
-            .envs(variables)
-            .process_group(guard.as_ref().map_or(0, |guard| guard.group().as_raw()))
-            .spawn()
-            .map_err(|error| not_started(program, &error))?;
+        let mut command = Command::new(program);
+        command.args(arguments);
+        command.process_group(guard.as_ref().map_or(0, |guard| guard.group().as_raw()));
+        for (name, value) in variables {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        let child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => {
+                guard.map(Guard::dismiss);
+                return Err(not_started(program, &error));
+            }
+        };
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
         let group = guard.as_ref().map_or(Pid::from_raw(pid), Guard::group);
-        Ok(Self { child, group, signals, terminal: Lent::to(group), _guard: guard })
+        Ok(Self { child, group, signals, terminal: Lent::to(group), guard })
     }
 
     /// Waits until the command has ended, passing on to it the signals that this process gets.
@@ -65,7 +85,7 @@ impl Job {
         let mut children = signal(SignalKind::child())?;
         loop {
             tokio::select! {
-                status = self.child.wait() => return status.map(exit_of),
+                status = self.child.wait() => return status.map(|status| self.bury(status)),
                 signal = self.signals.next() => self.signal(signal),
                 Some(()) = children.recv() => self.go_on_if_suspended(),
             }
@@ -80,8 +100,8 @@ impl Job {
         let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) else { return };
         let flags = WaitPidFlag::WSTOPPED | WaitPidFlag::WNOHANG;
         if let Ok(WaitStatus::Stopped(..)) = waitid(Id::Pid(Pid::from_raw(pid)), flags) {
-            eprintln!("pintle: the command goes on: what is kept for it cannot be suspended");
             self.signal(Signal::SIGCONT);
+            output::note("pintle: the command goes on: what is kept for it cannot be suspended");
         }
     }
 
@@ -90,13 +110,22 @@ impl Job {
         self.signal(Signal::SIGTERM);
         // A command that was stopped with Ctrl-Z cannot end before it goes on.
         self.signal(Signal::SIGCONT);
-        let ended = tokio::time::timeout(grace, self.child.wait()).await;
-        // Also when the command itself has ended: what it started may have not.
-        self.signal(Signal::SIGKILL);
-        match ended {
-            Ok(status) => status.map(exit_of),
-            Err(_) => self.child.wait().await.map(exit_of),
+        let deadline = Instant::now() + grace;
+        // A shell ends at once, and what it started still has something to put away.
+        let _ = tokio::time::timeout(grace, self.child.wait()).await;
+        let guard = self.guard.as_ref().map(Guard::group);
+        while Instant::now() < deadline && group::runs_besides(self.group, guard) {
+            tokio::time::sleep(group::LOOK_PERIOD).await;
         }
+        self.signal(Signal::SIGKILL);
+        let status = self.child.wait().await?;
+        Ok(self.bury(status))
+    }
+
+    /// The command has ended, and nothing needs to be guarded.
+    fn bury(&mut self, status: ExitStatus) -> Exit {
+        self.guard.take().map(Guard::dismiss);
+        exit_of(status)
     }
 
     fn signal(&self, signal: Signal) {
@@ -122,7 +151,7 @@ fn exit_of(status: ExitStatus) -> Exit {
 mod tests {
     use super::*;
 
-    fn start(command: &[OsString], variables: Vec<(&str, String)>) -> anyhow::Result<Job> {
+    fn start(command: &[OsString], variables: Vec<Variable>) -> anyhow::Result<Job> {
         Job::start(command, variables, Signals::to_forward()?, None)
     }
 
@@ -139,10 +168,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_sees_the_variables_that_it_is_given() {
-        let variables = vec![("PINTLE_TOKEN", "7".to_owned())];
-        let mut job = start(&shell("exit $PINTLE_TOKEN"), variables).unwrap();
+    async fn a_command_sees_the_variables_that_it_is_given_and_not_those_taken_away() {
+        // Set for every test by cargo.
+        let variables = vec![("PINTLE_TOKEN", Some("7".to_owned())), ("CARGO_PKG_NAME", None)];
+        let script = "exit $PINTLE_TOKEN$CARGO_PKG_NAME";
+        let mut job = start(&shell(script), variables).unwrap();
         assert_eq!(job.ended().await.unwrap(), Exit(7));
+    }
+
+    #[tokio::test]
+    async fn what_a_command_started_has_time_to_end_after_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ready, ended) = (folder.path().join("ready"), folder.path().join("ended"));
+        // The shell itself ends on SIGTERM at once.
+        let script = format!(
+            "(trap 'sleep 0.3; : >{}; exit' TERM; : >{}; while :; do sleep 0.05; done) & wait",
+            ended.display(),
+            ready.display()
+        );
+        let mut job = start(&shell(&script), Vec::new()).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !ready.exists() && Instant::now() < deadline {
+            tokio::task::yield_now().await;
+        }
+        let begun = Instant::now();
+        assert_eq!(job.stop(Duration::from_secs(30)).await.unwrap(), Exit(128 + 15));
+        assert!(ended.exists() && begun.elapsed() < Duration::from_secs(20), "{begun:?}");
     }
 
     #[tokio::test]
@@ -163,8 +214,8 @@ mod tests {
             ready.display()
         );
         let mut job = start(&shell(&script), Vec::new()).unwrap();
-        let deadline = std::time::Instant::now() + Duration::from_secs(10);
-        while !ready.exists() && std::time::Instant::now() < deadline {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !ready.exists() && Instant::now() < deadline {
             tokio::task::yield_now().await;
         }
         let below: i32 = std::fs::read_to_string(&ready).unwrap().trim().parse().unwrap();
@@ -176,7 +227,7 @@ mod tests {
             state.is_empty() || state.contains(") Z ")
         };
         while !is_gone() {
-            assert!(std::time::Instant::now() < deadline, "{below} still runs");
+            assert!(Instant::now() < deadline, "{below} still runs");
             tokio::task::yield_now().await;
         }
     }

@@ -1,11 +1,9 @@
 //! `pintle completion`: for shells.
 
-use std::io::{self, Write};
-
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use crate::exit::Exit;
+use crate::{exit::Exit, output};
 
 /// For which shell.
 #[derive(Debug, Args)]
@@ -19,6 +17,6 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<Exit> {
     let mut script = Vec::new();
     let mut command = crate::Arguments::command();
     clap_complete::generate(arguments.shell, &mut command, "pintle", &mut script);
-    io::stdout().lock().write_all(&script)?;
+    output::bytes(&script)?;
     Ok(Exit::OK)
 }

@@ -5,6 +5,7 @@ mod content;
 mod difference;
 mod document;
 mod edit;
+mod plan;
 mod read;
 mod watch;
 mod write;
@@ -18,7 +19,9 @@ use pintle_client::{
 use crate::{
     exit::{Exit, Failure},
     global::Global,
-    output, session,
+    output,
+    progress::Progress,
+    session,
 };
 
 /// What to do with configuration.
@@ -180,9 +183,11 @@ async fn all_pages(
     mut query: ListQuery,
     limit: usize,
 ) -> anyhow::Result<EntriesPage> {
-    let config = client.config(&global.backend);
+    let config = client.config(global.backend());
     let mut whole = EntriesPage::default();
+    let mut progress = Progress::new("keys read");
     loop {
+        progress.at(whole.entries.len(), None);
         let missing = limit.saturating_sub(whole.entries.len());
         query.limit = Some(u32::try_from(missing).unwrap_or(u32::MAX).clamp(1, 1_000));
         let page = config.list(&query).await?;

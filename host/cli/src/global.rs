@@ -10,16 +10,18 @@ use pintle_client::Client;
 use serde::Serialize;
 use tracing_subscriber::{EnvFilter, fmt};
 
-use crate::output;
+use crate::{
+    exit::{Exit, Failure},
+    output,
+};
 
 /// Options that every verb has.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 pub(crate) struct Global {
     /// Backend to use; the default one of the capability if none is named
-    #[arg(short, long, global = true, value_name = "NAME", default_value = "default")]
-    #[arg(hide_default_value = true)]
-    pub(crate) backend: String,
+    #[arg(short, long, global = true, value_name = "NAME")]
+    backend: Option<String>,
     /// Server to ask, like http://127.0.0.1:7468, instead of looking for one
     #[arg(long, global = true, value_name = "URL", env = "PINTLE_SERVER")]
     pub(crate) server: Option<String>,
@@ -58,6 +60,22 @@ enum Form {
 }
 
 impl Global {
+    /// Name of the backend to use.
+    pub(crate) fn backend(&self) -> &str {
+        self.backend.as_deref().unwrap_or(pintle::DEFAULT)
+    }
+
+    /// Fails if a backend was named: for commands on which that has no bearing.
+    pub(crate) fn refuse_backend(&self, remedy: &str) -> anyhow::Result<()> {
+        match &self.backend {
+            None => Ok(()),
+            Some(_) => {
+                let text = format!("--backend has no meaning here: {remedy}");
+                Err(Failure::error(Exit::USAGE, text))
+            }
+        }
+    }
+
     /// Whether a program reads what is printed.
     pub(crate) fn is_for_machines(&self) -> bool {
         matches!(self.output, Form::Json | Form::Yaml)
@@ -121,26 +139,45 @@ impl Global {
         Settings::load(self.settings.as_deref())
     }
 
-    /// What is logged unless `PINTLE_LOG` says something else.
-    pub(crate) fn log_filter(&self, quiet: &str) -> EnvFilter {
+    /// What is logged: what `PINTLE_LOG` says, or else `quiet` and what is asked for besides.
+    pub(crate) fn log_filter(&self, quiet: &str) -> anyhow::Result<EnvFilter> {
+        let chosen = std::env::var_os("PINTLE_LOG").unwrap_or_default();
+        if !chosen.is_empty() {
+            return parse_filter(&chosen.to_string_lossy())
+                .map_err(|fault| Failure::error(Exit::USAGE, format!("PINTLE_LOG: {fault}")));
+        }
         let level = match self.verbose {
             0 => quiet,
             1 => "warn,pintle=info,pintle_client=info,pintle_server=info",
             2 => "info,pintle=debug,pintle_client=debug,pintle_server=debug",
             _ => "debug,pintle=trace,pintle_client=trace,pintle_server=trace",
         };
-        std::env::var("PINTLE_LOG")
-            .ok()
-            .and_then(|text| EnvFilter::try_new(text).ok())
-            .unwrap_or_else(|| EnvFilter::new(level))
+        Ok(EnvFilter::new(level))
     }
 
     /// Logs of a command that is over soon.
-    pub(crate) fn log_to_stderr(&self) {
+    pub(crate) fn log_to_stderr(&self) -> anyhow::Result<()> {
         fmt()
-            .with_env_filter(self.log_filter("off"))
+            .with_env_filter(self.log_filter("off")?)
             .with_writer(std::io::stderr)
             .with_ansi(std::io::stderr().is_terminal())
+            // It would panic where standard error cannot be written.
+            .log_internal_errors(false)
             .init();
+        Ok(())
     }
+}
+
+/// Reads what is to be logged, like `warn,pintle=debug`.
+///
+/// # Errors
+/// What is wrong with it. The syntax itself takes any word for the name of a module.
+pub(crate) fn parse_filter(text: &str) -> Result<EnvFilter, String> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let level_of =
+        |part: &str| part.rsplit_once('=').map_or(part, |(_, level)| level).trim().to_lowercase();
+    if let Some(part) = text.split(',').find(|part| !LEVELS.contains(&level_of(part).as_str())) {
+        return Err(format!("{part:?} does not end with a level: {}", LEVELS.join(", ")));
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())
 }

@@ -9,7 +9,7 @@ use std::{
     os::unix::process::CommandExt,
     path::Path,
     process::{Child, ChildStdin, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context;
@@ -18,6 +18,8 @@ use nix::{
     sys::signal::{SigSet, Signal, killpg},
     unistd::{Pid, getpgrp, getpid},
 };
+
+use crate::group;
 
 /// What either process says to the other.
 const READY: &[u8] = b"+";
@@ -30,11 +32,12 @@ pub(crate) struct Arguments {
     grace_ms: u64,
 }
 
-/// The second process, as the first one sees it.
+/// The second process, as the first one sees it. Unless it is dismissed it ends the group: whatever
+/// goes wrong here, the command does not run on by itself.
 #[derive(Debug)]
 pub(crate) struct Guard {
     process: Child,
-    pipe: Option<ChildStdin>,
+    pipe: ChildStdin,
 }
 
 impl Guard {
@@ -52,26 +55,21 @@ impl Guard {
             .process_group(0)
             .spawn()
             .context("cannot start the process that guards the command")?;
-        let pipe = process.stdin.take();
-        let guard = process.stdout.take();
-        let guard = guard.and_then(|mut stdout| stdout.read_exact(&mut [0]).ok());
-        let this = Self { process, pipe };
-        guard.context("the process that guards the command ended at once")?;
-        Ok(this)
+        let pipe = process.stdin.take().context("the process that guards has no input")?;
+        let said = process.stdout.take().and_then(|mut said| said.read_exact(&mut [0]).ok());
+        said.context("the process that guards the command ended at once")?;
+        Ok(Self { process, pipe })
     }
 
     /// The group.
     pub(crate) fn group(&self) -> Pid {
         Pid::from_raw(i32::try_from(self.process.id()).unwrap_or_default())
     }
-}
 
-impl Drop for Guard {
-    fn drop(&mut self) {
-        if let Some(mut pipe) = self.pipe.take() {
-            // Fails when the guard was ended with its group.
-            let _ = pipe.write_all(DONE);
-        }
+    /// Ends the guarding, because the command has ended or was never started.
+    pub(crate) fn dismiss(mut self) {
+        // Fails when the guard was ended with its group.
+        let _ = self.pipe.write_all(DONE);
         let _ = self.process.wait();
     }
 }
@@ -93,7 +91,10 @@ pub(crate) fn run(arguments: &Arguments) -> anyhow::Result<()> {
     killpg(group, Signal::SIGTERM)?;
     // A command that was stopped with Ctrl-Z cannot end before it goes on.
     killpg(group, Signal::SIGCONT)?;
-    std::thread::sleep(Duration::from_millis(arguments.grace_ms));
+    let deadline = Instant::now() + Duration::from_millis(arguments.grace_ms);
+    while Instant::now() < deadline && group::runs_besides(group, Some(getpid())) {
+        std::thread::sleep(group::LOOK_PERIOD);
+    }
     // This process is one of the group.
     killpg(group, Signal::SIGKILL)?;
     Ok(())

@@ -36,7 +36,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "15s")]
     #[arg(value_parser = pintle::settings::parse_duration)]
     ttl: Duration,
-    /// How long to wait to be elected, 0s to try once [default: without end]
+    /// How long to wait to be elected, also while the server is started again; 0s to try once
+    /// [default: without end]
     #[arg(long, value_name = "TIME", value_parser = pintle::settings::parse_duration)]
     wait: Option<Duration>,
     /// Who stands, shown to others [default: host and process]
@@ -52,7 +53,7 @@ pub(crate) struct RunArguments {
 }
 
 pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
-    session::with(global, async |client| match verb {
+    match verb {
         Verb::Run(arguments) => {
             let RunArguments { election, ttl, wait, candidate, grace, command } = arguments;
             let arguments = lock::RunArguments {
@@ -65,15 +66,16 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
                 grace,
                 command,
             };
-            lock::run_command(global, client, arguments).await
+            lock::run_command(global, arguments).await
         }
-        Verb::Show { election } => show(global, client, &election).await,
-    })
-    .await
+        Verb::Show { election } => {
+            session::with(global, async |client| show(global, client, &election).await).await
+        }
+    }
 }
 
 async fn show(global: &Global, client: &Client, name: &str) -> anyhow::Result<Exit> {
-    let election = client.lock(&global.backend).election(name).await?;
+    let election = client.lock(global.backend()).election(name).await?;
     if global.print_facts(&election)? {
         return Ok(Exit::OK);
     }

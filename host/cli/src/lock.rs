@@ -1,13 +1,14 @@
 //! `pintle lock`: run commands one at a time in a whole cluster.
 
+mod wait;
+
 use std::{ffi::OsString, time::Duration};
 
 use clap::{Args, Subcommand};
 use pintle_client::{
     Client,
-    api::lock::{Acquire, Claim, ListQuery, LocksPage, Mode},
+    api::lock::{Claim, ListQuery, LocksPage, Mode},
     lease::HeldLease,
-    lock::AcquireOutcome,
 };
 
 use serde_json::json;
@@ -18,12 +19,10 @@ use crate::{
     global::Global,
     guard::Guard,
     output::{self, Table},
-    question, session,
+    question,
+    session::{self, Session},
     signals::Signals,
 };
-
-/// Asked for at a time when there is no end to the waiting.
-const WAIT_MAX: Duration = Duration::from_secs(3_600);
 
 /// What to do with locks.
 #[derive(Debug, Subcommand)]
@@ -71,7 +70,8 @@ pub(crate) struct RunArguments {
     #[arg(long, value_name = "TIME", default_value = "15s")]
     #[arg(value_parser = pintle::settings::parse_duration)]
     pub(crate) ttl: Duration,
-    /// How long to wait for the lock, 0s to try once [default: without end]
+    /// How long to wait for the lock, also while the server is started again; 0s to try once
+    /// [default: without end]
     #[arg(long, value_name = "TIME", value_parser = pintle::settings::parse_duration)]
     pub(crate) wait: Option<Duration>,
     /// Share the lock with others who share it
@@ -93,32 +93,46 @@ pub(crate) struct RunArguments {
 }
 
 pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
-    session::with(global, async |client| match verb {
-        Verb::Run(arguments) => run_command(global, client, arguments).await,
-        Verb::Show { name } => show(global, client, &name).await,
-        Verb::Release(arguments) => release(global, client, arguments).await,
-        Verb::List { prefix } => list(global, client, prefix).await,
-    })
-    .await
+    match verb {
+        Verb::Run(arguments) => run_command(global, arguments).await,
+        Verb::Show { name } => {
+            session::with(global, async |client| show(global, client, &name).await).await
+        }
+        Verb::Release(arguments) => {
+            session::with(global, async |client| release(global, client, arguments).await).await
+        }
+        Verb::List { prefix } => {
+            session::with(global, async |client| list(global, client, prefix).await).await
+        }
+    }
 }
 
 /// Runs a command while holding a lock.
-pub(crate) async fn run_command(
+pub(crate) async fn run_command(global: &Global, arguments: RunArguments) -> anyhow::Result<Exit> {
+    let mut session = Session::open(global).await?;
+    let outcome = run_in(&mut session, global, arguments).await;
+    session.close().await;
+    outcome
+}
+
+async fn run_in(
+    session: &mut Session,
     global: &Global,
-    client: &Client,
     arguments: RunArguments,
 ) -> anyhow::Result<Exit> {
     let mut signals = Signals::to_forward()?;
     let lease = tokio::select! {
-        lease = acquire(global, client, &arguments) => lease?,
+        lease = wait::acquire(session, global, &arguments) => lease?,
         signal = signals.next() => return Err(exit::ended_by(signal)),
     };
-    let mut variables = vec![("PINTLE_LOCK", arguments.name.clone())];
-    if let Some(token) = lease.token() {
-        variables.push(("PINTLE_TOKEN", token.value.to_string()));
-        variables.push(("PINTLE_TOKEN_EPOCH", token.epoch.clone()));
-        tracing::info!(lock = arguments.name, token = token.value, "held");
-    }
+    let token = lease.token();
+    // Without a token of its own it must not show another lock's, under which this process may run.
+    let variables = vec![
+        ("PINTLE_LOCK", Some(arguments.name.clone())),
+        ("PINTLE_TOKEN", token.map(|token| token.value.to_string())),
+        ("PINTLE_TOKEN_EPOCH", token.map(|token| token.epoch.clone())),
+    ];
+    tracing::info!(lock = arguments.name, token = token.map(|token| token.value), "held");
     let job = Guard::start(arguments.grace)
         .and_then(|guard| Job::start(&arguments.command, variables, signals, Some(guard)));
     let outcome = match job {
@@ -126,7 +140,7 @@ pub(crate) async fn run_command(
         Err(error) => Err(error),
     };
     if let Err(error) = lease.release().await {
-        eprintln!("pintle: the lock was not released, it will expire: {error}");
+        output::note(format_args!("pintle: the lock was not released, it will expire: {error}"));
     }
     outcome
 }
@@ -137,45 +151,14 @@ async fn attend(job: &mut Job, lease: &HeldLease, run: &RunArguments) -> anyhow:
         exit = job.ended() => return Ok(exit?),
         reason = lease.lost() => reason,
     };
-    eprintln!("pintle: lock {} is lost: {reason}; ending the command", run.name);
+    // Nothing before this, not even a word: who reads it may be slow.
     job.stop(run.grace).await?;
-    let text = format!("lock {} was lost while the command ran", run.name);
+    let text = format!("lock {} was lost while the command ran: {reason}", run.name);
     Err(Failure::error(Exit::LEASE_LOST, text))
 }
 
-async fn acquire(
-    global: &Global,
-    client: &Client,
-    arguments: &RunArguments,
-) -> anyhow::Result<HeldLease> {
-    let mode = match arguments.permits {
-        Some(permits) => Mode::Permit(permits),
-        None if arguments.shared => Mode::Shared,
-        None => Mode::Exclusive,
-    };
-    let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let acquire = Acquire {
-        mode,
-        ttl_ms: milliseconds(arguments.ttl),
-        wait_ms: milliseconds(arguments.wait.unwrap_or(WAIT_MAX)),
-        owner: arguments.owner.clone().unwrap_or_else(this_process),
-    };
-    let lock = client.lock(&global.backend);
-    loop {
-        match lock.acquire(&arguments.name, acquire.clone()).await? {
-            AcquireOutcome::Held(lease) => return Ok(lease),
-            AcquireOutcome::Busy(_) if arguments.wait.is_none() => {}
-            AcquireOutcome::Busy(holders) => {
-                let names: Vec<String> = holders.iter().map(holder).collect();
-                let text = format!("lock {} is held by {}", arguments.name, names.join(", "));
-                return Err(Failure::error(Exit::LOST, text));
-            }
-        }
-    }
-}
-
 async fn show(global: &Global, client: &Client, name: &str) -> anyhow::Result<Exit> {
-    let state = client.lock(&global.backend).inspect(name).await?;
+    let state = client.lock(global.backend()).inspect(name).await?;
     if global.print(&state)? {
         return Ok(Exit::OK);
     }
@@ -207,7 +190,7 @@ async fn release(
     arguments: ReleaseArguments,
 ) -> anyhow::Result<Exit> {
     let ReleaseArguments { name, claim, yes } = arguments;
-    let lock = client.lock(&global.backend);
+    let lock = client.lock(global.backend());
     let state = lock.inspect(&name).await?;
     let mut claims = state.holders.iter().chain(&state.waiters);
     let found = match (&claim, state.holders.as_slice()) {
@@ -239,7 +222,7 @@ async fn release(
 }
 
 async fn list(global: &Global, client: &Client, prefix: String) -> anyhow::Result<Exit> {
-    let lock = client.lock(&global.backend);
+    let lock = client.lock(global.backend());
     let mut query = ListQuery { prefix, ..ListQuery::default() };
     let mut whole = LocksPage::default();
     loop {
@@ -275,12 +258,4 @@ fn mode_text(mode: Mode) -> String {
         Mode::Shared => "shared".into(),
         Mode::Permit(permits) => format!("1 of {permits}"),
     }
-}
-
-fn this_process() -> String {
-    let host = nix::unistd::gethostname()
-        .ok()
-        .and_then(|name| name.into_string().ok())
-        .unwrap_or_else(|| "localhost".into());
-    format!("{host}/{}", std::process::id())
 }

@@ -1,5 +1,8 @@
 //! The command line `pintle`.
 
+// Both panic when nobody reads: see `output::line` and `output::note`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 use std::{io::IsTerminal, process::ExitCode};
 
 use clap::Parser;
@@ -13,11 +16,13 @@ mod config;
 mod doctor;
 mod exit;
 mod global;
+mod group;
 mod guard;
 mod leader;
 mod lock;
 mod output;
 mod plugin;
+mod progress;
 mod question;
 mod registry;
 mod runtime_file;
@@ -92,6 +97,27 @@ enum Noun {
     Compile,
 }
 
+impl Noun {
+    /// What to do instead of naming a backend by an option, where that would change nothing.
+    fn without_backend(&self) -> Option<&'static str> {
+        match self {
+            Self::Serve(_) | Self::Settings(_) => Some("the settings say which backends there are"),
+            Self::Backend(_) => Some("name the backend after the verb"),
+            Self::Plugin(plugin::Verb::Test(_)) => None,
+            Self::Plugin(_) => Some("a plugin is named after the verb"),
+            Self::Trace(_) => Some("spans go to the backends under `tracing` in [defaults]"),
+            Self::Token(_) => Some("a token is limited by --for NAME"),
+            Self::Server(_) | Self::Doctor => Some("it is about all backends"),
+            Self::Completion(_) | Self::Guard(_) => Some("it is about none"),
+            Self::Config(_)
+            | Self::Registry(_)
+            | Self::Lock(_)
+            | Self::Leader(_)
+            | Self::Audit(_) => None,
+        }
+    }
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Noun::Guard(arguments) = &arguments.noun {
@@ -104,7 +130,7 @@ fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("pintle: cannot start: {error}");
+            output::note(format_args!("pintle: cannot start: {error}"));
             return Exit::FAILED.into();
         }
     };
@@ -118,8 +144,11 @@ fn main() -> ExitCode {
 }
 
 async fn run(Arguments { global, noun }: Arguments) -> anyhow::Result<Exit> {
+    if let Some(remedy) = noun.without_backend() {
+        global.refuse_backend(remedy)?;
+    }
     if !matches!(noun, Noun::Serve(_)) {
-        global.log_to_stderr();
+        global.log_to_stderr()?;
     }
     match noun {
         Noun::Serve(arguments) => serve::run(&global, arguments).await,
@@ -143,19 +172,14 @@ async fn run(Arguments { global, noun }: Arguments) -> anyhow::Result<Exit> {
 
 /// Prints an error and says what the process exits with.
 fn report(error: &anyhow::Error) -> Exit {
-    // A reader that has had enough (`pintle config list | head -1`) is no failure.
-    let broken_pipe = error
-        .chain()
-        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
-        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe);
-    if broken_pipe {
+    if error.is::<output::ReaderGone>() {
         return Exit::OK;
     }
     let (red, plain) =
         if std::io::stderr().is_terminal() { ("\x1b[1;31m", "\x1b[0m") } else { ("", "") };
-    eprintln!("{red}error:{plain} {}", exit::describe(error));
+    output::note(format_args!("{red}error:{plain} {}", exit::describe(error)));
     for line in exit::advice(error) {
-        eprintln!("  {line}");
+        output::note(format_args!("  {line}"));
     }
     exit::of(error)
 }
@@ -174,7 +198,7 @@ mod tests {
     fn global_options_are_taken_before_and_after_the_verb() {
         for line in ["pintle -b zk -o json config get a", "pintle config get a -b zk -o json"] {
             let parsed = Arguments::try_parse_from(line.split(' ')).unwrap();
-            assert_eq!(parsed.global.backend, "zk");
+            assert_eq!(parsed.global.backend(), "zk");
             assert!(parsed.global.is_for_machines());
         }
     }
@@ -193,6 +217,29 @@ mod tests {
     fn a_command_to_run_is_required() {
         for line in ["pintle lock run x", "pintle lock run x --", "pintle registry run x -- ls"] {
             assert!(Arguments::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+
+    #[test]
+    fn only_a_reader_that_has_had_enough_is_no_failure() {
+        let gone = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(report(&anyhow::Error::from(gone()).context("to the server")), Exit::FAILED);
+        assert_eq!(report(&anyhow::Error::from(output::ReaderGone)), Exit::OK);
+    }
+
+    #[test]
+    fn a_backend_is_refused_where_it_would_change_nothing() {
+        for (line, refused) in [
+            ("pintle token create ci -b main", true),
+            ("pintle backend list -b main", true),
+            ("pintle plugin test a.wasm -b main", false),
+            ("pintle audit -b main", false),
+            ("pintle token list", false),
+        ] {
+            let parsed = Arguments::try_parse_from(line.split(' ')).unwrap();
+            let remedy = parsed.noun.without_backend();
+            let outcome = remedy.map_or(Ok(()), |remedy| parsed.global.refuse_backend(remedy));
+            assert_eq!(outcome.is_err(), refused, "{line}");
         }
     }
 

@@ -1,10 +1,12 @@
 //! Text for people and JSON for programs.
 
 use std::{
+    fmt::Display,
     io::{self, Write},
     time::{Duration, SystemTime},
 };
 
+use anyhow::Context;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -27,12 +29,37 @@ pub(crate) fn json_line(document: &impl Serialize) -> anyhow::Result<()> {
     line(&serde_json::to_string(document)?)
 }
 
+/// Nobody reads standard output any more, which is no failure: `pintle config list | head -1`.
+#[derive(Debug, thiserror::Error)]
+#[error("nobody reads standard output any more")]
+pub(crate) struct ReaderGone;
+
 /// Prints a line.
 pub(crate) fn line(text: &str) -> anyhow::Result<()> {
+    bytes(format!("{text}\n").as_bytes())
+}
+
+/// Prints bytes as they are.
+///
+/// # Errors
+/// [`ReaderGone`], or whatever else is wrong with standard output.
+pub(crate) fn bytes(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
-    out.flush()?;
-    Ok(())
+    match out.write_all(bytes).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(ReaderGone.into()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
+/// Tells people something on standard error, as a line. That it cannot be told stops nothing.
+pub(crate) fn note(text: impl Display) {
+    note_part(format_args!("{text}\n"));
+}
+
+/// As [`note`], without an end of the line.
+pub(crate) fn note_part(text: impl Display) {
+    // In one piece: lines of several processes may meet there.
+    let _ = io::stderr().lock().write_all(text.to_string().as_bytes());
 }
 
 /// Rows under headings, each column as wide as its widest cell.
@@ -54,7 +81,7 @@ impl Table {
     /// Prints the table; `empty` instead if it has no rows.
     pub(crate) fn print(&self, empty: &str) -> anyhow::Result<()> {
         if self.rows.len() < 2 {
-            eprintln!("{empty}");
+            note(empty);
             return Ok(());
         }
         line(&self.render())
@@ -149,6 +176,12 @@ pub(crate) fn moment(epoch_ms: Option<u64>) -> String {
     )
 }
 
+/// `1 key`, `2 keys`.
+pub(crate) fn counted(count: usize, thing: &str) -> String {
+    let ending = if count == 1 { "" } else { "s" };
+    format!("{count} {thing}{ending}")
+}
+
 /// A text, or a dash for an empty one.
 pub(crate) fn or_dash(text: impl Into<String>) -> String {
     let text = text.into();
@@ -186,6 +219,11 @@ mod tests {
         let text = yaml(&document).unwrap();
         let again: Value = serde_saphyr::from_str(&text).unwrap();
         assert_eq!(again, document, "{text}");
+    }
+
+    #[test]
+    fn one_thing_is_counted_as_one() {
+        assert_eq!([0, 1, 2].map(|n| counted(n, "key")), ["0 keys", "1 key", "2 keys"]);
     }
 
     #[test]

@@ -127,7 +127,7 @@ pub(crate) async fn run(global: &Global, verb: Verb) -> anyhow::Result<Exit> {
 }
 
 async fn services(global: &Global, client: &Client) -> anyhow::Result<Exit> {
-    let registry = client.registry(&global.backend);
+    let registry = client.registry(global.backend());
     let mut query = ListQuery::default();
     let mut whole = ServicesPage::default();
     loop {
@@ -155,7 +155,7 @@ async fn instances(
     client: &Client,
     service: &str,
 ) -> anyhow::Result<InstancesPage> {
-    let registry = client.registry(&global.backend);
+    let registry = client.registry(global.backend());
     let mut query = ListQuery::default();
     let mut whole = InstancesPage::default();
     loop {
@@ -191,7 +191,7 @@ async fn list(global: &Global, client: &Client, service: &str) -> anyhow::Result
 
 async fn watch(global: &Global, client: &Client, service: Option<String>) -> anyhow::Result<Exit> {
     let mut signals = Signals::to_end()?;
-    let mut watch = client.registry(&global.backend).watch(service).await?;
+    let mut watch = client.registry(global.backend()).watch(service).await?;
     loop {
         let delivery = tokio::select! {
             delivery = watch.next() => delivery,
@@ -204,7 +204,7 @@ async fn watch(global: &Global, client: &Client, service: Option<String>) -> any
                 }
             }
             Some(Ok(Delivery::Disconnected(reason))) => {
-                eprintln!("{reason}; connecting again");
+                output::note(format_args!("{reason}; connecting again"));
             }
             Some(Err(error)) => return Err(error.into()),
             None => return Ok(Exit::OK),
@@ -222,7 +222,7 @@ async fn run_command(
     let spec = spec.spec();
     let ttl_ms = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
     let mut signals = Signals::to_forward()?;
-    let registry = client.registry(&global.backend);
+    let registry = client.registry(global.backend());
     let outcome = tokio::select! {
         outcome = registry.register(name.clone(), spec, ttl_ms) => outcome?,
         signal = signals.next() => return Err(exit::ended_by(signal)),
@@ -240,14 +240,16 @@ async fn run_command(
         }
     };
     tracing::info!(service = name.service, id = name.id, "registered");
-    let variables =
-        vec![("PINTLE_SERVICE", name.service.clone()), ("PINTLE_INSTANCE", name.id.clone())];
+    let variables = vec![
+        ("PINTLE_SERVICE", Some(name.service.clone())),
+        ("PINTLE_INSTANCE", Some(name.id.clone())),
+    ];
     let outcome = match Job::start(&command, variables, signals, None) {
         Ok(mut job) => attend(&mut job, &mut registered).await,
         Err(error) => Err(error),
     };
     if let Err(error) = registered.deregister().await {
-        eprintln!("not deregistered, it will expire: {error}");
+        output::note(format_args!("not deregistered, it will expire: {error}"));
     }
     outcome
 }
@@ -258,12 +260,13 @@ async fn attend(job: &mut Job, registered: &mut Registered) -> anyhow::Result<Ex
         tokio::select! {
             exit = job.ended() => return Ok(exit?),
             standing = registered.changed() => match standing {
-                Standing::Registered => eprintln!("pintle: registered again"),
+                Standing::Registered => output::note("pintle: registered again"),
                 Standing::Doubtful(reason) => {
-                    eprintln!("pintle: perhaps not registered at the moment: {reason}");
+                    output::note(format_args!("pintle: perhaps not registered at the moment: {reason}"));
                 }
                 Standing::Taken(other) => {
-                    eprintln!("pintle: somebody else has the name now: {}", address(&other));
+                    let address = address(&other);
+                    output::note(format_args!("pintle: somebody else has the name now: {address}"));
                 }
             },
         }

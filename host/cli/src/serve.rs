@@ -15,7 +15,7 @@ use tracing_subscriber::{EnvFilter, fmt, reload};
 use crate::{
     compile,
     exit::{self, Exit, Failure},
-    global::Global,
+    global::{Global, parse_filter},
     output,
     runtime_file::{Record, Reservation, State},
     signals::Signals,
@@ -42,7 +42,7 @@ enum LogForm {
 }
 
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit> {
-    let log = log(global, arguments.log);
+    let log = log(global, arguments.log)?;
     let mut settings = global.load_settings()?;
     if let Some(listen) = arguments.listen {
         settings.server.listen = listen;
@@ -66,7 +66,10 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
     let api = Api::open(pintle.clone(), Some(log))?;
     file.write_owner_secret(&api.issue_owner_secret())?;
     file.turn(State::Serving)?;
-    greet(global, &url)?;
+    if let Err(error) = greet(global, &url) {
+        // Whoever read the address need not read on: it is no reason not to serve.
+        tracing::debug!(%error, "not greeted");
+    }
     for (key, address) in receivers.addresses()? {
         tracing::info!(%address, "spans are taken: tracing.receive.{key}");
     }
@@ -169,10 +172,14 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
 }
 
 /// Begins to log, and answers what sets how much.
-fn log(global: &Global, form: LogForm) -> Box<dyn LogControl> {
+fn log(global: &Global, form: LogForm) -> anyhow::Result<Box<dyn LogControl>> {
     let quiet = "warn,pintle=info,pintle_server=info";
-    let builder = fmt().with_env_filter(global.log_filter(quiet)).with_writer(std::io::stderr);
-    match form {
+    let builder = fmt()
+        .with_env_filter(global.log_filter(quiet)?)
+        .with_writer(std::io::stderr)
+        // It would panic where standard error cannot be written.
+        .log_internal_errors(false);
+    Ok(match form {
         LogForm::Text => {
             let builder =
                 builder.with_ansi(std::io::stderr().is_terminal()).with_filter_reloading();
@@ -186,7 +193,7 @@ fn log(global: &Global, form: LogForm) -> Box<dyn LogControl> {
             builder.init();
             Box::new(control)
         }
-    }
+    })
 }
 
 struct LogFilter<S>(reload::Handle<EnvFilter, S>);
@@ -197,18 +204,7 @@ impl<S> LogControl for LogFilter<S> {
     }
 
     fn set_filter(&self, filter: &str) -> Result<(), String> {
-        // The syntax takes any word for the name of a module.
-        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
-        let level_of = |part: &str| {
-            part.rsplit_once('=').map_or(part, |(_, level)| level).trim().to_lowercase()
-        };
-        if let Some(part) =
-            filter.split(',').find(|part| !LEVELS.contains(&level_of(part).as_str()))
-        {
-            return Err(format!("{part:?} does not end with a level: {}", LEVELS.join(", ")));
-        }
-        let filter = EnvFilter::try_new(filter).map_err(|error| error.to_string())?;
-        self.0.reload(filter).map_err(|error| error.to_string())
+        self.0.reload(parse_filter(filter)?).map_err(|error| error.to_string())
     }
 }
 

@@ -14,6 +14,7 @@ use crate::{
     compile,
     exit::{Exit, Failure},
     global::Global,
+    output,
     runtime_file::{self, Record, State},
 };
 
@@ -45,6 +46,18 @@ impl Session {
         // Who may read the data folder owns the host.
         let client = Client::in_process(api.router_of_owner()).with_timeout(global.timeout);
         Ok(Self { client, host: Some((pintle, api)) })
+    }
+
+    /// Looks for the server once more: since it was started again it may have another address, and
+    /// know its owner by another secret. Changes nothing while there is none, and never begins to
+    /// work in this process, where that would keep the server from its data.
+    pub(crate) async fn find_again(&mut self, global: &Global) -> anyhow::Result<()> {
+        if self.host.is_none()
+            && let Some(client) = find_server(global).await?
+        {
+            self.client = client.with_timeout(global.timeout);
+        }
+        Ok(())
     }
 
     /// Ends what is left of the command: releases what it held, stops the host in this process.
@@ -134,7 +147,7 @@ async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
             return Err(Failure::error(Exit::FAILED, text));
         }
         if begun.elapsed() >= QUIET_MAX && !std::mem::replace(&mut told, true) {
-            eprintln!("{server} is {doing}; waiting for it");
+            output::note(format_args!("{server} is {doing}; waiting for it"));
         }
         tokio::time::sleep(LOOK_PERIOD).await;
     }

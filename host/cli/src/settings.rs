@@ -36,7 +36,7 @@ async fn check(global: &Global) -> anyhow::Result<Exit> {
         return Ok(Exit::OK);
     }
     for warning in warnings {
-        eprintln!("warning: {warning}");
+        output::note(format_args!("warning: {warning}"));
     }
     let names: Vec<&str> = settings.backends.keys().map(String::as_str).collect();
     output::line(&format!("the settings are right; backends: {}", names.join(", ")))?;

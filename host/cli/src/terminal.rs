@@ -1,6 +1,6 @@
 //! Who may read from the terminal: one group of processes at a time.
 
-use std::io::{self, IsTerminal};
+use std::fs::File;
 
 use nix::{
     sys::signal::{SigSet, Signal, killpg},
@@ -9,20 +9,24 @@ use nix::{
 
 /// The terminal is another group's until this is dropped.
 #[derive(Debug)]
-pub(crate) struct Lent;
+pub(crate) struct Lent(File);
+
+/// The terminal, whatever standard input is, if there is one and it is this group's to read from.
+pub(crate) fn ours() -> Option<File> {
+    let terminal = File::options().read(true).write(true).open("/dev/tty").ok()?;
+    (tcgetpgrp(&terminal) == Ok(getpgrp())).then_some(terminal)
+}
 
 impl Lent {
     /// Lends the terminal to `group`, if there is one and it is ours. Without this the group would
     /// be stopped when it reads, and Ctrl-C would not reach it.
     pub(crate) fn to(group: Pid) -> Option<Self> {
-        let stdin = io::stdin();
-        if !stdin.is_terminal() || tcgetpgrp(&stdin) != Ok(getpgrp()) {
-            return None;
-        }
-        tcsetpgrp(&stdin, group).ok()?;
+        // A command whose input is a pipe may read from its terminal all the same, as `ssh` does.
+        let terminal = ours()?;
+        tcsetpgrp(&terminal, group).ok()?;
         // It may have tried to read before.
         let _ = killpg(group, Signal::SIGCONT);
-        Some(Self)
+        Some(Self(terminal))
     }
 }
 
@@ -34,7 +38,7 @@ impl Drop for Lent {
         if stop.thread_block().is_err() {
             return;
         }
-        if let Err(error) = tcsetpgrp(io::stdin(), getpgrp()) {
+        if let Err(error) = tcsetpgrp(&self.0, getpgrp()) {
             tracing::debug!(%error, "the terminal was not taken back");
         }
         let _ = stop.thread_unblock();

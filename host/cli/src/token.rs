@@ -86,9 +86,11 @@ async fn create(
     }
     // Alone on standard output, for `pintle token create … > file`.
     output::line(&created.secret)?;
-    eprintln!("This secret is shown once. Use it as PINTLE_ACCESS_TOKEN, or from a --token-file.");
+    output::note(
+        "This secret is shown once. Use it as PINTLE_ACCESS_TOKEN, or from a --token-file.",
+    );
     if was_open {
-        eprintln!("From now on the server asks every caller for a token.");
+        output::note("From now on the server asks every caller for a token.");
     }
     Ok(Exit::OK)
 }

@@ -119,7 +119,7 @@ async fn extract(global: &Global, client: &Client, headers: &[String]) -> anyhow
     } else if is_found {
         print(&carried)?;
     } else {
-        eprintln!("these headers tell of no trace");
+        output::note("these headers tell of no trace");
     }
     Ok(if is_found { Exit::OK } else { Exit::FAILED })
 }

@@ -7,20 +7,20 @@ const LONGEST: Duration = Duration::from_secs(5);
 
 /// The pauses of one series of failures.
 #[derive(Debug, Default)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     failures: u32,
 }
 
 impl Backoff {
     /// The pause before the next attempt: half fixed, half random, doubling up to five seconds.
-    pub(crate) fn next(&mut self) -> Duration {
+    pub fn next(&mut self) -> Duration {
         let full = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);
         full / 2 + full.mul_f64(rand::random::<f64>() / 2.0)
     }
 
     /// An attempt succeeded.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 }

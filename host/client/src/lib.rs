@@ -25,6 +25,7 @@ mod sse;
 mod transport;
 pub mod watch;
 
+pub use backoff::Backoff;
 pub use error::ClientError;
 pub use pintle_api as api;
 pub use transport::{BoxError, Client, RequestBody};

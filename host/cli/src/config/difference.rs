@@ -4,6 +4,8 @@ use std::io::IsTerminal;
 
 use similar::TextDiff;
 
+use super::document::Item;
+
 /// Colours, where somebody looks.
 const RED: &str = "\x1b[31m";
 const GREEN: &str = "\x1b[32m";
@@ -13,37 +15,50 @@ const PLAIN: &str = "\x1b[0m";
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Difference {
     pub(super) key: String,
-    pub(super) before: Option<Vec<u8>>,
-    pub(super) after: Option<Vec<u8>>,
+    pub(super) before: Option<Item>,
+    pub(super) after: Option<Item>,
 }
 
 impl Difference {
     /// As text, line by line.
     pub(super) fn text(&self) -> String {
-        let side = |value: &Option<Vec<u8>>, name: &str| match value {
+        let side = |item: &Option<Item>, name: &str| match item {
             Some(_) => format!("{name}/{}", self.key),
             None => "/dev/null".into(),
         };
-        let (old, new) = (side(&self.before, "a"), side(&self.after, "b"));
-        let texts = [&self.before, &self.after]
-            .map(|value| std::str::from_utf8(value.as_deref().unwrap_or_default()).ok());
-        let [Some(before), Some(after)] = texts else {
-            let bytes = |value: &Option<Vec<u8>>| {
-                value
-                    .as_ref()
-                    .map_or_else(|| "none".into(), |value| format!("{} bytes", value.len()))
-            };
-            return format!(
-                "--- {old}\n+++ {new}\nbinary: {} -> {}\n",
-                bytes(&self.before),
-                bytes(&self.after)
-            );
+        let head = format!("--- {}\n+++ {}\n", side(&self.before, "a"), side(&self.after, "b"));
+        format!("{head}{}{}", self.media_types(), self.lines())
+    }
+
+    /// Of a value that stays.
+    fn media_types(&self) -> String {
+        let (Some(before), Some(after)) = (&self.before, &self.after) else {
+            return String::new();
         };
-        if before == after {
-            // One of them is no value, and the other an empty one.
-            return format!("--- {old}\n+++ {new}\n");
+        let text = |item: &Item| item.content_type.clone().unwrap_or_else(|| "none".into());
+        if before.content_type == after.content_type {
+            return String::new();
         }
-        TextDiff::from_lines(before, after).unified_diff().header(&old, &new).to_string()
+        format!("media type: {} -> {}\n", text(before), text(after))
+    }
+
+    fn lines(&self) -> String {
+        let sides = [&self.before, &self.after].map(|item| item.as_ref().map(|item| &item.value));
+        let texts = sides.map(|value| std::str::from_utf8(value.map_or(&[], Vec::as_slice)).ok());
+        match texts {
+            // Also where one of them is no value, and the other an empty one.
+            [Some(before), Some(after)] if before == after => String::new(),
+            [Some(before), Some(after)] => {
+                TextDiff::from_lines(before, after).unified_diff().to_string()
+            }
+            _ if sides[0] == sides[1] => String::new(),
+            _ => {
+                let [before, after] = sides.map(|value| {
+                    value.map_or_else(|| "none".into(), |value| format!("{} bytes", value.len()))
+                });
+                format!("binary: {before} -> {after}\n")
+            }
+        }
     }
 }
 
@@ -67,8 +82,8 @@ mod tests {
     use super::*;
 
     fn difference(before: Option<&[u8]>, after: Option<&[u8]>) -> String {
-        let own = |value: Option<&[u8]>| value.map(<[u8]>::to_vec);
-        Difference { key: "k".into(), before: own(before), after: own(after) }.text()
+        let item = |value: &[u8]| Item { value: value.to_vec(), content_type: None };
+        Difference { key: "k".into(), before: before.map(item), after: after.map(item) }.text()
     }
 
     #[test]
@@ -82,6 +97,16 @@ mod tests {
         assert!(difference(None, Some(b"x\n")).starts_with("--- /dev/null\n+++ b/k\n"));
         assert!(difference(Some(b"x\n"), None).starts_with("--- a/k\n+++ /dev/null\n"));
         assert_eq!(difference(None, Some(b"")), "--- /dev/null\n+++ b/k\n");
+    }
+
+    #[test]
+    fn another_media_type_is_shown() {
+        let item = |content_type: Option<&str>| {
+            Some(Item { value: b"{}".to_vec(), content_type: content_type.map(str::to_owned) })
+        };
+        let (before, after) = (item(None), item(Some("application/json")));
+        let text = Difference { key: "k".into(), before, after }.text();
+        assert_eq!(text, "--- a/k\n+++ b/k\nmedia type: none -> application/json\n");
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use pintle::config::check_key;
 use pintle_client::api::bytes::Value;
 use serde::{Deserialize, Serialize};
 
@@ -34,8 +35,9 @@ pub(super) struct Item {
 /// Everything below a prefix.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Document {
-    /// Where it was taken from, and where it goes unless something else is said.
-    pub(super) prefix: String,
+    /// Where it was taken from, and where it goes unless something else is said; the root where that
+    /// is not known.
+    pub(super) prefix: Option<String>,
     /// By the rest of the key.
     pub(super) items: BTreeMap<String, Item>,
 }
@@ -51,8 +53,8 @@ pub(super) enum Text {
 #[serde(deny_unknown_fields)]
 struct Written {
     pintle: String,
-    #[serde(default)]
-    prefix: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prefix: Option<String>,
     entries: Vec<WrittenEntry>,
 }
 
@@ -69,13 +71,29 @@ struct WrittenEntry {
 #[serde(deny_unknown_fields)]
 struct Manifest {
     pintle: String,
-    #[serde(default)]
-    prefix: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    prefix: Option<String>,
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     content_types: BTreeMap<String, String>,
 }
 
 impl Document {
+    /// Where it goes.
+    pub(super) fn prefix(&self) -> &str {
+        self.prefix.as_deref().unwrap_or_default()
+    }
+
+    /// The whole key of an item.
+    pub(super) fn key(&self, rest: &str) -> String {
+        join(self.prefix(), rest)
+    }
+
+    /// What is wrong with keys, where they go.
+    pub(super) fn faults_of_keys(&self) -> Vec<String> {
+        let faults = self.items.keys().filter_map(|rest| check_key(&self.key(rest)).err());
+        faults.map(|fault| fault.to_string()).collect()
+    }
+
     /// Reads a document, JSON or YAML.
     pub(super) fn parse(text: &[u8]) -> anyhow::Result<Self> {
         let is_json = text.trim_ascii_start().first() == Some(&b'{');
@@ -232,12 +250,18 @@ fn check_form(form: &str) -> anyhow::Result<()> {
 }
 
 fn unescape(name: &str) -> anyhow::Result<String> {
+    let is_escape = |part: &str| part.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    ensure!(
+        name.split('%').skip(1).all(is_escape),
+        "file {name:?}: a \"%\" begins an escape in a file's name; for the character itself in a key \
+         write \"%2525\""
+    );
     let decoded = percent_decode_str(name).decode_utf8();
     Ok(decoded.with_context(|| format!("file {name:?}: its escapes are no UTF-8"))?.into_owned())
 }
 
 /// A key below another.
-pub(super) fn join(prefix: &str, key: &str) -> String {
+fn join(prefix: &str, key: &str) -> String {
     let prefix = prefix.trim_end_matches('/');
     if prefix.is_empty() { key.to_owned() } else { format!("{prefix}/{key}") }
 }
@@ -260,7 +284,7 @@ mod tests {
             ("ü ?/100%", item("y: 'ü'".as_bytes(), Some("text/yaml"))),
         ];
         Document {
-            prefix: "app".into(),
+            prefix: Some("app".into()),
             items: items.into_iter().map(|(key, item)| (key.to_owned(), item)).collect(),
         }
     }
@@ -292,9 +316,27 @@ mod tests {
         fs::write(folder.path().join("db/url"), "x").unwrap();
         let document = Document::read_folder(folder.path()).unwrap();
         assert_eq!(
-            (document.prefix.as_str(), document.items["db/url"].value.as_slice()),
-            ("", &b"x"[..])
+            (&document.prefix, document.items["db/url"].value.as_slice()),
+            (&None, &b"x"[..])
         );
+    }
+
+    #[test]
+    fn what_can_be_no_key_is_told_with_the_remedy() {
+        let item = Item { value: Vec::new(), content_type: None };
+        let keys = ["fine", "50%.txt", "a//b"].map(|key| (key.to_owned(), item.clone()));
+        let document = Document { prefix: Some("app".into()), items: keys.into() };
+        let faults = document.faults_of_keys();
+        assert_eq!(faults.len(), 2, "{faults:?}");
+        assert!(faults[0].contains("app/50%.txt") && faults[0].contains("%25"), "{faults:?}");
+
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("50%.txt"), "x").unwrap();
+        let refusal = Document::read_folder(folder.path()).unwrap_err().to_string();
+        assert!(refusal.contains("50%.txt") && refusal.contains("%2525"), "{refusal}");
+        fs::rename(folder.path().join("50%.txt"), folder.path().join("50%2525.txt")).unwrap();
+        let document = Document::read_folder(folder.path()).unwrap();
+        assert_eq!((document.faults_of_keys().len(), document.items.len()), (0, 1));
     }
 
     #[test]

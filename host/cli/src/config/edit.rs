@@ -1,6 +1,6 @@
 //! Changing one value with a look at it: in an editor, or back to what it was.
 
-use std::{io::Write, process::Command};
+use std::{io::Write, path::Path};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -10,16 +10,21 @@ use pintle_client::{
     config::{Put, WriteOutcome},
 };
 use serde_json::json;
+use tokio::process::Command;
 
 use super::{
     bytes_of, content,
     difference::{Difference, coloured},
-    fenced, no_value, read, stale,
+    document::Item,
+    fenced, no_value,
+    plan::item_of,
+    read, stale,
 };
 use crate::{
-    exit::{Exit, Failure},
+    exit::{self, Exit, Failure},
     global::Global,
     output, question,
+    signals::Signals,
 };
 
 /// Revisions that are looked through for one.
@@ -46,7 +51,7 @@ pub(super) async fn rollback(
     arguments: &RollbackArguments,
 ) -> anyhow::Result<Exit> {
     let key = &arguments.key;
-    let current = client.config(&global.backend).get(key).await?;
+    let current = client.config(global.backend()).get(key).await?;
     let limit = if arguments.to.is_some() { REVISIONS_MAX } else { 2 };
     let past = read::revisions(global, client, key, limit).await?;
     let mut revisions = past.revisions.into_iter();
@@ -66,29 +71,43 @@ pub(super) async fn rollback(
         let text = format!("at version {} {key} was deleted: use `config delete`", target.version);
         return Err(Failure::error(Exit::USAGE, text));
     };
-    let after = bytes_of(&entry)?;
-    let before = current.as_ref().map(bytes_of).transpose()?;
-    if before.as_ref() == Some(&after) {
-        output::line(&format!("{key} has the value of version {} already", target.version))?;
-        return Ok(Exit::OK);
+    let after = item_of(&entry)?;
+    let before = current.as_ref().map(item_of).transpose()?;
+    if let Some(current) = current.as_ref().filter(|_| before.as_ref() == Some(&after)) {
+        let text = format!("{key} has the value of version {} already", target.version);
+        return unchanged(global, current, &text);
     }
     let difference = Difference { key: key.clone(), before, after: Some(after.clone()) };
     let asks = !arguments.yes && !arguments.dry_run && question::can_be_asked();
-    if arguments.dry_run || asks {
-        eprint!("{}", coloured(&difference.text(), true));
+    if (arguments.dry_run && !global.is_for_machines()) || asks {
+        output::note_part(coloured(&difference.text(), true));
     }
     if arguments.dry_run {
+        let version = current.as_ref().map(|entry| &entry.version);
+        let facts = json!({
+            "key": key, "version": version, "to": target.version, "changed": true, "dry_run": true,
+        });
+        global.print_facts(&facts)?;
         return Ok(Exit::OK);
     }
     if asks {
         question::ask("Write this?")?;
     }
-    write(global, client, key, after, entry.content_type, current.as_ref()).await
+    write(global, client, key, after, current.as_ref()).await
+}
+
+/// Says that there was nothing to write.
+fn unchanged(global: &Global, current: &Entry, text: &str) -> anyhow::Result<Exit> {
+    let facts = json!({ "key": current.key, "version": current.version, "changed": false });
+    if !global.print_facts(&facts)? {
+        output::line(text)?;
+    }
+    Ok(Exit::OK)
 }
 
 pub(super) async fn edit(global: &Global, client: &Client, key: &str) -> anyhow::Result<Exit> {
     let query = GetQuery::default();
-    let Some(entry) = client.config(&global.backend).get_with(key, query).await? else {
+    let Some(entry) = client.config(global.backend()).get_with(key, query).await? else {
         return Err(no_value(key));
     };
     let before = bytes_of(&entry)?;
@@ -104,39 +123,59 @@ pub(super) async fn edit(global: &Global, client: &Client, key: &str) -> anyhow:
         .context("cannot make a file to edit")?;
     file.write_all(&before)?;
     file.flush()?;
-    run_editor(file.path())?;
-    let after = std::fs::read(file.path()).context("the edited file cannot be read")?;
-    if after == before {
-        output::line(&format!("{key} is as it was"))?;
-        return Ok(Exit::OK);
+    run_editor(file.path()).await?;
+    let value = std::fs::read(file.path()).context("the edited file cannot be read")?;
+    let value = without_added_newline(&before, value);
+    if value == before {
+        return unchanged(global, &entry, &format!("{key} is as it was"));
     }
-    let checked = kind.map_or(Ok(()), |kind| content::check(kind, &after));
+    let checked = kind.map_or(Ok(()), |kind| content::check(kind, &value));
     let outcome = match checked {
         Err(fault) => Err(Failure::error(Exit::USAGE, format!("{key}: {fault}"))),
         Ok(()) => {
-            let value = after.clone();
-            write(global, client, key, value, entry.content_type.clone(), Some(&entry)).await
+            let mut signals = Signals::to_interrupt()?;
+            let item = Item { value, content_type: entry.content_type.clone() };
+            tokio::select! {
+                written = write(global, client, key, item, Some(&entry)) => written,
+                signal = signals.next() => Err(exit::ended_by(signal)),
+            }
         }
     };
     if outcome.is_err() {
         // Nobody's work is thrown away.
         let (_, path) = file.keep().context("the edited file cannot be kept")?;
-        eprintln!("what you wrote is in {}", path.display());
+        output::note(format_args!("what you wrote is in {}", path.display()));
     }
     outcome
 }
 
-fn run_editor(path: &std::path::Path) -> anyhow::Result<()> {
+/// Most editors end the last line, whether it was ended before or not.
+fn without_added_newline(before: &[u8], mut after: Vec<u8>) -> Vec<u8> {
+    if !before.ends_with(b"\n") && after.ends_with(b"\n") {
+        after.pop();
+    }
+    after
+}
+
+/// Runs the editor to its end. What the terminal interrupts meanwhile is meant for the editor.
+async fn run_editor(path: &Path) -> anyhow::Result<()> {
+    let mut signals = Signals::to_interrupt()?;
     let named = |name| std::env::var(name).ok().filter(|editor| !editor.trim().is_empty());
     let editor = named("VISUAL").or_else(|| named("EDITOR")).unwrap_or_else(|| "vi".into());
     // As other programs do: it may have arguments.
     let mut words = editor.split_whitespace();
     let program = words.next().unwrap_or("vi");
-    let status = Command::new(program)
+    let mut running = Command::new(program)
         .args(words)
         .arg(path)
-        .status()
+        .spawn()
         .with_context(|| format!("cannot start the editor {editor:?}: set VISUAL or EDITOR"))?;
+    let status = loop {
+        tokio::select! {
+            status = running.wait() => break status?,
+            _ = signals.next() => {}
+        }
+    };
     if !status.success() {
         bail!("the editor {editor:?} ended with {status}; nothing was written");
     }
@@ -148,15 +187,15 @@ async fn write(
     global: &Global,
     client: &Client,
     key: &str,
-    value: Vec<u8>,
-    content_type: Option<String>,
+    Item { value, content_type }: Item,
     seen: Option<&Entry>,
 ) -> anyhow::Result<Exit> {
     let expect = seen.map_or(Expect::Absent, |entry| Expect::Version(entry.version.clone()));
     let put = Put { content_type, expect, ..Put::new(key, value) };
-    match client.config(&global.backend).put(put).await? {
+    match client.config(global.backend()).put(put).await? {
         WriteOutcome::Done(stored) => {
-            if !global.print_facts(&json!({ "key": key, "version": stored.version }))? {
+            let facts = json!({ "key": key, "version": stored.version, "changed": true });
+            if !global.print_facts(&facts)? {
                 output::line(&format!("{key} is at version {}", stored.version))?;
             }
             Ok(Exit::OK)

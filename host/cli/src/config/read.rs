@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
 };
 
 use pintle_client::{
@@ -24,20 +24,18 @@ pub(super) async fn get(
     read: ReadArguments,
 ) -> anyhow::Result<Exit> {
     let query = GetQuery { consistency: read.consistency(), at: read.at, format: None };
-    let Some(entry) = client.config(&global.backend).get_with(key, query).await? else {
+    let Some(entry) = client.config(global.backend()).get_with(key, query).await? else {
         return Err(no_value(key));
     };
     if global.print_facts(&entry)? {
         return Ok(Exit::OK);
     }
-    let bytes = bytes_of(&entry)?;
-    let mut out = io::stdout().lock();
-    out.write_all(&bytes)?;
+    let mut bytes = bytes_of(&entry)?;
     // A prompt should not follow on the same line; a program gets the bytes and nothing else.
-    if out.is_terminal() && bytes.last() != Some(&b'\n') {
-        out.write_all(b"\n")?;
+    if io::stdout().is_terminal() && bytes.last() != Some(&b'\n') {
+        bytes.push(b'\n');
     }
-    out.flush()?;
+    output::bytes(&bytes)?;
     Ok(Exit::OK)
 }
 
@@ -67,7 +65,9 @@ pub(super) async fn list(
 
 pub(super) fn tell_skipped(skipped: u32) {
     if skipped > 0 {
-        eprintln!("{skipped} things there cannot be named by a key and are left out");
+        output::note(format_args!(
+            "{skipped} things there cannot be named by a key and are left out"
+        ));
     }
 }
 
@@ -88,7 +88,7 @@ pub(super) async fn history(
     }
     table.print(&format!("nothing is known of {key:?}"))?;
     if !whole.complete {
-        eprintln!("older revisions existed, and are not kept any more");
+        output::note("older revisions existed, and are not kept any more");
     }
     Ok(Exit::OK)
 }
@@ -100,7 +100,7 @@ pub(super) async fn revisions(
     key: &str,
     limit: usize,
 ) -> anyhow::Result<HistoryPage> {
-    let config = client.config(&global.backend);
+    let config = client.config(global.backend());
     let mut whole = HistoryPage { revisions: Vec::new(), next: None, complete: true };
     let mut query = HistoryQuery { key: key.into(), ..HistoryQuery::default() };
     loop {
@@ -124,7 +124,7 @@ pub(super) async fn tree(global: &Global, client: &Client, prefix: String) -> an
         return Ok(Exit::OK);
     }
     if whole.entries.is_empty() {
-        eprintln!("no keys");
+        output::note("no keys");
         return Ok(Exit::OK);
     }
     let mut root = Branch::default();

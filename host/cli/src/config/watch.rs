@@ -37,7 +37,7 @@ pub(super) async fn run(
     let (key, prefix) = if prefix { (None, Some(target)) } else { (Some(target), None) };
     let mut signals = Signals::to_end()?;
     let query = WatchQuery { key, prefix, from_version };
-    let mut watch = client.config(&global.backend).watch(&query).await?;
+    let mut watch = client.config(global.backend()).watch(&query).await?;
     loop {
         let delivery = tokio::select! {
             delivery = watch.next() => delivery,
@@ -50,7 +50,7 @@ pub(super) async fn run(
                 }
             }
             Some(Ok(Delivery::Disconnected(reason))) => {
-                eprintln!("{reason}; connecting again");
+                output::note(format_args!("{reason}; connecting again"));
             }
             Some(Err(error)) => return Err(error.into()),
             None => return Ok(Exit::OK),

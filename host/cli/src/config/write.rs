@@ -20,6 +20,7 @@ use crate::{
     exit::{Exit, Failure},
     global::Global,
     output::{self, Table},
+    progress::Progress,
     question,
 };
 
@@ -104,7 +105,7 @@ pub(super) async fn put(
         None => Expect::Anything,
     };
     let put = Put { content_type, expect, ..Put::new(key.clone(), value) };
-    match client.config(&global.backend).put(put).await? {
+    match client.config(global.backend()).put(put).await? {
         WriteOutcome::Done(stored) => {
             if !global.print_facts(&json!({ "key": key, "version": stored.version }))? {
                 output::line(&format!("{key} is at version {}", stored.version))?;
@@ -127,7 +128,7 @@ pub(super) async fn delete(
     let key = arguments.target;
     let expect = arguments.if_version.map_or(Expect::Anything, Expect::Version);
     let delete = Delete { expect, ..Delete::new(key.clone()) };
-    match client.config(&global.backend).delete(delete).await? {
+    match client.config(global.backend()).delete(delete).await? {
         WriteOutcome::Done(done) if done.deleted => {
             if !global.print_facts(&json!({ "key": key, "deleted": true }))? {
                 output::line(&format!("{key} is deleted"))?;
@@ -146,19 +147,26 @@ async fn delete_prefix(
     prefix: String,
     yes: bool,
 ) -> anyhow::Result<Exit> {
-    if !yes && question::can_be_asked() {
+    let asks = !yes && question::can_be_asked();
+    if !yes && !asks && prefix.is_empty() {
+        let text = "this would delete every key of the backend: --yes does it all the same";
+        return Err(Failure::error(Exit::USAGE, text));
+    }
+    if asks {
         let query = ListQuery { prefix: prefix.clone(), keys_only: true, ..ListQuery::default() };
         let found = all_pages(global, client, query, usize::MAX).await?;
         for entry in found.entries.iter().take(NAMED_MAX) {
-            eprintln!("  {}", entry.key);
+            output::note(format_args!("  {}", entry.key));
         }
         if let Some(more) = found.entries.len().checked_sub(NAMED_MAX).filter(|more| *more > 0) {
-            eprintln!("  and {more} more");
+            output::note(format_args!("  and {more} more"));
         }
-        question::ask(&format!("Delete these {} keys?", found.entries.len()))?;
+        question::ask(&format!("Delete {}?", output::counted(found.entries.len(), "key")))?;
     }
     let query = DeletePrefixQuery { prefix: prefix.clone(), held: None };
-    match client.config(&global.backend).delete_prefix(&query).await? {
+    let config = client.config(global.backend());
+    let deleting = config.delete_prefix(&query);
+    match Progress::seconds("seconds; deleting", deleting).await? {
         WriteOutcome::Done(done) => {
             if !global.print_facts(&json!({ "prefix": prefix, "deleted": done.deleted }))? {
                 output::line(&format!("{} keys below {prefix:?} are deleted", done.deleted))?;
@@ -176,7 +184,7 @@ pub(super) fn read_txn(file: &str) -> anyhow::Result<Txn> {
 }
 
 pub(super) async fn txn(global: &Global, client: &Client, txn: &Txn) -> anyhow::Result<Exit> {
-    let committed = match client.config(&global.backend).txn(txn).await? {
+    let committed = match client.config(global.backend()).txn(txn).await? {
         TxnOutcome::Committed(committed) => committed,
         TxnOutcome::Fenced => {
             return Err(Failure::error(Exit::LOST, "not done: a lease is not held any more"));

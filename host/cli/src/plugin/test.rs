@@ -48,7 +48,8 @@ pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result
         Ok(subject) => {
             measure(subject, &options, |progress| {
                 let width = progress.total.to_string().len();
-                eprintln!("{:>width$}/{} {}", progress.done, progress.total, progress.check.line());
+                let (done, total, line) = (progress.done, progress.total, progress.check.line());
+                output::note(format_args!("{done:>width$}/{total} {line}"));
             })
             .await
         }
@@ -88,7 +89,7 @@ fn settings(global: &Global, file: &Path) -> anyhow::Result<(Settings, String)> 
         return Err(Failure::error(Exit::USAGE, text));
     };
     let mut settings = global.load_settings()?;
-    let name = if global.backend == DEFAULT { BACKEND } else { global.backend.as_str() };
+    let name = if global.backend() == DEFAULT { BACKEND } else { global.backend() };
     let found = settings.backends.remove(name);
     let backend = match found {
         Some(backend) => backend,

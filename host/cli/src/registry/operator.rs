@@ -77,7 +77,7 @@ pub(super) async fn add(
         persistent: true,
         replace,
     };
-    match client.registry(&global.backend).put(&name, &register).await? {
+    match client.registry(global.backend()).put(&name, &register).await? {
         RegisterOutcome::Registered(_) => say(global, &name, "is stored"),
         RegisterOutcome::Taken(other) => {
             let remedy = if other.ephemeral {
@@ -94,7 +94,7 @@ pub(super) async fn add(
 
 pub(super) async fn remove(global: &Global, client: &Client, named: Named) -> anyhow::Result<Exit> {
     let name = named.into();
-    let removed = client.registry(&global.backend).remove(&name, &OwnerQuery::default()).await?;
+    let removed = client.registry(global.backend()).remove(&name, &OwnerQuery::default()).await?;
     if !removed.removed {
         return Err(absent(&name));
     }
@@ -126,7 +126,7 @@ pub(super) async fn weight(
 
 pub(super) async fn clear(global: &Global, client: &Client, named: Named) -> anyhow::Result<Exit> {
     let name = named.into();
-    client.registry(&global.backend).clear_override(&name).await?;
+    client.registry(global.backend()).clear_override(&name).await?;
     say(global, &name, "is what it says of itself")
 }
 
@@ -148,7 +148,7 @@ async fn change(
     if !note.is_empty() {
         operator.note = note;
     }
-    client.registry(&global.backend).set_override(&name, &operator).await?;
+    client.registry(global.backend()).set_override(&name, &operator).await?;
     say(global, &name, done)
 }
 

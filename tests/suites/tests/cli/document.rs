@@ -1,7 +1,7 @@
 //! Moving configuration: export, diff, apply; and going back.
 
 use anyhow::Result;
-use pintle_client::api::config::{EntriesPage, HistoryPage};
+use pintle_client::api::config::{EntriesPage, Entry, HistoryPage};
 use serde_json::Value;
 
 use crate::shell::Shell;
@@ -98,6 +98,101 @@ async fn nothing_is_written_when_one_value_is_not_what_it_says() -> Result<()> {
 }
 
 #[tokio::test]
+async fn media_types_are_compared_kept_and_copied() -> Result<()> {
+    let shell = Shell::new()?;
+    let typed = ["config", "put", "app/a", "{}", "--content-type", "application/json"];
+    shell.run(&typed).await?.text()?;
+    put(&shell, "app/b", "1").await?;
+    let document = shell.run(&["config", "export", "app"]).await?.stdout;
+    let copied = shell.run_with(&["config", "apply", "-", "--prefix", "copy"], &document).await?;
+    assert!(copied.text()?.starts_with("2 written"));
+    let content_type = async |key: &str| -> Result<Option<String>> {
+        let entry: Entry = shell.run(&["config", "get", key, "-o", "json"]).await?.json()?;
+        Ok(entry.content_type)
+    };
+    assert_eq!(content_type("copy/a").await?.as_deref(), Some("application/json"));
+
+    let plain =
+        br#"{"pintle": "config/v1", "prefix": "app", "entries": [{"key": "a", "value": "[]"},
+        {"key": "b", "value": "1", "content_type": "text/plain"}]}"#;
+    let diff = shell.run_with(&["config", "diff", "-"], plain).await?;
+    let text = String::from_utf8(diff.stdout)?;
+    assert!(text.contains("media type: none -> text/plain"), "{text}");
+    let applied = shell.run_with(&["config", "apply", "-"], plain).await?.text()?;
+    assert!(applied.starts_with("2 written"), "{applied}");
+    assert_eq!(content_type("app/a").await?.as_deref(), Some("application/json"));
+    assert_eq!(content_type("app/b").await?.as_deref(), Some("text/plain"));
+    Ok(())
+}
+
+#[tokio::test]
+async fn nothing_is_deleted_because_of_a_source_that_is_probably_wrong() -> Result<()> {
+    let shell = Shell::new()?;
+    put(&shell, "a", "1").await?;
+    let empty = br#"{"pintle": "config/v1", "prefix": "", "entries": []}"#;
+    let plain = shell.path("plain");
+    std::fs::create_dir(&plain)?;
+    std::fs::write(plain.join("b"), "2")?;
+    let plain = plain.display().to_string();
+    for source in ["-", &plain] {
+        let refused = shell.run_with(&["config", "apply", source, "--prune"], empty).await?;
+        assert_eq!(refused.code, Some(2), "{refused:?}");
+        assert!(refused.stderr.contains("--yes"), "{refused:?}");
+    }
+    let all = shell.run(&["config", "delete", "", "--prefix"]).await?;
+    assert_eq!(all.code, Some(2), "{all:?}");
+    assert_eq!(keys(&shell, "").await?, ["a"]);
+
+    let pruned = shell.run(&["config", "apply", &plain, "--prune", "--yes"]).await?;
+    // What was deleted is shown.
+    assert!(pruned.stderr.contains("--- a/a") && pruned.stderr.contains("-1"), "{pruned:?}");
+    assert_eq!(keys(&shell, "").await?, ["b"]);
+    shell.run(&["config", "delete", "", "--prefix", "--yes"]).await?.text()?;
+    let nothing = shell.run(&["config", "export", "app"]).await?;
+    assert!(nothing.stderr.contains("no keys below \"app\""), "{nothing:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_that_cannot_be_is_told_before_anything_is_written() -> Result<()> {
+    let shell = Shell::new()?;
+    let document = br#"{"pintle": "config/v1", "prefix": "app", "entries": [
+        {"key": "a", "value": "1"}, {"key": "b//c", "value": "2"}, {"key": "50%", "value": "3"}]}"#;
+    let refused = shell.run_with(&["config", "apply", "-"], document).await?;
+    assert_eq!(refused.code, Some(2), "{refused:?}");
+    for key in ["app/b//c", "app/50%"] {
+        assert!(refused.stderr.contains(key), "{key}: {refused:?}");
+    }
+    assert_eq!(keys(&shell, "").await?, Vec::<String>::new());
+    Ok(())
+}
+
+#[tokio::test]
+async fn programs_hear_also_of_what_did_not_change_or_would() -> Result<()> {
+    let shell = Shell::new()?;
+    put(&shell, "a", "1").await?;
+    put(&shell, "a", "2").await?;
+    let facts = async |arguments: &[&str]| -> Result<Value> {
+        let mut command = shell.command(&[arguments, &["-o", "json"]].concat());
+        let output = command.env("EDITOR", "true").output().await?;
+        anyhow::ensure!(output.status.success(), "{output:?}");
+        Ok(serde_json::from_slice(&output.stdout)?)
+    };
+    let dry = facts(&["config", "rollback", "a", "--dry-run"]).await?;
+    assert_eq!((&dry["changed"], &dry["dry_run"]), (&true.into(), &true.into()), "{dry}");
+    let back = facts(&["config", "rollback", "a"]).await?;
+    assert_eq!(back["changed"], true, "{back}");
+    let version = back["version"].as_str().unwrap_or_default();
+    let again = facts(&["config", "rollback", "a", "--to", version]).await?;
+    assert_eq!((&again["changed"], &again["version"]), (&false.into(), &version.into()), "{again}");
+    assert_eq!(facts(&["config", "edit", "a"]).await?["changed"], false);
+    let to = shell.path("out.json").display().to_string();
+    let exported = facts(&["config", "export", "--to", &to]).await?;
+    assert_eq!((&exported["keys"], &exported["to"]), (&1.into(), &to.into()), "{exported}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn more_changes_than_one_transaction_takes_are_made_one_by_one() -> Result<()> {
     let shell = Shell::new()?;
     let entries: Vec<Value> = (0..300)
@@ -144,9 +239,10 @@ async fn an_editor_changes_a_value_and_nothing_that_was_written_is_lost() -> Res
         let mut command = shell.command(&["config", "edit", "a.json"]);
         Ok(command.env("EDITOR", &editor).env("TMPDIR", shell.path("")).output().await?)
     };
-    let same = edit("true").await?;
+    let same = edit("echo >> $1").await?;
     assert!(String::from_utf8_lossy(&same.stdout).contains("as it was"), "{same:?}");
-    assert!(edit("sed -i s/1/2/ $1").await?.status.success());
+    // Ctrl-C is the editor's; and it ends the last line, which was not ended.
+    assert!(edit("kill -INT $PPID; sed -i s/1/2/ $1; echo >> $1").await?.status.success());
     assert_eq!(shell.run(&["config", "get", "a.json"]).await?.text()?, "{\"x\": 2}");
     let broken = edit("echo '{' > $1").await?;
     assert_eq!(broken.status.code(), Some(2), "{broken:?}");

@@ -1,10 +1,14 @@
 //! `pintle lock`.
 
-use std::time::Duration;
+use std::{process::Stdio, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pintle_client::{Client, api::lock::LockState};
 use pintle_test_suites::within;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader},
+    process::Command,
+};
 
 use crate::shell::Shell;
 
@@ -115,5 +119,93 @@ async fn giving_up_while_waiting_leaves_no_waiter() -> Result<()> {
     waiter.signal("INT")?;
     assert_eq!(waiter.ended().await?.code(), Some(128 + 2));
     assert!(lock.inspect("l").await?.waiters.is_empty());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_command_is_ended_with_its_lock_also_when_nobody_can_be_told() -> Result<()> {
+    let shell = Shell::new()?;
+    let (_server, url) = shell.serve().await?;
+    let run = ["lock", "run", "l", "--grace", "100ms", "--", "sh", "-c", "echo go; exec sleep 60"];
+    let mut holder = shell.command(&run).spawn()?;
+    // Whoever read what it says has died.
+    drop(holder.stderr.take());
+    let mut stdout = BufReader::new(holder.stdout.take().context("standard output")?);
+    let mut line = String::new();
+    within("the command", stdout.read_line(&mut line)).await??;
+    let lock = Client::http(&url)?.lock("default");
+    let claim = lock.inspect("l").await?.holders.remove(0).claim_id;
+    assert!(lock.force_release("l", &claim).await?.released);
+    assert_eq!(within("its end", holder.wait()).await??.code(), Some(7));
+    let mut rest = String::new();
+    within("the end of the command", stdout.read_to_string(&mut rest)).await??;
+    Ok(())
+}
+
+#[tokio::test]
+async fn who_waits_for_a_lock_waits_on_while_the_server_is_started_again() -> Result<()> {
+    let shell = Shell::new()?;
+    let (mut server, url) = shell.serve().await?;
+    let mut holder = shell.start(&["lock", "run", "l", "--", "sh", "-c", "echo go; sleep 60"])?;
+    holder.line_with("go").await?;
+    let mut waiter = shell.command(&["lock", "run", "l", "--", "echo", "mine"]).spawn()?;
+    let lock = Client::http(&url)?.lock("default");
+    within("the waiter", async {
+        while lock.inspect("l").await?.waiters.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        anyhow::Ok(())
+    })
+    .await??;
+    server.signal("TERM")?;
+    let mut told = BufReader::new(waiter.stderr.take().context("standard error")?).lines();
+    let line = within("a word", told.next_line()).await??.context("a line")?;
+    assert!(line.contains("still waiting"), "{line}");
+    assert!(server.ended().await?.success());
+    assert_eq!(holder.ended().await?.code(), Some(7));
+    // With another address, and with another secret for its owner.
+    let (_server, _) = shell.serve().await?;
+    let output = within("the waiter", waiter.wait_with_output()).await??;
+    assert_eq!((output.status.code(), output.stdout), (Some(0), b"mine\n".to_vec()));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_wait_with_an_end_ends_without_a_server() -> Result<()> {
+    let shell = Shell::new()?;
+    let run = ["--server", "http://127.0.0.1:9", "lock", "run", "l", "--wait", "300ms"];
+    let output = shell.run(&[&run[..], &["--", "true"]].concat()).await?;
+    assert_eq!(output.code, Some(5), "{output:?}");
+    assert_eq!(output.stderr.matches("still waiting").count(), 1, "{output:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn signals_that_were_to_be_ignored_stay_ignored() -> Result<()> {
+    let shell = Shell::new()?;
+    // As `nohup` does.
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" \"$@\""]).arg(shell.program());
+    command.args(["lock", "run", "l", "--", "sh", "-c", "echo go; exec sleep 60"]);
+    command.envs(shell.environment()).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut running = shell.running(command)?;
+    running.line_with("go").await?;
+    running.signal("HUP")?;
+    running.signal("TERM")?;
+    assert_eq!(running.ended().await?.code(), Some(128 + 15));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_lock_without_a_token_does_not_show_that_of_another() -> Result<()> {
+    let shell = Shell::new()?;
+    let script = "echo $PINTLE_LOCK[$PINTLE_TOKEN$PINTLE_TOKEN_EPOCH]";
+    for how in [&["--shared"][..], &["--permits", "2"]] {
+        let run = [&["lock", "run", "l"][..], how, &["--", "sh", "-c", script]].concat();
+        let mut command = shell.command(&run);
+        command.env("PINTLE_TOKEN", "7").env("PINTLE_TOKEN_EPOCH", "x");
+        let output = within("its end", command.output()).await??;
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "l[]\n", "{output:?}");
+    }
     Ok(())
 }

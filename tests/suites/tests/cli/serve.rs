@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use pintle_test_suites::within;
 use tokio::io::AsyncBufReadExt;
 
-use crate::shell::Shell;
+use crate::shell::{Running, Shell, signal};
 
 #[tokio::test]
 async fn a_running_server_is_found_and_a_stopped_one_leaves_nothing() -> Result<()> {
@@ -22,6 +22,40 @@ async fn a_running_server_is_found_and_a_stopped_one_leaves_nothing() -> Result<
     let gone = shell.run(&["--server", &url, "config", "get", "a"]).await?;
     assert_eq!(gone.code, Some(5), "{gone:?}");
     assert!(gone.stderr.contains("pintle serve"), "{gone:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_whose_greeting_nobody_reads_serves_and_stops_as_any_other() -> Result<()> {
+    let shell = Shell::new()?;
+    let file = shell.data_dir().join("run/server.json");
+    let Running { child: mut server, lines } =
+        shell.start(&["serve", "--listen", "127.0.0.1:0"])?;
+    // As `pintle serve | head -0`.
+    drop(lines);
+    within("the server", async {
+        while !std::fs::read_to_string(&file).is_ok_and(|text| text.contains("serving")) {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await?;
+    shell.run(&["config", "put", "a", "1"]).await?.text()?;
+    signal(&server, "TERM")?;
+    assert!(within("its end", server.wait()).await??.success());
+    assert!(!file.exists());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_log_filter_that_is_none_is_refused_and_not_passed_over() -> Result<()> {
+    let shell = Shell::new()?;
+    for verb in [&["serve", "--listen", "127.0.0.1:0"][..], &["config", "list"]] {
+        let mut command = shell.command(verb);
+        let output = within("its refusal", command.env("PINTLE_LOG", "loud").output()).await??;
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("PINTLE_LOG") && stderr.contains("debug"), "{stderr}");
+    }
     Ok(())
 }
 

@@ -141,6 +141,14 @@ impl Output {
     }
 }
 
+/// Sends a signal to a process.
+pub(crate) fn signal(child: &Child, name: &str) -> Result<()> {
+    let pid = child.id().context("it has ended")?.to_string();
+    let status = std::process::Command::new("kill").args(["-s", name, &pid]).status()?;
+    ensure!(status.success(), "kill: {status}");
+    Ok(())
+}
+
 impl Running {
     /// The next line that it prints.
     pub(crate) async fn line(&mut self) -> Result<String> {
@@ -158,10 +166,7 @@ impl Running {
     }
 
     pub(crate) fn signal(&self, name: &str) -> Result<()> {
-        let pid = self.child.id().context("it has ended")?.to_string();
-        let status = std::process::Command::new("kill").args(["-s", name, &pid]).status()?;
-        ensure!(status.success(), "kill: {status}");
-        Ok(())
+        signal(&self.child, name)
     }
 
     /// Waits for its end.
