@@ -68,7 +68,9 @@ impl Job {
         let child = match command.spawn() {
             Ok(child) => child,
             Err(error) => {
-                guard.map(Guard::dismiss);
+                if let Some(guard) = guard {
+                    guard.dismiss();
+                }
                 return Err(not_started(program, &error));
             }
         };
@@ -124,7 +126,9 @@ impl Job {
 
     /// The command has ended, and nothing needs to be guarded.
     fn bury(&mut self, status: ExitStatus) -> Exit {
-        self.guard.take().map(Guard::dismiss);
+        if let Some(guard) = self.guard.take() {
+            guard.dismiss();
+        }
         exit_of(status)
     }
 

@@ -4,7 +4,7 @@ use std::io;
 
 use pintle::CompilerProgram;
 
-use crate::exit::Exit;
+use crate::{exit::Exit, output};
 
 /// This very program, whatever has happened to its file since it was started.
 pub(crate) fn program() -> CompilerProgram {
@@ -15,7 +15,7 @@ pub(crate) fn run() -> Exit {
     match pintle::compile_plugin(io::stdin().lock(), io::stdout().lock()) {
         Ok(()) => Exit::OK,
         Err(error) => {
-            eprintln!("{error}");
+            output::note(&error);
             Exit::FAILED
         }
     }

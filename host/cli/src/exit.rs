@@ -139,6 +139,10 @@ pub(crate) fn describe(error: &anyhow::Error) -> String {
             }
             text.push_str(&part);
         }
+        // It has named the cause at the bottom; what lies between says nothing more.
+        if cause.is::<ClientError>() {
+            break;
+        }
     }
     text
 }
@@ -204,5 +208,8 @@ mod tests {
         assert_eq!(describe(&error), "put a: text");
         let error = problem("x").context("put a");
         assert_eq!(describe(&error), "put a: text");
+        let source = std::io::Error::other(std::io::Error::other("refused"));
+        let unreachable = ClientError::Unreachable { url: "u".into(), source: source.into() };
+        assert_eq!(describe(&unreachable.into()), "cannot connect to u: refused");
     }
 }

@@ -13,6 +13,7 @@ pub struct Backoff {
 
 impl Backoff {
     /// The pause before the next attempt: half fixed, half random, doubling up to five seconds.
+    #[expect(clippy::should_implement_trait, reason = "it never ends, and is begun again")]
     pub fn next(&mut self) -> Duration {
         let full = FIRST.saturating_mul(1 << self.failures.min(10)).min(LONGEST);
         self.failures = self.failures.saturating_add(1);

@@ -40,6 +40,7 @@ async fn a_server_whose_greeting_nobody_reads_serves_and_stops_as_any_other() ->
     })
     .await?;
     shell.run(&["config", "put", "a", "1"]).await?.text()?;
+    assert!(server.try_wait()?.is_none() && file.exists());
     signal(&server, "TERM")?;
     assert!(within("its end", server.wait()).await??.success());
     assert!(!file.exists());
