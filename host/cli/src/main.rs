@@ -108,7 +108,7 @@ impl Noun {
             Self::Trace(_) => Some("spans go to the backends under `tracing` in [defaults]"),
             Self::Token(_) => Some("a token is limited by --for NAME"),
             Self::Server(_) | Self::Doctor => Some("it is about all backends"),
-            Self::Completion(_) | Self::Guard(_) => Some("it is about none"),
+            Self::Completion(_) | Self::Guard(_) | Self::Compile => Some("it is about none"),
             Self::Config(_)
             | Self::Registry(_)
             | Self::Lock(_)
