@@ -77,22 +77,16 @@ impl Lock {
             return Err(Refusal::Invalid { argument: "permits", problem }.into());
         }
         let record = Arc::new(LeaseRecord::new(self.backend.next_id(), request.ttl));
-        let leases = &self.backend.routes.leases;
-        leases.insert(record.id, &record);
+        self.backend.routes.leases.insert(record.id, &record);
+        let asking = Asking { backend: &self.backend, id: record.id, is_held: false };
         let name = request.name.clone();
-        match self.backend.lock_acquire(self.timeout, &record, request).await {
-            Ok(Acquired::Held(token)) => {
+        match self.backend.lock_acquire(self.timeout, &record, request).await? {
+            Acquired::Held(token) => {
+                asking.held();
                 let lease = Lease::new(Arc::clone(&self.backend), record, name, token);
                 Ok(AcquireOutcome::Held(lease))
             }
-            Ok(Acquired::Busy(holders)) => {
-                leases.remove(record.id);
-                Ok(AcquireOutcome::Busy(holders))
-            }
-            Err(error) => {
-                leases.remove(record.id);
-                Err(error)
-            }
+            Acquired::Busy(holders) => Ok(AcquireOutcome::Busy(holders)),
         }
     }
 
@@ -162,6 +156,27 @@ impl Lock {
             let going_on = next.is_ok().then_some((open, states));
             Some((next, going_on))
         }))
+    }
+}
+
+/// Takes a lease that nobody got out of the table again, also when who asks for it goes away.
+struct Asking<'a> {
+    backend: &'a Backend,
+    id: u64,
+    is_held: bool,
+}
+
+impl Asking<'_> {
+    fn held(mut self) {
+        self.is_held = true;
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.is_held {
+            self.backend.routes.leases.remove(self.id);
+        }
     }
 }
 
