@@ -65,14 +65,16 @@ impl HeldLease {
     ) -> Result<AcquireOutcome<Self>, ClientError> {
         let name = LeaseName { lock: name.into(), id: format!("{:032x}", rand::random::<u128>()) };
         let mut orphan = Orphan { lock: lock.clone(), name: name.clone(), armed: true };
-        let (lease, sent, since) = match ask(&lock, &name, acquire.clone()).await {
+        // Whether an attempt may have been granted without our having heard of it.
+        let mut doubt = false;
+        let (lease, sent, since) = match ask(&lock, &name, acquire.clone(), &mut doubt).await {
             Ok((AcquireOutcome::Held(lease), sent, since)) => (lease, sent, since),
             Ok((AcquireOutcome::Busy(holders), ..)) => {
-                orphan.armed = false;
+                orphan.armed = doubt;
                 return Ok(AcquireOutcome::Busy(holders));
             }
             Err(error) => {
-                orphan.armed = error.effect() == Effect::Unknown;
+                orphan.armed = doubt;
                 return Err(error);
             }
         };
@@ -179,13 +181,20 @@ impl Shared {
 type Asked = (AcquireOutcome<Lease>, Instant, Moment);
 
 /// Asks until there is an answer: after a lost one the same id finds what was granted.
-async fn ask(lock: &Lock, name: &LeaseName, mut acquire: Acquire) -> Result<Asked, ClientError> {
+async fn ask(
+    lock: &Lock,
+    name: &LeaseName,
+    mut acquire: Acquire,
+    doubt: &mut bool,
+) -> Result<Asked, ClientError> {
     let deadline = Instant::now() + Duration::from_millis(acquire.wait_ms);
     let give_up = deadline + lock.client().timeout();
     let mut backoff = Backoff::default();
     loop {
         let (sent, since) = (Instant::now(), Moment::now());
-        match lock.put(name, &acquire).await {
+        let answer = lock.put(name, &acquire).await;
+        *doubt |= answer.as_ref().is_err_and(|error| error.effect() == Effect::Unknown);
+        match answer {
             Ok(outcome) => return Ok((outcome, sent, since)),
             Err(error @ (ClientError::Interrupted { .. } | ClientError::Timeout { .. }))
                 if Instant::now() < give_up =>

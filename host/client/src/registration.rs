@@ -2,8 +2,12 @@
 
 use std::{sync::Arc, time::Duration};
 
-use pintle_api::registry::{
-    InstanceSpec, InstanceState, OwnerQuery, Register, RegistrationStatus, Removed,
+use pintle_api::{
+    problem::code,
+    registry::{
+        InstanceSpec, InstanceState, OwnerQuery, Register, Registration, RegistrationStatus,
+        Removed,
+    },
 };
 use tokio::{
     sync::watch,
@@ -14,7 +18,7 @@ use tokio::{
 use crate::{
     backoff::Backoff,
     error::ClientError,
-    registry::{InstanceName, RegisterOutcome, Registry},
+    registry::{InstanceName, RegisterOutcome, Registry, outcome},
 };
 
 /// How a registration stands, as far as is known here.
@@ -46,9 +50,14 @@ impl Registered {
         instance: InstanceSpec,
         ttl_ms: u64,
     ) -> Result<RegisterOutcome<Self>, ClientError> {
-        let owner = format!("{:032x}", rand::random::<u128>());
-        let register =
-            Register { instance, owner: owner.clone(), ttl_ms, persistent: false, replace: false };
+        let owner = OwnerQuery { owner: format!("{:032x}", rand::random::<u128>()) };
+        let register = Register {
+            instance,
+            owner: owner.owner.clone(),
+            ttl_ms,
+            persistent: false,
+            replace: false,
+        };
         let sent = Instant::now();
         match registry.put(&name, &register).await? {
             RegisterOutcome::Taken(instance) => Ok(RegisterOutcome::Taken(instance)),
@@ -57,13 +66,14 @@ impl Registered {
                 let keeper = Keeper {
                     registry: registry.clone(),
                     name: name.clone(),
+                    owner: owner.clone(),
                     register,
                     standing: sender,
                 };
                 Ok(RegisterOutcome::Registered(Self {
                     registry,
                     name,
-                    owner: OwnerQuery { owner },
+                    owner,
                     standing,
                     keeper: tokio::spawn(keeper.run(sent)),
                     ended: false,
@@ -117,13 +127,13 @@ impl Drop for Registered {
 struct Keeper {
     registry: Registry,
     name: InstanceName,
+    owner: OwnerQuery,
     register: Register,
     standing: watch::Sender<Standing>,
 }
 
 impl Keeper {
-    /// Registers again at a third of the TTL, and sooner after a failure. The request is the same
-    /// each time: a server that forgot the registration makes it anew.
+    /// Says at a third of the TTL that the instance lives, and sooner after a failure.
     async fn run(self, mut sent: Instant) {
         let interval = Duration::from_millis(self.register.ttl_ms / 3);
         let mut backoff = Backoff::default();
@@ -131,7 +141,7 @@ impl Keeper {
         loop {
             sleep_until(sent + pause).await;
             sent = Instant::now();
-            let request = self.registry.put(&self.name, &self.register);
+            let request = self.renew();
             let standing = match tokio::time::timeout(interval, request).await {
                 Ok(Ok(RegisterOutcome::Registered(registration))) => {
                     backoff.reset();
@@ -164,6 +174,16 @@ impl Keeper {
             if is_final {
                 return;
             }
+        }
+    }
+
+    /// Says that the instance lives. A server that forgot it, or never knew it, registers it anew.
+    async fn renew(&self) -> Result<RegisterOutcome<Registration>, ClientError> {
+        match self.registry.keepalive(&self.name, &self.owner).await {
+            Err(error) if error.code() == code::REGISTRATION_UNKNOWN => {
+                self.registry.put(&self.name, &self.register).await
+            }
+            answer => outcome(answer),
         }
     }
 }

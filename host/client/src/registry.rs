@@ -96,16 +96,7 @@ impl Registry {
         register: &Register,
     ) -> Result<RegisterOutcome<Registration>, ClientError> {
         let call = Call::put(self.path(name)).json(register)?;
-        match self.client.json(call).await {
-            Ok(registration) => Ok(RegisterOutcome::Registered(registration)),
-            Err(ClientError::Problem(mut problem)) if problem.code() == code::TAKEN => {
-                match problem.instance.take() {
-                    Some(instance) => Ok(RegisterOutcome::Taken(instance)),
-                    None => Err(ClientError::Problem(problem)),
-                }
-            }
-            Err(error) => Err(error),
-        }
+        outcome(self.client.json(call).await)
     }
 
     /// Renews a registration of this server.
@@ -170,5 +161,21 @@ impl Registry {
 
     fn path(&self, name: &InstanceName) -> String {
         address::instance(&self.backend, &name.service, &name.id)
+    }
+}
+
+/// How a registration went, by the answer: that the name is taken is no error.
+pub(crate) fn outcome(
+    answer: Result<Registration, ClientError>,
+) -> Result<RegisterOutcome<Registration>, ClientError> {
+    match answer {
+        Ok(registration) => Ok(RegisterOutcome::Registered(registration)),
+        Err(ClientError::Problem(mut problem)) if problem.code() == code::TAKEN => {
+            match problem.instance.take() {
+                Some(instance) => Ok(RegisterOutcome::Taken(instance)),
+                None => Err(ClientError::Problem(problem)),
+            }
+        }
+        Err(error) => Err(error),
     }
 }

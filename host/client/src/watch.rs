@@ -50,6 +50,7 @@ impl<E: Event + Send + 'static> Watch<E> {
             connection: None,
             last_event_id: None,
             backoff: Backoff::default(),
+            pause_min: Duration::ZERO,
             told: false,
             ended: false,
             event: PhantomData::<fn() -> E>,
@@ -82,6 +83,8 @@ struct State<E> {
     connection: Option<Connection>,
     last_event_id: Option<String>,
     backoff: Backoff,
+    /// The server asked for a pause of at least this length.
+    pause_min: Duration,
     /// Whether the present loss of the connection was delivered.
     told: bool,
     ended: bool,
@@ -99,7 +102,7 @@ impl<E: Event> State<E> {
         while !self.ended {
             let outcome = match &mut self.connection {
                 None => {
-                    tokio::time::sleep(self.backoff.next()).await;
+                    tokio::time::sleep(self.backoff.next().max(self.pause_min)).await;
                     self.connect().await.map(|()| None)
                 }
                 Some(connection) => match connection.frame().await {
@@ -115,6 +118,8 @@ impl<E: Event> State<E> {
                 Ok(None) => {}
                 Err(error) if error.is_transient() => {
                     self.connection = None;
+                    let pause_ms = error.problem().and_then(|problem| problem.retry_after_ms);
+                    self.pause_min = Duration::from_millis(pause_ms.unwrap_or_default());
                     if !std::mem::replace(&mut self.told, true) {
                         return Some(Ok(Delivery::Disconnected(error.to_string())));
                     }
@@ -147,13 +152,13 @@ impl<E: Event> State<E> {
     }
 
     fn decode(&mut self, frame: Frame) -> Result<Option<E>, ClientError> {
-        // Only an event shows that the new connection is any good.
-        self.backoff.reset();
-        self.told = false;
         if frame.event == event::name::PROBLEM {
             let problem: Problem = self.client.parse(frame.data.as_bytes())?;
             return Err(ClientError::Problem(Box::new(problem)));
         }
+        // Only an event shows that the new connection is any good.
+        self.backoff.reset();
+        self.told = false;
         let event = E::decode(&frame.event, &frame.data).map_err(|e| self.client.malformed(e))?;
         if frame.id.is_some() {
             self.last_event_id = frame.id;
