@@ -2,6 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Outcome of a request that was answered with success.
+pub const DONE: &str = "done";
+/// Outcome of a request that nobody waited for until it was answered: what it did is not known.
+pub const ABANDONED: &str = "abandoned";
+
 /// One change of one thing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[cfg_attr(feature = "schema", derive(utoipa::ToSchema))]
@@ -38,9 +43,10 @@ pub struct Record {
     /// More, for a person.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// `done`, or the code of the problem that was answered.
+    /// `done`, or the code of the problem that was answered; `abandoned` when the caller went away
+    /// before there was an answer, so that what the request did is not known.
     pub outcome: String,
-    /// Status of the answer.
+    /// Status of the answer; 0 without one.
     pub status: u16,
 }
 

@@ -3,6 +3,7 @@
 mod attempts;
 mod origin;
 mod tokens;
+mod visit;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -16,7 +17,6 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{HeaderMap, HeaderValue, Method, header};
-use percent_encoding::percent_decode_str;
 use pintle_api::{
     DEFAULT_BACKEND,
     access::{Access, Role},
@@ -24,16 +24,19 @@ use pintle_api::{
 };
 
 use crate::{
-    audit::Trail,
-    calls::{self, CallerKey},
+    audit::{Asked, Fate, Trail},
+    calls::CallerKey,
     failure::{Answer, Failure},
-    operations::{self, Kind, Operation},
+    operations::{self, Kind, Operation, Subject},
     routes::AppState,
     state::State,
 };
 use attempts::Attempts;
+pub(crate) use attempts::network;
 pub use tokens::TokensError;
 pub(crate) use tokens::{CreateError, Found, Live, Tokens};
+use tokio::sync::watch;
+use visit::Visit;
 
 /// The address is not one that may be listened on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -87,7 +90,11 @@ pub(crate) enum Caller {
     /// Somebody who may read the data folder.
     Owner,
     /// Anybody, where nobody is asked for a token.
-    Anyone(IpAddr),
+    Anyone {
+        address: IpAddr,
+        /// Whether callers are asked for one now.
+        asked: watch::Receiver<bool>,
+    },
     /// The holder of a token.
     Holder(Arc<Live>),
     /// Somebody without a token, who may ask how the server is.
@@ -99,7 +106,7 @@ impl Caller {
     pub(crate) fn name(&self) -> &str {
         match self {
             Self::Owner => "owner",
-            Self::Anyone(_) => "anyone",
+            Self::Anyone { .. } => "anyone",
             Self::Holder(live) => &live.token.name,
             Self::Nobody(_) => "unknown",
         }
@@ -107,7 +114,7 @@ impl Caller {
 
     pub(crate) fn role(&self) -> Option<Role> {
         match self {
-            Self::Owner | Self::Anyone(_) => Some(Role::Admin),
+            Self::Owner | Self::Anyone { .. } => Some(Role::Admin),
             Self::Holder(live) => Some(live.token.role),
             Self::Nobody(_) => None,
         }
@@ -117,7 +124,7 @@ impl Caller {
     pub(crate) fn backends(&self) -> &[String] {
         match self {
             Self::Holder(live) => &live.token.backends,
-            Self::Owner | Self::Anyone(_) | Self::Nobody(_) => &[],
+            Self::Owner | Self::Anyone { .. } | Self::Nobody(_) => &[],
         }
     }
 
@@ -127,18 +134,31 @@ impl Caller {
         backends.is_empty() || backends.iter().any(|name| name == backend)
     }
 
-    /// Completes when the caller may not go on: the token was revoked, or its time is over.
-    pub(crate) async fn ended(&self) {
+    /// Completes when the caller may not go on, and says why: the token was revoked, its time is over,
+    /// or callers are asked for a token now.
+    pub(crate) async fn ended(&self) -> Failure {
         match self {
-            Self::Holder(live) => live.ended().await,
-            Self::Owner | Self::Anyone(_) | Self::Nobody(_) => std::future::pending().await,
+            Self::Holder(live) => {
+                live.ended().await;
+                let detail = "the access token was revoked, or its time is over";
+                Failure::of(code::TOKEN_REFUSED, detail)
+            }
+            Self::Anyone { asked, .. } => {
+                let are_asked = asked.clone().wait_for(|asked| *asked).await.is_ok();
+                if !are_asked {
+                    // The server is gone.
+                    std::future::pending::<()>().await;
+                }
+                token_missing()
+            }
+            Self::Owner | Self::Nobody(_) => std::future::pending().await,
         }
     }
 
     fn key(&self) -> CallerKey {
         match self {
             Self::Owner => CallerKey::Owner,
-            Self::Anyone(address) | Self::Nobody(address) => CallerKey::Address(*address),
+            Self::Anyone { address, .. } | Self::Nobody(address) => CallerKey::Address(*address),
             Self::Holder(live) => CallerKey::Token(live.token.id.as_str().into()),
         }
     }
@@ -159,6 +179,19 @@ impl Gate {
         Self { tokens, attempts: Attempts::default(), hosts, read_only }
     }
 
+    /// Counts what is no token, and answers that it is none, or that too many came.
+    fn wrong_token(&self, address: IpAddr, detail: &str) -> Failure {
+        match self.attempts.count(address, Instant::now()) {
+            Ok(()) => Failure::of(code::TOKEN_REFUSED, detail),
+            Err(wait) => {
+                let detail = "too many requests with unknown tokens came from this address";
+                let wait = crate::convert::milliseconds(wait);
+                Failure::of(code::TOO_MANY_ATTEMPTS, detail)
+                    .with(|problem| problem.retry_after_ms = Some(wait))
+            }
+        }
+    }
+
     /// What the caller is taken for.
     pub(crate) fn describe(&self, caller: &Caller) -> Access {
         Access {
@@ -167,7 +200,7 @@ impl Gate {
             backends: caller.backends().into(),
             expires_ms: match caller {
                 Caller::Holder(live) => live.token.expires_ms,
-                Caller::Owner | Caller::Anyone(_) | Caller::Nobody(_) => None,
+                Caller::Owner | Caller::Anyone { .. } | Caller::Nobody(_) => None,
             },
             tokens_required: self.tokens.are_required(),
             read_only: self.read_only,
@@ -187,7 +220,7 @@ pub(crate) async fn from_here(request: Request, next: Next) -> Response {
 /// Lets a request through to its route, or answers why not; counts it, limits it and writes it down.
 pub(crate) async fn guard(
     axum::extract::State(state): AppState,
-    mut request: Request,
+    request: Request,
     next: Next,
 ) -> Response {
     let peer = request.extensions().get::<Peer>().copied();
@@ -206,54 +239,55 @@ pub(crate) async fn guard(
         return method_not_allowed(request.method(), request.uri().path(), path.as_str());
     };
     let begun = Instant::now();
-    let trail = Trail::of(operation);
+    let subject = subject(&state, operation, request.uri().path());
     let caller = match authenticate(&state, operation, &request, address) {
         Ok(caller) => caller,
         Err(failure) => {
             state.metrics.refused(failure.problem().code());
+            // What comes too often is not written down: there is no end to it.
             if failure.problem().code() == code::TOKEN_REFUSED {
-                state.audit.refused_token(operation, address, &failure);
+                let trail = &Trail::of(subject);
+                let asked = Asked { operation, caller: "unknown", address: Some(address), trail };
+                state.audit.record(asked, Fate::Refused(&failure));
             }
             return failure.into_response();
         }
     };
-    let outcome = match authorize(&state, operation, &caller, request.uri().path()) {
-        Ok(()) => {
-            let key = caller.key();
-            request.extensions_mut().insert(caller.clone());
-            if operation.kind != Kind::Read {
-                request.extensions_mut().insert(trail.clone());
-            }
-            admit(&state, operation, key, request, next).await
-        }
+    let allowed = authorize(gate, operation, &caller, subject.backend.as_deref());
+    let entered = allowed.and_then(|()| state.calls.enter(caller.key(), operation.waits));
+    let trail = Trail::of(subject);
+    let state = Arc::clone(&state);
+    let visit = Visit { state, operation, index, caller, peer, trail, begun, is_over: false };
+    match entered {
+        Ok(place) => visit.admit(request, next, place).await,
         Err(failure) => {
-            trail.detail(request.uri().path());
-            Err(failure)
+            visit.trail.detail(request.uri().path());
+            visit.refuse(failure)
         }
-    };
-    let response = outcome.unwrap_or_else(|failure| {
-        state.metrics.refused(failure.problem().code());
-        failure.into_response()
-    });
-    state.metrics.answered(index, response.status(), begun.elapsed());
-    if operation.kind != Kind::Read {
-        state.audit.record(operation, &caller, peer, &trail, &response);
     }
-    response
 }
 
-/// Runs the route within the limits of the caller.
-async fn admit(
-    state: &Arc<State>,
-    operation: &Operation,
-    key: CallerKey,
-    request: Request,
-    next: Next,
-) -> Answer<Response> {
-    let place = state.calls.enter(key, operation.waits)?;
-    let response = next.run(request).await;
-    // The place of a stream is taken until its end.
-    Ok(if operation.waits { calls::hold(response, place) } else { response })
+/// What a request is about; where `default` stands for a backend, that one.
+fn subject(state: &State, operation: &Operation, path: &str) -> Subject {
+    let mut subject = operation.subject(path);
+    if subject.backend.as_deref() == Some(DEFAULT_BACKEND)
+        && let Some(name) = default_of(state, operation)
+    {
+        subject.backend = Some(name);
+    }
+    subject
+}
+
+/// The backend that `default` stands for in an operation.
+fn default_of(state: &State, operation: &Operation) -> Option<String> {
+    let pintle = &state.pintle;
+    let found = match operation.id.split('.').next()? {
+        "config" => pintle.config(DEFAULT_BACKEND).ok()?.backend().into(),
+        "registry" => pintle.registry(DEFAULT_BACKEND).ok()?.backend().into(),
+        "lock" | "leader" => pintle.lock(DEFAULT_BACKEND).ok()?.backend().into(),
+        _ => return None,
+    };
+    Some(found)
 }
 
 fn authenticate(
@@ -265,49 +299,50 @@ fn authenticate(
     if request.extensions().get::<Trusted>().is_some() {
         return Ok(Caller::Owner);
     }
-    let tokens = &state.gate.tokens;
-    match secret(request.headers())? {
-        Some(secret) => match tokens.find(secret) {
+    let gate = &state.gate;
+    match secret(request.headers()) {
+        Ok(Some(secret)) => match gate.tokens.find(secret) {
             Some(Found::Owner) => Ok(Caller::Owner),
             Some(Found::Holder(live)) => Ok(Caller::Holder(live)),
-            None => Err(wrong_token(state, address)),
+            None => {
+                let detail = "the access token is not known: mistyped, revoked, or over its time";
+                Err(gate.wrong_token(address, detail))
+            }
         },
-        None if !tokens.are_required() => Ok(Caller::Anyone(address)),
-        None if operation.role.is_none() => Ok(Caller::Nobody(address)),
-        None => Err(Failure::of(code::TOKEN_MISSING, "this server asks for an access token")
-            .advice("send `Authorization: Bearer TOKEN`; an administrator makes tokens")),
+        Ok(None) if !gate.tokens.are_required() => {
+            Ok(Caller::Anyone { address, asked: gate.tokens.required() })
+        }
+        Ok(None) if operation.role.is_none() => Ok(Caller::Nobody(address)),
+        Ok(None) => Err(token_missing()),
+        Err(detail) => Err(gate.wrong_token(address, detail)),
     }
 }
 
-fn wrong_token(state: &State, address: IpAddr) -> Failure {
-    match state.gate.attempts.count(address, Instant::now()) {
-        Ok(()) => {
-            let detail = "the access token is not known: mistyped, revoked, or over its time";
-            Failure::of(code::TOKEN_REFUSED, detail)
-        }
-        Err(wait) => {
-            let detail = "too many requests with unknown tokens came from this address";
-            let wait = crate::convert::milliseconds(wait);
-            Failure::of(code::TOO_MANY_ATTEMPTS, detail)
-                .with(|problem| problem.retry_after_ms = Some(wait))
-        }
-    }
+fn token_missing() -> Failure {
+    Failure::of(code::TOKEN_MISSING, "this server asks for an access token")
+        .advice("send `Authorization: Bearer TOKEN`; an administrator makes tokens")
 }
 
 /// The secret in the request.
-fn secret(headers: &HeaderMap) -> Answer<Option<&str>> {
+///
+/// # Errors
+///
+/// There is something else.
+fn secret(headers: &HeaderMap) -> Result<Option<&str>, &'static str> {
     let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
-    let unreadable =
-        || Failure::of(code::TOKEN_REFUSED, "Authorization: only `Bearer TOKEN` is understood");
-    let text = value.to_str().map_err(|_| unreadable())?;
-    let (scheme, secret) = text.split_once(' ').ok_or_else(unreadable)?;
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(unreadable());
+    let pair = value.to_str().ok().and_then(|text| text.split_once(' '));
+    match pair.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer")) {
+        Some((_, secret)) => Ok(Some(secret.trim())),
+        None => Err("Authorization: only `Bearer TOKEN` is understood"),
     }
-    Ok(Some(secret.trim()))
 }
 
-fn authorize(state: &State, operation: &Operation, caller: &Caller, path: &str) -> Answer<()> {
+fn authorize(
+    gate: &Gate,
+    operation: &Operation,
+    caller: &Caller,
+    backend: Option<&str>,
+) -> Answer<()> {
     let forbidden = |detail: String| Err(Failure::of(code::FORBIDDEN, detail));
     if let Some(needed) = operation.role
         && caller.role().is_none_or(|role| role < needed)
@@ -322,43 +357,25 @@ fn authorize(state: &State, operation: &Operation, caller: &Caller, path: &str) 
     if !caller.backends().is_empty() && !operation.for_limited {
         let limited = caller.backends().join(", ");
         let whose = caller.name();
-        let Some(backend) = operation.names_backend().then(|| backend_in(path)).flatten() else {
-            return forbidden(format!(
-                "{} is about the whole server, and the token of {whose:?} is for {limited} only",
-                operation.id
-            ));
-        };
-        let name = resolve(state, operation, &backend)?;
-        if !caller.may_use(&name) {
-            return forbidden(format!("the token of {whose:?} is for {limited}, not for {name}"));
+        match backend {
+            None => {
+                return forbidden(format!(
+                    "{} is about the whole server, and the token of {whose:?} is for {limited} only",
+                    operation.id
+                ));
+            }
+            // Nor is it told what others there are, and which one `default` stands for.
+            Some(backend) if !caller.may_use(backend) => {
+                return forbidden(format!("the token of {whose:?} is for {limited} only"));
+            }
+            Some(_) => {}
         }
     }
-    if state.gate.read_only && operation.kind == Kind::Change {
+    if gate.read_only && operation.kind == Kind::Change {
         return Err(Failure::of(code::READ_ONLY, "this server refuses changes")
             .advice("ask another server, or take `read_only` out of [server]"));
     }
     Ok(())
-}
-
-/// The name after `/v1/backends/`.
-fn backend_in(path: &str) -> Option<String> {
-    let segment = path.split('/').nth(3)?;
-    percent_decode_str(segment).decode_utf8().ok().map(Into::into)
-}
-
-/// What `default` means for this operation.
-fn resolve(state: &State, operation: &Operation, backend: &str) -> Answer<String> {
-    if backend != DEFAULT_BACKEND {
-        return Ok(backend.into());
-    }
-    let pintle = &state.pintle;
-    Ok(match operation.id.split('.').next() {
-        Some("config") => pintle.config(backend)?.backend().into(),
-        Some("registry") => pintle.registry(backend)?.backend().into(),
-        Some("lock" | "leader") => pintle.lock(backend)?.backend().into(),
-        Some("trace") => pintle.tracing(backend)?.backend().into(),
-        _ => backend.into(),
-    })
 }
 
 fn method_not_allowed(method: &Method, path: &str, route: &str) -> Response {
@@ -401,14 +418,8 @@ mod tests {
         assert_eq!(of("Bearer abc").unwrap().as_deref(), Some("abc"));
         assert_eq!(of("bearer  abc ").unwrap().as_deref(), Some("abc"));
         for wrong in ["Basic YTpi", "Bearer", "abc"] {
-            assert_eq!(of(wrong).unwrap_err().problem().status, 401, "{wrong}");
+            assert!(of(wrong).is_err(), "{wrong}");
         }
         assert!(secret(&HeaderMap::new()).unwrap().is_none());
-    }
-
-    #[test]
-    fn the_backend_of_a_path_is_its_third_segment() {
-        assert_eq!(backend_in("/v1/backends/a%62/config/keys/x").as_deref(), Some("ab"));
-        assert_eq!(backend_in("/v1/backends").as_deref(), None);
     }
 }

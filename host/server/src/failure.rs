@@ -102,6 +102,10 @@ impl Failure {
     pub(crate) fn problem(&self) -> &Problem {
         &self.0
     }
+
+    pub(crate) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
 }
 
 fn look_up(code: &str) -> (StatusCode, &'static str) {
@@ -137,8 +141,7 @@ impl From<pintle::Error> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status =
-            StatusCode::from_u16(self.0.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status = self.status();
         let retry_after = self.0.retry_after_ms.map(|ms| ms.div_ceil(1_000));
         let mut response = (status, axum::Json(&self.0)).into_response();
         response.extensions_mut().insert(ProblemCode(self.0.code().to_owned()));

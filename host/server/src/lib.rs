@@ -10,6 +10,7 @@ mod leases;
 mod metrics;
 mod openapi;
 mod operations;
+mod owner;
 pub mod receive;
 mod registrations;
 mod routes;

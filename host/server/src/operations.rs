@@ -6,12 +6,14 @@ mod config;
 mod lock;
 mod registry;
 mod server;
+mod subject;
 mod tracing;
 
 use std::{borrow::Cow, collections::HashMap, sync::LazyLock};
 
 use http::Method;
 use pintle_api::access::Role;
+pub(crate) use subject::Subject;
 use utoipa::{
     IntoParams, ToSchema,
     openapi::{RefOr, Schema, path::Parameter},
@@ -237,11 +239,6 @@ impl Operation {
 
     const fn example(self, query: &'static str, body: &'static str, status: u16) -> Self {
         Self { example: Example { query, body, status }, ..self }
-    }
-
-    /// Whether its path names a backend.
-    pub(crate) fn names_backend(&self) -> bool {
-        self.path.starts_with("/v1/backends/{backend}")
     }
 
     /// The names in its path.

@@ -29,7 +29,7 @@ pub(crate) struct Positioned<E> {
     pub(crate) id: Option<String>,
 }
 
-/// What ends a stream whatever comes of its events: the end of the server, or of the caller's token.
+/// What ends a stream whatever comes of its events: the end of the server, or of what the caller may.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Ends {
     stopping: Stopping,
@@ -48,9 +48,7 @@ impl Ends {
             () = self.stopping.begun() => {
                 Failure::of(code::SHUTTING_DOWN, "the server is stopping")
             }
-            () = over => {
-                Failure::of(code::TOKEN_REFUSED, "the access token was revoked, or its time is over")
-            }
+            failure = over => failure,
         }
     }
 }

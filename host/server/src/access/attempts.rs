@@ -54,7 +54,7 @@ impl Attempts {
 }
 
 /// Who has one address of version 6 has the other 2^64 of its network, too.
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & !u128::from(u64::MAX)).into(),
         address @ IpAddr::V4(_) => address,

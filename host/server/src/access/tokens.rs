@@ -1,29 +1,25 @@
 //! The access tokens: 256 random bits each, of which only the SHA-256 is kept.
 
+mod file;
+
 use std::{
     collections::HashMap,
-    fs,
-    io::{self, Write},
-    os::unix::fs::{MetadataExt, OpenOptionsExt},
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use pintle_api::access::{CreateToken, Token};
-use pintle_otlp::text::{from_hex, hex};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::sync::watch;
 
 use crate::convert::epoch_ms;
+use file::{Stamp, TokensFile};
 
 /// Begins every secret, so that a leaked one is recognised.
 const PREFIX: &str = "pintle_";
-/// Form of the file.
-const FORMAT: u32 = 1;
 /// Tokens that may exist.
 const TOKENS_MAX: usize = 1_000;
 const NAME_CHARS_MAX: usize = 64;
@@ -31,6 +27,8 @@ const NAME_CHARS_MAX: usize = 64;
 const RESERVED: [&str; 3] = ["owner", "anyone", "unknown"];
 /// How often the clock is looked at for the end of a token, because it can be set.
 const CLOCK_PERIOD: Duration = Duration::from_secs(30);
+/// How often the file is looked at, because another process may have changed it.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 type Hash = [u8; 32];
 
@@ -38,12 +36,15 @@ type Hash = [u8; 32];
 #[derive(Debug)]
 pub(crate) struct Tokens {
     /// Without one no token can be made.
-    path: Option<PathBuf>,
+    file: Option<TokensFile>,
     /// None until the first token was ever made: then nobody is asked for one.
     table: ArcSwapOption<Table>,
+    /// Whether callers are asked for one, for those who wait for it.
+    required: watch::Sender<bool>,
     /// What who may read the data folder shows.
     owner: ArcSwapOption<Hash>,
-    writing: Mutex<()>,
+    /// Held by whoever changes the table: how the file looked from which it is.
+    seen: Mutex<Option<Stamp>>,
 }
 
 #[derive(Debug, Default)]
@@ -93,57 +94,97 @@ pub(crate) enum CreateError {
     #[error("this API keeps no tokens")]
     NotKept,
     /// It could not be written.
-    #[error("{0}")]
-    Unwritten(TokensError),
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct File {
-    format: u32,
-    tokens: Vec<Stored>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Stored {
-    #[serde(flatten)]
-    token: Token,
-    /// Of the secret, in hexadecimal digits.
-    sha256: String,
+    #[error(transparent)]
+    Unwritten(#[from] TokensError),
 }
 
 impl Tokens {
     /// For an API that asks nobody for a token, and makes none.
     pub(crate) fn none() -> Self {
         Self {
-            path: None,
+            file: None,
             table: ArcSwapOption::empty(),
+            required: watch::Sender::new(false),
             owner: ArcSwapOption::empty(),
-            writing: Mutex::default(),
+            seen: Mutex::default(),
         }
     }
 
     /// Reads the tokens, if any were ever made.
     pub(crate) fn open(path: PathBuf) -> Result<Self, TokensError> {
-        let failed = |reason: String| TokensError { path: path.clone(), reason };
-        let table = match fs::read(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
-            Err(error) => return Err(failed(error.to_string())),
-            Ok(text) => {
-                let mode = fs::metadata(&path).map_err(|error| failed(error.to_string()))?.mode();
-                if mode & 0o022 != 0 {
-                    let text = "others may write this file, and so let themselves in: chmod 600 it";
-                    return Err(failed(text.into()));
-                }
-                Some(Arc::new(Table::parse(&text).map_err(failed)?))
-            }
+        let tokens = Self { file: Some(TokensFile::new(path)), ..Self::none() };
+        if let Some(file) = &tokens.file {
+            tokens.read(file, &mut tokens.seen())?;
+        }
+        Ok(tokens)
+    }
+
+    /// Uses what other processes write to the file. What cannot be used is logged, and the present
+    /// tokens stay.
+    pub(crate) async fn follow_file(&self) {
+        loop {
+            tokio::time::sleep(LOOK_PERIOD).await;
+            self.look();
+        }
+    }
+
+    fn look(&self) {
+        let Some(file) = &self.file else { return };
+        let mut seen = match self.seen.try_lock() {
+            Ok(seen) => seen,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            // Who changes it reads it, too.
+            Err(TryLockError::WouldBlock) => return,
         };
-        Ok(Self { path: Some(path), table: ArcSwapOption::new(table), ..Self::none() })
+        if file.stamp() == *seen {
+            return;
+        }
+        match self.read(file, &mut seen) {
+            Ok(()) if seen.is_none() => {
+                tracing::error!("the access tokens' file is gone; those that were in it stay good");
+            }
+            Ok(()) => {}
+            Err(error) => tracing::error!(%error, "the tokens before stay good"),
+        }
+    }
+
+    fn read(&self, file: &TokensFile, seen: &mut Option<Stamp>) -> Result<(), TokensError> {
+        // What comes after this is looked at the next time.
+        *seen = file.stamp();
+        // Without a file those that were known stay: the door does not open by itself.
+        let Some(stored) = file.read()? else { return Ok(()) };
+        let present = self.table.load_full().unwrap_or_default();
+        let known = |token: &Token, hash: &Hash| {
+            present.by_hash.get(hash).filter(|live| live.token == *token).cloned()
+        };
+        let tokens = stored.into_iter();
+        let tokens = tokens.map(|(token, hash)| {
+            known(&token, &hash).unwrap_or_else(|| Arc::new(Live::new(token, hash)))
+        });
+        self.adopt(tokens.collect());
+        Ok(())
+    }
+
+    /// Lets these be good from now on, and no others.
+    fn adopt(&self, tokens: Vec<Arc<Live>>) {
+        let next = Arc::new(Table::of(tokens));
+        let before = self.table.swap(Some(Arc::clone(&next)));
+        self.required.send_replace(true);
+        for live in before.iter().flat_map(|before| &before.tokens) {
+            if !next.tokens.iter().any(|other| Arc::ptr_eq(other, live)) {
+                live.revoked.send_replace(true);
+            }
+        }
     }
 
     /// Whether callers are asked for a token.
     pub(crate) fn are_required(&self) -> bool {
         self.table.load().is_some()
+    }
+
+    /// The same, to wait for.
+    pub(crate) fn required(&self) -> watch::Receiver<bool> {
+        self.required.subscribe()
     }
 
     /// Whether there is one with which somebody could come.
@@ -197,22 +238,6 @@ impl Tokens {
             Some(0) => return Err(CreateError::Invalid("expires_in_ms: 0 is no time".into())),
             in_ms => in_ms.map(|ms| now.saturating_add(ms)),
         };
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let present = self.table.load_full().unwrap_or_default();
-        // One whose time is over makes room for its successor.
-        let mut tokens: Vec<_> = present
-            .tokens
-            .iter()
-            .filter(|live| live.token.name != request.name || !live.is_over(now))
-            .cloned()
-            .collect();
-        if tokens.iter().any(|live| live.token.name == request.name) {
-            return Err(CreateError::Exists(request.name));
-        }
-        if tokens.len() >= TOKENS_MAX {
-            return Err(CreateError::Exhausted);
-        }
-        let secret = new_secret();
         let token = Token {
             id: format!("{:08x}", rand::random::<u32>()),
             name: request.name,
@@ -222,8 +247,23 @@ impl Tokens {
             created_by: created_by.into(),
             expires_ms,
         };
-        tokens.push(Arc::new(Live::new(token.clone(), hash(&secret))));
-        self.store(tokens)?;
+        let secret = new_secret();
+        let live = Arc::new(Live::new(token.clone(), hash(&secret)));
+        self.change(|present| {
+            // One whose time is over makes room for its successor.
+            let others = present
+                .iter()
+                .filter(|other| other.token.name != token.name || !other.is_over(now));
+            let mut tokens: Vec<_> = others.cloned().collect();
+            if tokens.iter().any(|other| other.token.name == token.name) {
+                return Err(CreateError::Exists(token.name.clone()));
+            }
+            if tokens.len() >= TOKENS_MAX {
+                return Err(CreateError::Exhausted);
+            }
+            tokens.push(live);
+            Ok(Some(tokens))
+        })?;
         Ok((token, secret))
     }
 
@@ -233,29 +273,44 @@ impl Tokens {
     ///
     /// It could not be written, and the token is still good.
     pub(crate) fn revoke(&self, id_or_name: &str) -> Result<Option<Token>, CreateError> {
-        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(present) = self.table.load_full() else { return Ok(None) };
-        let is_meant = |live: &&Arc<Live>| live.token.id == id_or_name;
-        let by_name = |live: &&Arc<Live>| live.token.name == id_or_name;
-        let found = present.tokens.iter().find(is_meant);
-        let Some(live) = found.or_else(|| present.tokens.iter().find(by_name)) else {
+        if self.file.is_none() {
             return Ok(None);
-        };
-        let others = present.tokens.iter().filter(|other| !Arc::ptr_eq(other, live));
-        self.store(others.cloned().collect())?;
-        live.revoked.send_replace(true);
-        Ok(Some(live.token.clone()))
+        }
+        let mut revoked = None;
+        self.change(|present| {
+            let by_id = present.iter().find(|live| live.token.id == id_or_name);
+            let by_name = || present.iter().find(|live| live.token.name == id_or_name);
+            let Some(live) = by_id.or_else(by_name) else { return Ok(None) };
+            revoked = Some(live.token.clone());
+            let others = present.iter().filter(|other| !Arc::ptr_eq(other, live));
+            Ok(Some(others.cloned().collect()))
+        })?;
+        Ok(revoked)
     }
 
-    /// On the disk first: what was promised has to outlive the process.
-    fn store(&self, tokens: Vec<Arc<Live>>) -> Result<(), CreateError> {
-        let path = self.path.as_ref().ok_or(CreateError::NotKept)?;
-        write(path, &tokens).map_err(|error| {
-            let reason = error.to_string();
-            CreateError::Unwritten(TokensError { path: path.clone(), reason })
-        })?;
-        self.table.store(Some(Arc::new(Table::of(tokens))));
+    /// Changes the tokens, unless there is nothing to change. On the disk first: what was promised
+    /// has to outlive the process.
+    fn change(
+        &self,
+        work: impl FnOnce(&[Arc<Live>]) -> Result<Option<Vec<Arc<Live>>>, CreateError>,
+    ) -> Result<(), CreateError> {
+        let file = self.file.as_ref().ok_or(CreateError::NotKept)?;
+        let unwritten = |error: std::io::Error| file.failed(error.to_string());
+        let mut seen = self.seen();
+        let _alone = file.lock().map_err(unwritten)?;
+        self.read(file, &mut seen)?;
+        let present = self.table.load_full().unwrap_or_default();
+        if let Some(tokens) = work(&present.tokens)? {
+            let stored = tokens.iter().map(|live| (&live.token, &live.hash));
+            file.write(stored).map_err(unwritten)?;
+            *seen = file.stamp();
+            self.adopt(tokens);
+        }
         Ok(())
+    }
+
+    fn seen(&self) -> MutexGuard<'_, Option<Stamp>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -294,19 +349,6 @@ impl Table {
         let by_hash = tokens.iter().map(|live| (live.hash, Arc::clone(live))).collect();
         Self { tokens, by_hash }
     }
-
-    fn parse(text: &[u8]) -> Result<Self, String> {
-        let file: File = serde_json::from_slice(text).map_err(|error| error.to_string())?;
-        if file.format != FORMAT {
-            return Err(format!("form {} is not known to this version", file.format));
-        }
-        let live = |stored: Stored| {
-            let hash = from_hex(&stored.sha256).ok_or("`sha256` has to be 64 digits")?;
-            Ok(Arc::new(Live::new(stored.token, hash)))
-        };
-        let tokens = file.tokens.into_iter().map(live).collect::<Result<_, &str>>()?;
-        Ok(Self::of(tokens))
-    }
 }
 
 fn new_secret() -> String {
@@ -333,31 +375,16 @@ fn check_name(name: &str) -> Result<(), CreateError> {
     Ok(())
 }
 
-/// As a whole or not at all, readable by its owner only.
-fn write(path: &Path, tokens: &[Arc<Live>]) -> io::Result<()> {
-    let stored =
-        tokens.iter().map(|live| Stored { token: live.token.clone(), sha256: hex(&live.hash) });
-    let file = File { format: FORMAT, tokens: stored.collect() };
-    let text = serde_json::to_vec_pretty(&file)?;
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let draft = path.with_extension("json.new");
-    match fs::remove_file(&draft) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let mut out = fs::File::options().write(true).create_new(true).mode(0o600).open(&draft)?;
-    out.write_all(&text)?;
-    out.sync_all()?;
-    fs::rename(&draft, path)?;
-    fs::File::open(folder)?.sync_all()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use pintle_api::access::Role;
-    use std::os::unix::fs::PermissionsExt;
+    use pintle_otlp::text::hex;
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+        path::Path,
+    };
 
     fn asked(name: &str) -> CreateToken {
         let (name, backends) = (name.into(), vec!["main".into()]);
@@ -439,6 +466,59 @@ mod tests {
         assert!(tokens.find(&secret).is_none() && tokens.are_required() && !tokens.exist());
         assert!(tokens.create(asked("ci"), "owner").is_ok());
         assert_eq!(tokens.list().len(), 1);
+    }
+
+    #[test]
+    fn what_another_process_writes_is_neither_lost_nor_undone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other) = (open(folder.path()), open(folder.path()));
+        let (_, first) = one.create(asked("first"), "owner").unwrap();
+        let (_, second) = other.create(asked("second"), "owner").unwrap();
+        assert!(other.find(&first).is_some(), "it was there when the second was made");
+        other.revoke("first").unwrap();
+        one.create(asked("third"), "owner").unwrap();
+        let last = open(folder.path());
+        let names: Vec<_> = last.list().into_iter().map(|token| token.name).collect();
+        assert_eq!(names, ["second", "third"]);
+        assert!(one.find(&first).is_none() && one.find(&second).is_some());
+    }
+
+    #[test]
+    fn tokens_that_are_made_at_once_by_several_processes_are_all_there() {
+        let folder = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..8 {
+                let tokens = open(folder.path());
+                scope.spawn(move || tokens.create(asked(&format!("t{number}")), "owner").unwrap());
+            }
+        });
+        assert_eq!(open(folder.path()).list().len(), 8);
+    }
+
+    #[tokio::test]
+    async fn a_token_that_another_process_revoked_ends_when_the_file_is_looked_at() {
+        let folder = tempfile::tempdir().unwrap();
+        let (server, command) = (open(folder.path()), open(folder.path()));
+        let mut required = server.required();
+        command.create(asked("stays"), "owner").unwrap();
+        let (_, secret) = command.create(asked("goes"), "owner").unwrap();
+        server.look();
+        assert!(*required.borrow_and_update(), "nobody was told that tokens are asked for");
+        let Some(Found::Holder(live)) = server.find(&secret) else { panic!("not found") };
+        let stays = server.list().remove(0);
+        command.revoke("goes").unwrap();
+        server.look();
+        assert!(server.find(&secret).is_none());
+        live.ended().await;
+        assert_eq!(server.list(), [stays]);
+
+        // A file that is gone or broken lets nobody in, and keeps nobody out.
+        let path = folder.path().join("access/tokens.json");
+        fs::write(&path, "{").unwrap();
+        server.look();
+        fs::remove_file(&path).unwrap();
+        server.look();
+        assert!(server.are_required() && server.exist());
     }
 
     #[test]

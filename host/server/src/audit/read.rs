@@ -1,62 +1,151 @@
 //! Reads the audit trail, the newest record first.
 
-use std::{fs, io, path::Path};
+use std::{fmt, fs, io, path::Path, path::PathBuf};
 
 use pintle_api::audit::{AuditPage, AuditQuery, Record};
 
-use super::{numbers, path_of};
+use super::{
+    REFUSALS,
+    book::{numbers, path_of},
+};
 
-/// Where a page ends: everything before this byte of this file is older.
+/// Where a page ends in one book: everything before this byte of this file is older.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Position {
     file: u64,
     before: usize,
 }
 
-/// One page of what fits.
+/// Where a page ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Positions {
+    changes: Position,
+    refusals: Position,
+}
+
+/// One page of what fits, of changes and refusals together.
 ///
 /// # Errors
 ///
 /// A file cannot be read, or the page is none of ours ([`io::ErrorKind::InvalidInput`]).
 pub(crate) fn page(folder: &Path, query: &AuditQuery, limit: usize) -> io::Result<AuditPage> {
-    let from = query.page.as_deref().map(Position::parse).transpose()?;
+    let from = query.page.as_deref().map(Positions::parse).transpose()?;
+    let mut changes = Backwards::begin(folder.to_owned(), query, from.map(|from| from.changes))?;
+    let refused = folder.join(REFUSALS);
+    let mut refusals = Backwards::begin(refused, query, from.map(|from| from.refusals))?;
     let mut page = AuditPage::default();
-    let files = numbers(folder)?;
-    for number in files.into_iter().rev() {
-        if from.is_some_and(|from| number > from.file) {
-            continue;
-        }
-        let text = match fs::read(path_of(folder, number)) {
-            Ok(text) => text,
-            // It made room for a new one.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(error),
+    loop {
+        let newer = match (changes.peek()?, refusals.peek()?) {
+            (None, None) => break,
+            (Some(change), Some(refusal)) if refusal.time_ms > change.time_ms => &mut refusals,
+            (None, Some(_)) => &mut refusals,
+            (Some(_), _) => &mut changes,
         };
-        let end = from.filter(|from| from.file == number).map_or(text.len(), |from| from.before);
-        let mut rest = text.get(..end).unwrap_or(&text);
-        while let Some((older, line)) = last_line(rest) {
-            let position = Position { file: number, before: rest.len() };
+        if page.records.len() == limit {
+            let next = Positions { changes: changes.position(), refusals: refusals.position() };
+            page.next = Some(next.to_string());
+            break;
+        }
+        page.records.extend(newer.next.take());
+    }
+    page.unreadable = changes.unreadable.saturating_add(refusals.unreadable);
+    Ok(page)
+}
+
+/// The records of one book that fit a query, the newest first.
+struct Backwards<'a> {
+    folder: PathBuf,
+    query: &'a AuditQuery,
+    /// Files that are older than the present one, the newest last.
+    older: Vec<u64>,
+    file: u64,
+    text: Vec<u8>,
+    /// What is left of the present file.
+    end: usize,
+    /// The next record.
+    next: Option<Record>,
+    /// Where the line of the next record ends.
+    next_end: usize,
+    unreadable: u32,
+}
+
+impl<'a> Backwards<'a> {
+    fn begin(folder: PathBuf, query: &'a AuditQuery, from: Option<Position>) -> io::Result<Self> {
+        let older = numbers(&folder)?.into_iter();
+        let older: Vec<u64> =
+            older.filter(|number| from.is_none_or(|from| *number <= from.file)).collect();
+        let mut book = Self {
+            folder,
+            query,
+            older,
+            file: 0,
+            text: Vec::new(),
+            end: 0,
+            next: None,
+            next_end: 0,
+            unreadable: 0,
+        };
+        if let Some(from) = from
+            && book.older.last() == Some(&from.file)
+        {
+            book.open_older()?;
+            book.end = book.end.min(from.before);
+        }
+        Ok(book)
+    }
+
+    /// The next record, if there is one.
+    fn peek(&mut self) -> io::Result<Option<&Record>> {
+        while self.next.is_none() {
+            let Some((older, line)) = self.text.get(..self.end).and_then(last_line) else {
+                if !self.open_older()? {
+                    break;
+                }
+                continue;
+            };
+            let (before, line_end) = (older.len(), self.end);
             if !line.is_empty() {
                 match serde_json::from_slice::<Record>(line) {
-                    Ok(record) if fits(&record, query) => {
-                        if page.records.len() == limit {
-                            page.next = Some(position.to_string());
-                            return Ok(page);
-                        }
-                        page.records.push(record);
+                    Ok(record) if fits(&record, self.query) => {
+                        (self.next, self.next_end) = (Some(record), line_end);
                     }
-                    Ok(record) if query.since_ms.is_some_and(|since| record.time_ms < since) => {
+                    Ok(record)
+                        if self.query.since_ms.is_some_and(|since| record.time_ms < since) =>
+                    {
                         // What is older lies before it.
-                        return Ok(page);
+                        self.older.clear();
+                        self.end = 0;
+                        break;
                     }
                     Ok(_) => {}
-                    Err(_) => page.unreadable = page.unreadable.saturating_add(1),
+                    Err(_) => self.unreadable = self.unreadable.saturating_add(1),
                 }
             }
-            rest = older;
+            self.end = before;
         }
+        Ok(self.next.as_ref())
     }
-    Ok(page)
+
+    /// Goes on with the file before; answers false when there is none.
+    fn open_older(&mut self) -> io::Result<bool> {
+        while let Some(number) = self.older.pop() {
+            match fs::read(path_of(&self.folder, number)) {
+                Ok(text) => {
+                    (self.file, self.end, self.text) = (number, text.len(), text);
+                    return Ok(true);
+                }
+                // It made room for a new one.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(false)
+    }
+
+    fn position(&self) -> Position {
+        let before = if self.next.is_some() { self.next_end } else { self.end };
+        Position { file: self.file, before }
+    }
 }
 
 /// What lies before the last line, and that line.
@@ -90,17 +179,32 @@ fn lies_at(path: &str, wanted: &str, separator: char) -> bool {
     path.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(separator))
 }
 
-impl Position {
+impl Positions {
     fn parse(text: &str) -> io::Result<Self> {
+        let positions = text.split_once('.').and_then(|(changes, refusals)| {
+            let (changes, refusals) = (Position::parse(changes)?, Position::parse(refusals)?);
+            Some(Self { changes, refusals })
+        });
         let unknown = || io::Error::new(io::ErrorKind::InvalidInput, "page: not one of ours");
-        let (file, before) = text.split_once('-').ok_or_else(unknown)?;
-        let file = file.parse().map_err(|_| unknown())?;
-        Ok(Self { file, before: before.parse().map_err(|_| unknown())? })
+        positions.ok_or_else(unknown)
     }
 }
 
-impl std::fmt::Display for Position {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Position {
+    fn parse(text: &str) -> Option<Self> {
+        let (file, before) = text.split_once('-')?;
+        Some(Self { file: file.parse().ok()?, before: before.parse().ok()? })
+    }
+}
+
+impl fmt::Display for Positions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.changes, self.refusals)
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}-{}", self.file, self.before)
     }
 }
@@ -110,8 +214,12 @@ mod tests {
     use super::*;
     use pintle_api::audit::Change;
 
+    /// Changes in three files.
     fn trail() -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
+        let refused = folder.path().join(REFUSALS);
+        fs::create_dir(&refused).unwrap();
+        fs::write(path_of(&refused, 1), "").unwrap();
         for file in 1..=3_u64 {
             let line = |number: u64| {
                 let record = Record {
@@ -134,6 +242,22 @@ mod tests {
         folder
     }
 
+    /// Refusals between them, in two files.
+    fn refusals(folder: &Path) {
+        for file in 1..=2_u64 {
+            let line = |number: u64| {
+                let record = Record {
+                    time_ms: file * 10 + 5 * number,
+                    outcome: "forbidden".into(),
+                    ..Record::default()
+                };
+                serde_json::to_string(&record).unwrap() + "\n"
+            };
+            let path = path_of(&folder.join(REFUSALS), file);
+            fs::write(path, (0..=1).map(line).collect::<String>()).unwrap();
+        }
+    }
+
     fn times(page: &AuditPage) -> Vec<u64> {
         page.records.iter().map(|record| record.time_ms).collect()
     }
@@ -141,17 +265,36 @@ mod tests {
     #[test]
     fn pages_go_back_in_time_over_all_files() {
         let folder = trail();
-        let mut query = AuditQuery::default();
-        let mut seen = Vec::new();
-        loop {
-            let page = page(folder.path(), &query, 4).unwrap();
-            seen.extend(times(&page));
-            query.page = page.next;
-            if query.page.is_none() {
-                break;
+        let seen = |limit| {
+            let mut query = AuditQuery::default();
+            let mut seen = Vec::new();
+            loop {
+                let page = page(folder.path(), &query, limit).unwrap();
+                assert!(page.records.len() <= limit);
+                seen.extend(times(&page));
+                query.page = page.next;
+                if query.page.is_none() {
+                    return seen;
+                }
             }
+        };
+        for limit in 1..8 {
+            assert_eq!(seen(limit), [32, 31, 22, 21, 12, 11], "{limit}");
         }
-        assert_eq!(seen, [32, 31, 22, 21, 12, 11]);
+        refusals(folder.path());
+        for limit in 1..12 {
+            assert_eq!(seen(limit), [32, 31, 25, 22, 21, 20, 15, 12, 11, 10], "{limit}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_was_cut_is_counted_and_harms_no_other() {
+        let folder = trail();
+        let path = path_of(folder.path(), 3);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text.replacen('\n', "\n{\"time_ms\":\n", 1)).unwrap();
+        let page = page(folder.path(), &AuditQuery::default(), 10).unwrap();
+        assert_eq!((times(&page).len(), page.unreadable), (6, 1));
     }
 
     #[test]
@@ -173,12 +316,12 @@ mod tests {
     #[test]
     fn a_page_that_is_none_of_ours_is_refused() {
         let folder = trail();
-        for text in ["", "1", "x-1", "1-y"] {
+        for text in ["", "1", "1-1", "x-1.1-1", "1-y.1-1", "1-1.", "1-1.1-1.1-1"] {
             let query = AuditQuery { page: Some(text.into()), ..AuditQuery::default() };
             let refused = page(folder.path(), &query, 1).unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{text}");
         }
-        let beyond = AuditQuery { page: Some("2-99999".into()), ..AuditQuery::default() };
+        let beyond = AuditQuery { page: Some("2-99999.0-0".into()), ..AuditQuery::default() };
         assert_eq!(times(&page(folder.path(), &beyond, 1).unwrap()), [22]);
     }
 }

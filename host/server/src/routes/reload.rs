@@ -10,6 +10,7 @@ use pintle_api::{
 
 use super::{AppState, backend, plugin};
 use crate::{
+    audit::Trail,
     convert::host,
     extract::{Names, Parameters},
     failure::Answer,
@@ -22,16 +23,25 @@ pub(super) fn routes() -> Router<Arc<State>> {
         .route("/v1/plugins/{plugin}/accept", post(accept))
 }
 
-async fn restart(state: AppState, names: Names<String>) -> Answer<Json<Backend>> {
-    state.pintle.restart_backend(&names.0)?;
-    backend::one(state, names).await
+async fn restart(
+    state: AppState,
+    Names(name): Names<String>,
+    trail: Trail,
+) -> Answer<Json<Backend>> {
+    trail.about(&name, [&name]);
+    state.pintle.restart_backend(&name)?;
+    backend::one(state, Names(name)).await
 }
 
 async fn accept(
     axum::extract::State(state): AppState,
     Names(name): Names<String>,
     Parameters(which): Parameters<AcceptQuery>,
+    trail: Trail,
 ) -> Answer<Json<Plugin>> {
+    trail.about("", [&name]);
     let accepted = state.pintle.accept_plugin(&name, which.sha256.as_deref()).await;
-    Ok(Json(host::plugin(accepted.map_err(|error| plugin::failure(&error))?)))
+    let plugin = host::plugin(accepted.map_err(|error| plugin::failure(&error))?);
+    trail.versions(&name, None, Some(plugin.sha256.clone()));
+    Ok(Json(plugin))
 }
