@@ -150,12 +150,17 @@ impl Leases {
         kept.release().await
     }
 
-    /// What names a held lease to a precondition.
-    pub(crate) fn reference(&self, id: &str) -> Answer<LeaseRef> {
+    /// What names a held lease to a precondition on a backend.
+    pub(crate) fn reference(&self, backend: &str, id: &str) -> Answer<LeaseRef> {
         let entry = self.table().entries.get(id).cloned();
-        let Some(Entry::Kept(kept)) = entry else {
-            let detail = format!("held: this server does not know a lease {id:?}");
-            return Err(Failure::of(code::LEASE_UNKNOWN, detail));
+        let kept = match entry {
+            Some(Entry::Kept(kept)) if kept.name.backend == backend => kept,
+            // One of another backend is nobody's business who may not know of that.
+            _ => {
+                let detail = format!("held: this server knows no lease {id:?} on this backend");
+                return Err(Failure::of(code::LEASE_UNKNOWN, detail)
+                    .advice("a precondition holds within one backend only"));
+            }
         };
         kept.reference().ok_or_else(|| {
             let detail = format!("held: the lease {id:?} is not held any more; nothing was done");
@@ -234,10 +239,9 @@ impl Leases {
                 Entry::Kept(kept) => (&kept.name, &kept.terms),
             };
             if its_name != name || its_terms != terms {
-                let detail = format!(
-                    "the id {:?} is in use for lock {} of backend {}",
-                    name.id, its_name.lock, its_name.backend
-                );
+                // For which lock is nobody's business who may not know of it.
+                let what = if its_name == name { "with other terms" } else { "for another lock" };
+                let detail = format!("the id {:?} is in use {what}", name.id);
                 return Err(Failure::of(code::LEASE_ID_IN_USE, detail)
                     .advice("choose an id that was never used, such as a UUID"));
             }

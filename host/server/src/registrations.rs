@@ -2,20 +2,24 @@
 
 use std::{
     collections::HashMap,
+    ops::Deref,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
-use pintle::registry::{
-    Instance, InstanceState, RegisterOutcome, Registration as HostRegistration,
-    RegistrationStatus as HostStatus, Registry,
+use pintle::{
+    lock::{TTL_MAX, TTL_MIN},
+    registry::{
+        Instance, InstanceState, RegisterOutcome, Registration as HostRegistration,
+        RegistrationStatus as HostStatus, Registry,
+    },
 };
 use pintle_api::{
     problem::code,
     registry::{Registration, RegistrationStatus},
 };
 use tokio::{
-    sync::Mutex as AsyncMutex,
+    sync::{Mutex as AsyncMutex, Notify},
     time::{Instant, sleep_until},
 };
 
@@ -38,10 +42,26 @@ pub(crate) struct RegistrationName {
 /// All registrations of one server.
 #[derive(Clone, Default)]
 pub(crate) struct Registrations {
-    table: Arc<Mutex<HashMap<RegistrationName, Arc<Slot>>>>,
+    table: Arc<Mutex<Table>>,
 }
 
-/// The place of one registration.
+type Table = HashMap<RegistrationName, Entry>;
+
+#[derive(Default)]
+struct Entry {
+    slot: Arc<Slot>,
+    /// Places that were given out; without any the entry goes.
+    places: usize,
+}
+
+/// The place of one registration, for as long as somebody is at work on it or keeps it.
+struct Place {
+    registrations: Registrations,
+    name: RegistrationName,
+    slot: Arc<Slot>,
+}
+
+/// What is in the place of one registration.
 #[derive(Default)]
 struct Slot {
     /// Held by whoever changes it, so that two who register at once do not both ask the backend.
@@ -55,6 +75,18 @@ struct Kept {
     ttl: Duration,
     /// When its client has to have been heard again.
     deadline: Instant,
+    alarm: Alarm,
+}
+
+/// Tells who waits for the deadline that it is another, or that the registration is gone.
+#[derive(Default)]
+struct Alarm(Arc<Notify>);
+
+/// What became of a request to register.
+pub(crate) struct Put {
+    pub(crate) registration: Registration,
+    /// It was registered like this already.
+    pub(crate) renewed_only: bool,
 }
 
 impl Registrations {
@@ -65,25 +97,24 @@ impl Registrations {
         instance: Instance,
         owner: String,
         ttl: Duration,
-    ) -> Answer<Registration> {
+    ) -> Answer<Put> {
         let received = Instant::now();
+        check_ttl(ttl)?;
         let name = RegistrationName {
             backend: registry.backend().to_owned(),
             service: instance.service.clone(),
             id: instance.id.clone(),
         };
-        let slot = self.slot(&name)?;
-        let _alone = slot.gate.lock().await;
-        let present = slot.renew(Some(&owner), Some(ttl))?;
-        let result = match present {
-            Some(registration) => change(&registration, instance).await,
-            None => self.register(registry, &name, &slot, instance, owner, ttl).await,
+        let place = self.place(name)?;
+        let _alone = place.gate.lock().await;
+        let renewed_only = match place.renew(Some(&owner), Some(ttl))? {
+            Some(registration) => !change(&registration, instance).await?,
+            None => {
+                place.register(registry, instance, owner, ttl).await?;
+                false
+            }
         };
-        let answer = result.and_then(|()| slot.describe(received));
-        if answer.is_err() {
-            self.tidy(&name, &slot);
-        }
-        answer
+        Ok(Put { registration: place.describe(received)?, renewed_only })
     }
 
     /// Registrations that are kept, or being made.
@@ -94,34 +125,57 @@ impl Registrations {
     /// Renews a registration.
     pub(crate) fn keepalive(&self, name: &RegistrationName, owner: &str) -> Answer<Registration> {
         let received = Instant::now();
-        let slot = self.table().get(name).cloned();
-        let slot = slot.ok_or_else(|| unknown(name))?;
-        slot.renew(Some(owner), None)?.ok_or_else(|| unknown(name))?;
-        slot.describe(received)
+        let place = self.find(name).ok_or_else(|| unknown(name))?;
+        place.renew(Some(owner), None)?.ok_or_else(|| unknown(name))?;
+        place.describe(received)
     }
 
     /// Ends a registration; answers false when there is none here.
     pub(crate) async fn remove(&self, name: &RegistrationName, owner: &str) -> Answer<bool> {
-        let Some(slot) = self.table().get(name).cloned() else { return Ok(false) };
-        let _alone = slot.gate.lock().await;
-        if let Some(kept) = &*slot.kept()
+        let Some(place) = self.find(name) else { return Ok(false) };
+        let _alone = place.gate.lock().await;
+        if let Some(kept) = &*place.kept()
             && kept.owner != owner
         {
             return Err(taken_here(kept));
         }
-        let kept = slot.kept().take();
-        self.tidy(name, &slot);
+        let kept = place.kept().take();
         match kept {
             Some(kept) => kept.end().await.map(|()| true),
             None => Ok(false),
         }
     }
 
+    /// The place under a name, also where nothing is.
+    fn place(&self, name: RegistrationName) -> Answer<Place> {
+        let mut table = self.table();
+        if table.len() >= REGISTRATIONS_MAX && !table.contains_key(&name) {
+            let detail = format!("this server keeps {REGISTRATIONS_MAX} registrations, no more");
+            return Err(Failure::of(code::EXHAUSTED, detail));
+        }
+        let entry = table.entry(name.clone()).or_default();
+        Ok(self.give(name, entry))
+    }
+
+    /// The place under a name where something is.
+    fn find(&self, name: &RegistrationName) -> Option<Place> {
+        Some(self.give(name.clone(), self.table().get_mut(name)?))
+    }
+
+    fn give(&self, name: RegistrationName, entry: &mut Entry) -> Place {
+        entry.places += 1;
+        Place { registrations: self.clone(), name, slot: Arc::clone(&entry.slot) }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Place {
     async fn register(
         &self,
         registry: &Registry,
-        name: &RegistrationName,
-        slot: &Arc<Slot>,
         instance: Instance,
         owner: String,
         ttl: Duration,
@@ -130,46 +184,50 @@ impl Registrations {
             RegisterOutcome::Registered(registration) => Arc::new(registration),
             RegisterOutcome::Taken(state) => return Err(taken(&state)),
         };
+        let alarm = Alarm::default();
+        let rung = Arc::clone(&alarm.0);
         let deadline = Instant::now() + ttl;
-        *slot.kept() = Some(Kept { registration, owner, ttl, deadline });
-        let (registrations, name, slot) = (self.clone(), name.clone(), Arc::clone(slot));
+        *self.kept() = Some(Kept { registration, owner, ttl, deadline, alarm });
+        let place = self.another();
         tokio::spawn(async move {
-            let Some(kept) = slot.silence().await else { return };
-            registrations.tidy(&name, &slot);
-            tracing::info!(
-                service = name.service,
-                id = name.id,
-                "no keepalive came; deregistering"
-            );
+            let Some(kept) = place.silence(&rung).await else { return };
+            let RegistrationName { service, id, .. } = &place.name;
+            tracing::info!(service, id, "no keepalive came; deregistering");
             if let Err(failure) = kept.end().await {
                 let problem = failure.problem();
-                tracing::warn!(service = name.service, id = name.id, %problem, "it will expire");
+                tracing::warn!(service, id, %problem, "it will expire");
             }
         });
         Ok(())
     }
 
-    fn slot(&self, name: &RegistrationName) -> Answer<Arc<Slot>> {
-        let mut table = self.table();
-        if table.len() >= REGISTRATIONS_MAX && !table.contains_key(name) {
-            let detail = format!("this server keeps {REGISTRATIONS_MAX} registrations, no more");
-            return Err(Failure::of(code::EXHAUSTED, detail));
+    /// The same place, for somebody else.
+    fn another(&self) -> Self {
+        if let Some(entry) = self.registrations.table().get_mut(&self.name) {
+            entry.places += 1;
         }
-        Ok(Arc::clone(table.entry(name.clone()).or_default()))
+        let (registrations, name) = (self.registrations.clone(), self.name.clone());
+        Self { registrations, name, slot: Arc::clone(&self.slot) }
     }
+}
 
-    /// Takes an empty slot away, unless somebody is about to fill it.
-    fn tidy(&self, name: &RegistrationName, slot: &Arc<Slot>) {
-        let mut table = self.table();
-        let is_present = table.get(name).is_some_and(|present| Arc::ptr_eq(present, slot));
-        // One in the table, one of the caller.
-        if is_present && Arc::strong_count(slot) <= 2 && slot.kept().is_none() {
-            table.remove(name);
+impl Deref for Place {
+    type Target = Slot;
+
+    fn deref(&self) -> &Slot {
+        &self.slot
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut table = self.registrations.table();
+        let Some(entry) = table.get_mut(&self.name) else { return };
+        entry.places = entry.places.saturating_sub(1);
+        // Who keeps a registration has a place.
+        if entry.places == 0 {
+            table.remove(&self.name);
         }
-    }
-
-    fn table(&self) -> MutexGuard<'_, HashMap<RegistrationName, Arc<Slot>>> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -191,6 +249,10 @@ impl Slot {
         }
         kept.ttl = ttl.unwrap_or(kept.ttl);
         kept.deadline = Instant::now() + kept.ttl;
+        if ttl.is_some() {
+            // It may be sooner than the one before.
+            kept.alarm.ring();
+        }
         Ok(Some(Arc::clone(&kept.registration)))
     }
 
@@ -218,14 +280,19 @@ impl Slot {
         })
     }
 
-    /// Waits until the client was silent for too long, and takes the registration out.
-    async fn silence(&self) -> Option<Kept> {
+    /// Waits until the client was silent for too long, and takes the registration out; none when it
+    /// was taken out by somebody else. `rung` is its alarm.
+    async fn silence(&self, rung: &Arc<Notify>) -> Option<Kept> {
+        let is_ours = |kept: &&Kept| Arc::ptr_eq(&kept.alarm.0, rung);
         loop {
-            let deadline = self.kept().as_ref()?.deadline;
-            sleep_until(deadline).await;
+            let deadline = self.kept().as_ref().filter(is_ours)?.deadline;
+            tokio::select! {
+                () = sleep_until(deadline) => {}
+                () = rung.notified() => continue,
+            }
             let _alone = self.gate.lock().await;
             let mut slot = self.kept();
-            if slot.as_ref()?.deadline <= Instant::now() {
+            if slot.as_ref().filter(is_ours)?.deadline <= Instant::now() {
                 return slot.take();
             }
         }
@@ -246,11 +313,34 @@ impl Kept {
     }
 }
 
-async fn change(registration: &HostRegistration, instance: Instance) -> Answer<()> {
+impl Alarm {
+    fn ring(&self) {
+        // Kept for who is not waiting yet.
+        self.0.notify_one();
+    }
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        self.ring();
+    }
+}
+
+/// Answers whether there was anything to change.
+async fn change(registration: &HostRegistration, instance: Instance) -> Answer<bool> {
     if registration.instance() == instance {
+        return Ok(false);
+    }
+    registration.update(instance).await?;
+    Ok(true)
+}
+
+fn check_ttl(ttl: Duration) -> Answer<()> {
+    if (TTL_MIN..=TTL_MAX).contains(&ttl) {
         return Ok(());
     }
-    Ok(registration.update(instance).await?)
+    let (min, max) = (milliseconds(TTL_MIN), milliseconds(TTL_MAX));
+    Err(Failure::invalid(format!("ttl_ms: {} is not {min} to {max}", milliseconds(ttl))))
 }
 
 pub(crate) fn taken(state: &InstanceState) -> Failure {

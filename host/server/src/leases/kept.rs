@@ -28,6 +28,8 @@ pub(super) struct Kept {
     pub(super) terms: Acquire,
     /// Gone when the lease has ended. Never cloned, so that it can be given up.
     lease: Mutex<Option<Arc<HostLease>>>,
+    /// Also held while the phase changes or is answered for: nobody is told that it is held after
+    /// it was decided that it is not.
     times: Mutex<Times>,
     phase: watch::Sender<Phase>,
     release: Notify,
@@ -37,6 +39,8 @@ pub(super) struct Kept {
 #[derive(Debug, Clone)]
 pub(super) enum Phase {
     Held,
+    /// The client has given it up, and waits to hear whether it was held until then.
+    Releasing,
     /// Final, and why. The backend may still hold it, until the client surely knows.
     Lost(Arc<str>),
     /// Final: whether it was held until then.
@@ -82,14 +86,20 @@ impl Kept {
 
     /// Prolongs it and describes it.
     pub(super) fn renew(&self, received: Instant) -> Answer<Lease> {
+        let mut times = self.times();
         self.check()?;
-        self.times().deadline = Instant::now() + Duration::from_millis(self.terms.ttl_ms);
-        self.describe(received)
+        times.deadline = Instant::now() + Duration::from_millis(self.terms.ttl_ms);
+        self.promise(&mut times, received)
     }
 
     /// Describes it, for a request that was received then.
     pub(super) fn describe(&self, received: Instant) -> Answer<Lease> {
+        let mut times = self.times();
         self.check()?;
+        self.promise(&mut times, received)
+    }
+
+    fn promise(&self, times: &mut Times, received: Instant) -> Answer<Lease> {
         let (token, status, remaining) = {
             let lease = self.lease();
             let Some(lease) = &*lease else { return Err(self.lost("it has ended")) };
@@ -102,7 +112,6 @@ impl Kept {
             HostStatus::Released => return Err(released()),
         };
         let now = Instant::now();
-        let mut times = self.times();
         let valid = remaining.min(times.deadline.saturating_duration_since(now));
         if valid.is_zero() {
             return Err(self.lost("its time has passed"));
@@ -128,7 +137,7 @@ impl Kept {
     pub(super) async fn ended(&self) {
         let mut phase = self.phase.subscribe();
         // Fails only when the sender is gone, which `self` has.
-        let _ = phase.wait_for(|phase| !matches!(phase, Phase::Held)).await;
+        let _ = phase.wait_for(|phase| !matches!(phase, Phase::Held | Phase::Releasing)).await;
     }
 
     /// Asks for its end, and waits for it; answers false when it was not held any more.
@@ -137,7 +146,7 @@ impl Kept {
         self.ended().await;
         match &*self.phase.borrow() {
             Phase::Released(outcome) => Ok(outcome.clone()?),
-            Phase::Held | Phase::Lost(_) => Ok(false),
+            Phase::Held | Phase::Releasing | Phase::Lost(_) => Ok(false),
         }
     }
 
@@ -145,21 +154,18 @@ impl Kept {
     /// server stops.
     pub(super) async fn keep(&self, lease: Arc<HostLease>, stopping: &Stopping) {
         let lost = tokio::select! {
-            reason = lease.lost() => Some(reason),
-            () = self.release.notified() => None,
-            () = self.silence() => {
-                Some(format!("no keepalive came within {} ms", self.terms.ttl_ms).into())
-            }
+            reason = lease.lost() => self.end(Some(reason)),
+            () = self.release.notified() => self.end(None),
+            reason = self.silence() => Some(reason),
             () = stopping.begun() => {
-                self.phase.send_replace(Phase::Lost("the host is shutting down".into()));
+                let lost = self.end(Some("the host is shutting down".into()));
                 self.promise_kept(&lease).await;
-                Some("the host is shutting down".into())
+                lost
             }
         };
         // From here on nobody is told that it is held.
         if let Some(reason) = &lost {
             tracing::debug!(lock = self.name.lock, id = self.name.id, %reason, "lease ended");
-            self.phase.send_replace(Phase::Lost(Arc::clone(reason)));
         }
         drop(self.lease().take());
         let outcome = match Arc::into_inner(lease) {
@@ -178,13 +184,27 @@ impl Kept {
         }
     }
 
-    /// Completes when the client was silent for too long.
-    async fn silence(&self) {
+    /// Ends it for the client: as lost if there is a reason, and else as released.
+    fn end(&self, lost: Option<Arc<str>>) -> Option<Arc<str>> {
+        let _decided = self.times();
+        self.phase.send_replace(lost.clone().map_or(Phase::Releasing, Phase::Lost));
+        lost
+    }
+
+    /// Completes when the client was silent for too long; it is lost then.
+    async fn silence(&self) -> Arc<str> {
         loop {
-            let deadline = self.times().deadline;
-            if deadline <= Instant::now() {
-                return;
-            }
+            let deadline = {
+                let times = self.times();
+                // A keepalive comes before this, or after it and too late.
+                if times.deadline <= Instant::now() {
+                    let reason: Arc<str> =
+                        format!("no keepalive came within {} ms", self.terms.ttl_ms).into();
+                    self.phase.send_replace(Phase::Lost(Arc::clone(&reason)));
+                    return reason;
+                }
+                times.deadline
+            };
             sleep_until(deadline).await;
         }
     }
@@ -203,7 +223,7 @@ impl Kept {
         match &*self.phase.borrow() {
             Phase::Held => Ok(()),
             Phase::Lost(reason) => Err(self.lost(reason)),
-            Phase::Released(_) => Err(released()),
+            Phase::Releasing | Phase::Released(_) => Err(released()),
         }
     }
 

@@ -91,7 +91,7 @@ async fn put_key(
         value,
         content_type: content_type(&headers),
         expect: expectation(&headers)?,
-        held: held(&state, query.held.as_deref())?,
+        held: held(&state, &config, query.held.as_deref())?,
         // The audit trail tells which version it was.
         previous: query.previous || state.audit.is_kept(),
         selectors: host::Selectors::new(),
@@ -126,7 +126,7 @@ async fn delete_key(
     let delete = host::Delete {
         key: key.clone(),
         expect: expectation(&headers)?,
-        held: held(&state, query.held.as_deref())?,
+        held: held(&state, &config, query.held.as_deref())?,
         previous: query.previous || state.audit.is_kept(),
         selectors: host::Selectors::new(),
     };
@@ -170,7 +170,7 @@ async fn delete_prefix(
 ) -> Answer<Json<DeletedPrefix>> {
     let config = state.pintle.config(&backend)?;
     trail.about(config.backend(), [&query.prefix]);
-    let held = held(&state, query.held.as_deref())?;
+    let held = held(&state, &config, query.held.as_deref())?;
     let deleted = config.delete_prefix(&query.prefix, held).await?;
     trail.detail(format!("{deleted} keys below it"));
     Ok(Json(DeletedPrefix { deleted }))
@@ -198,9 +198,10 @@ async fn txn(
     trail.about(config.backend(), changed.iter().copied().flatten());
     let keys: Vec<Option<String>> = changed.iter().map(|key| key.map(str::to_owned)).collect();
     let conditions = txn.conditions.into_iter();
+    let references = txn.held.iter().map(|id| state.leases.reference(config.backend(), id));
     let request = host::Txn {
         conditions: conditions.map(|c| (c.key, convert::expect(c.expect))).collect(),
-        held: txn.held.iter().map(|id| state.leases.reference(id)).collect::<Result<_, _>>()?,
+        held: references.collect::<Result<_, _>>()?,
         ops: txn.ops.into_iter().map(convert::op).collect::<Result<_, _>>()?,
     };
     match config.txn(request).await? {
@@ -352,8 +353,12 @@ fn content_type(headers: &HeaderMap) -> Option<String> {
     (!NO_TYPE.contains(&text)).then(|| text.to_owned())
 }
 
-fn held(state: &State, id: Option<&str>) -> Result<Option<pintle::lock::LeaseRef>, Failure> {
-    id.map(|id| state.leases.reference(id)).transpose()
+fn held(
+    state: &State,
+    config: &host::Config,
+    id: Option<&str>,
+) -> Result<Option<pintle::lock::LeaseRef>, Failure> {
+    id.map(|id| state.leases.reference(config.backend(), id)).transpose()
 }
 
 fn version_of(entry: Option<&host::Entry>) -> Option<String> {

@@ -84,8 +84,11 @@ async fn register(
             return Err(Failure::invalid("body: `replace` goes with `persistent`"));
         }
         let ttl = Duration::from_millis(register.ttl_ms);
-        let registration = state.registrations.put(&registry, instance, register.owner, ttl).await;
-        return registration.map(Json);
+        let put = state.registrations.put(&registry, instance, register.owner, ttl).await?;
+        if put.renewed_only {
+            trail.changed_nothing();
+        }
+        return Ok(Json(put.registration));
     }
     match registry.add(instance, register.replace).await? {
         AddOutcome::Stored => {
