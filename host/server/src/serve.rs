@@ -1,5 +1,8 @@
 //! Listening.
 
+mod crowd;
+mod stall;
+
 use std::{
     convert::Infallible,
     io,
@@ -16,7 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::{Notify, OwnedSemaphorePermit, Semaphore},
 };
 use tokio_util::{
     sync::CancellationToken,
@@ -26,18 +29,24 @@ use tower::ServiceExt;
 
 use crate::{
     access::{Peer, check_address},
-    state::Api,
+    state::{Api, State},
     tls::Tls,
 };
+use crowd::{Crowd, connections_max};
+use stall::Stalling;
 
 /// Time for answers that are under way when the server stops.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
 /// Time in which a client has to say what it wants, from the answer before on.
 const IDLE_MAX: Duration = Duration::from_secs(75);
+/// Time in which a new client has to have said what it wants.
+const FIRST_HEAD_MAX: Duration = Duration::from_secs(10);
+/// Time after which a client that takes nothing of its answer is given up.
+const STALL_MAX: Duration = Duration::from_secs(60);
+/// Bytes of a request's head, and of what is buffered of its body.
+const BUFFER_BYTES_MAX: usize = 64 << 10;
 /// Time in which a client has to have agreed on TLS.
 const HANDSHAKE_MAX: Duration = Duration::from_secs(10);
-/// Connections at a time; further ones wait to be taken.
-const CONNECTIONS_MAX: usize = 32_768;
 /// Pause after the system had no room for a connection.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -97,13 +106,21 @@ impl Api {
         let (closing, stopped) = (CancellationToken::new(), CancellationToken::new());
         // Aborted with this call, should it be dropped.
         let mut tasks = Vec::new();
+        let state = Arc::clone(&self.state);
+        tasks.push(AbortOnDropHandle::new(tokio::spawn(async move {
+            state.gate.tokens.follow_file().await;
+        })));
+        // Each listener has places of its own: who fills the public one keeps no command out.
+        let each_max = connections_max() / places.len().max(1);
         for place in places {
             if let Some(tls) = place.tls.clone() {
                 tasks.push(AbortOnDropHandle::new(tokio::spawn(tls.follow_files())));
             }
             let door = Door {
                 router: self.router(),
-                places: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+                state: Arc::clone(&self.state),
+                places: Arc::new(Semaphore::new(each_max)),
+                crowd: Crowd::new(each_max),
                 connections: connections.clone(),
                 closing: closing.clone(),
                 stopped: stopped.clone(),
@@ -128,7 +145,10 @@ impl Api {
 /// Takes connections.
 struct Door {
     router: Router,
+    state: Arc<State>,
+    /// Further connections wait to be taken.
     places: Arc<Semaphore>,
+    crowd: Crowd,
     connections: TaskTracker,
     /// Each connection ends with the answer that is under way.
     closing: CancellationToken,
@@ -162,12 +182,19 @@ impl Door {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "TCP_NODELAY is not set");
         }
+        let from = canonical(address.ip());
+        let Some(member) = self.crowd.enter(from) else {
+            self.state.metrics.refused("too-many-connections");
+            tracing::debug!(address = %from, "too many connections of one address");
+            return;
+        };
         let local = stream.local_addr().map_or(address.ip(), |local| local.ip());
-        let peer = Peer { address: canonical(address.ip()), local, tls: tls.is_some() };
+        let peer = Peer { address: from, local, tls: tls.is_some() };
         let router = self.router.clone();
         let (closing, stopped) = (self.closing.clone(), self.stopped.clone());
         self.connections.spawn(async move {
-            let _permit = permit;
+            let _place = (permit, member);
+            let stream = Stalling::new(stream, STALL_MAX);
             let speak = async {
                 match tls {
                     None => speak(stream, peer, router, &closing).await,
@@ -197,7 +224,10 @@ async fn speak(
     router: Router,
     closing: &CancellationToken,
 ) {
+    let asked = Arc::new(Notify::new());
+    let heard = Arc::clone(&asked);
     let service = service_fn(move |request: Request<Incoming>| {
+        heard.notify_one();
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(peer);
         let router = router.clone();
@@ -210,10 +240,15 @@ async fn speak(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(IDLE_MAX)
+        .max_buf_size(BUFFER_BYTES_MAX)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
+        () = silence(&asked) => {
+            tracing::debug!(address = %peer.address, "no request in time");
+            return;
+        }
         () = closing.cancelled() => {
             connection.as_mut().graceful_shutdown();
             connection.await
@@ -221,6 +256,13 @@ async fn speak(
     };
     if let Err(error) = ended {
         tracing::debug!(%error, address = %peer.address, "connection ended");
+    }
+}
+
+/// Completes when there was no first request in time.
+async fn silence(asked: &Notify) {
+    if tokio::time::timeout(FIRST_HEAD_MAX, asked.notified()).await.is_ok() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -8,11 +8,15 @@ use http::{HeaderValue, Method, Request, StatusCode, header};
 use http_body_util::Full;
 use pintle_client::{
     Client,
-    api::access::{CreateToken, Role},
+    api::{
+        access::{CreateToken, Role},
+        config::WriteQuery,
+        lock::Acquire,
+    },
     config::{Put, WriteOutcome},
 };
 use pintle_server::{ExampleRequest, examples};
-use pintle_test_suites::within;
+use pintle_test_suites::{eventually, within};
 
 use crate::served::{Reply, Served, request};
 
@@ -183,10 +187,14 @@ async fn a_token_for_one_backend_is_good_for_that_one_only() -> Result<()> {
     let secret = served.token("ci", Role::Admin, &["other"]).await?;
     let limited = client(&served, &secret)?;
     limited.config("other").put(Put::new("a", "1")).await?;
+    let mut told = Vec::new();
     for backend in ["main", "default", "nope"] {
         let error = limited.config(backend).put(Put::new("a", "1")).await.unwrap_err();
         assert_eq!(error.code(), "forbidden", "{backend}: {error}");
+        told.push(error.to_string());
     }
+    // Nor is it told which backends there are, and what `default` stands for.
+    assert!(told.iter().all(|text| *text == told[0] && !text.contains("main")), "{told:?}");
     // `default` is the backend that it stands for.
     let main = served.token("main", Role::Operator, &["main"]).await?;
     client(&served, &main)?.config("default").put(Put::new("a", "1")).await?;
@@ -213,6 +221,15 @@ async fn a_lease_of_another_backend_opens_nothing() -> Result<()> {
     let error = other.lock("main").release(&name).await.unwrap_err();
     assert_eq!(error.code(), "forbidden");
     assert!(other.lock("other").release(&name).await.is_err());
+    // Who knows the id does not learn whose it is.
+    let error = other.lock("other").put(&name, &Default::default()).await.unwrap_err();
+    assert_eq!(error.code(), "lease-id-in-use");
+    assert!(!format!("{error:?}").contains("main"), "{error:?}");
+    let query = WriteQuery { held: Some("one".into()), previous: false };
+    let put = Put { query, ..Put::new("a", "1") };
+    let error = other.config("other").put(put).await.unwrap_err();
+    assert_eq!(error.code(), "lease-unknown");
+    assert!(!format!("{error:?}").contains("main"), "{error:?}");
     assert!(holder.lock("main").release(&name).await?.released);
     Ok(())
 }
@@ -231,6 +248,72 @@ async fn a_revoked_token_ends_what_it_watches() -> Result<()> {
         }
     };
     assert_eq!(error.code(), "token-refused");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_waits_for_nothing_any_more() -> Result<()> {
+    let served = Served::guarded("").await?;
+    let held = served.owner().lock("main");
+    let name = pintle_client::lock::LeaseName { lock: "l".into(), id: "one".into() };
+    held.put(&name, &Acquire::default()).await?;
+    let ann = client(&served, &served.token("ann", Role::Operator, &[]).await?)?.lock("main");
+    let acquire = Acquire { wait_ms: 60_000, ..Acquire::default() };
+    let revoked = async {
+        while held.inspect("l").await?.waiters.is_empty() {
+            tokio::task::yield_now().await;
+        }
+        served.owner().admin().revoke_token("ann").await?;
+        anyhow::Ok(())
+    };
+    let waiting = async { tokio::join!(ann.acquire("l", acquire), revoked) };
+    let (refused, revoked) = within("the end of the wait", waiting).await?;
+    revoked?;
+    assert_eq!(refused.unwrap_err().code(), "token-refused");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_token_ends_what_was_begun_without_one() -> Result<()> {
+    let served = Served::guarded("").await?;
+    let mut watch = served.client().config("main").watch_prefix("").await?;
+    within("the snapshot", watch.next()).await?.context("an event")??;
+    served.token("ann", Role::Viewer, &[]).await?;
+    let ended = within("the end", async {
+        while let Some(item) = watch.next().await {
+            if let Err(error) = item {
+                return error.code().to_owned();
+            }
+        }
+        "no error".to_owned()
+    });
+    assert_eq!(ended.await?, "token-missing");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_notices_what_a_command_does_to_the_tokens_without_it() -> Result<()> {
+    let served = Served::guarded("").await?;
+    let listening = served.listen(0).await?;
+    assert_eq!(listening.client()?.admin().access().await?.caller, "anyone");
+    let command = pintle_server::Api::open(served.pintle.clone(), None)?;
+    let admin = Client::in_process(command.router_of_owner()).admin();
+    let request = CreateToken {
+        name: "ann".into(),
+        role: Role::Admin,
+        backends: Vec::new(),
+        expires_in_ms: None,
+    };
+    let secret = admin.create_token(&request).await?.secret;
+    let ann = listening.client()?.with_token(&secret)?.admin();
+    eventually("the token", async || Ok(ann.access().await.ok())).await?;
+    assert!(listening.client()?.admin().access().await.is_err());
+    admin.revoke_token("ann").await?;
+    eventually("the end of the token", async || Ok(ann.access().await.err())).await?;
+    // And does not bring it back.
+    served.token("bob", Role::Viewer, &[]).await?;
+    let names: Vec<_> = admin.tokens().await?.tokens.into_iter().map(|token| token.name).collect();
+    assert!(!names.contains(&"ann".to_owned()), "{names:?}");
     Ok(())
 }
 
@@ -279,6 +362,23 @@ async fn wrong_tokens_are_refused_and_soon_with_a_pause_but_right_ones_pass() ->
     let trail = served.owner().admin().audit(&Default::default()).await?;
     let tried = trail.records.iter().filter(|record| record.outcome == "token-refused");
     assert_eq!(tried.count(), 10);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_token_at_all_counts_as_a_wrong_one() -> Result<()> {
+    let served = Served::guarded("").await?;
+    served.token("ann", Role::Viewer, &[]).await?;
+    let mut statuses = Vec::new();
+    for _ in 0..30 {
+        let mut asked = request(Method::GET, "/v1/backends", "")?;
+        asked.headers_mut().insert(header::AUTHORIZATION, HeaderValue::from_static("Basic YTpi"));
+        statuses.push(served.send(asked).await?.status.as_u16());
+    }
+    assert_eq!((statuses[0], statuses[29]), (401, 429), "{statuses:?}");
+    let trail = served.owner().admin().audit(&Default::default()).await?;
+    let tried = trail.records.iter().filter(|record| record.caller == "unknown");
+    assert!(tried.count() < 15, "the trail grows with each attempt");
     Ok(())
 }
 

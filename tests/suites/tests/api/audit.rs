@@ -1,20 +1,22 @@
 //! The audit trail.
 
 use anyhow::{Context, Result};
+use http::Method;
 use pintle_client::{
     api::{
         access::Role,
         audit::{AuditQuery, Record},
         bytes::Value,
         config::{Condition, Expect, Txn, TxnOp},
-        registry::Override,
+        registry::{InstanceSpec, Override, OwnerQuery, Register},
     },
     config::{Delete, Put, WriteOutcome},
     lock::LeaseName,
-    registry::InstanceName,
+    registry::{InstanceName, RegisterOutcome},
 };
+use pintle_test_suites::eventually;
 
-use crate::served::Served;
+use crate::served::{Served, request};
 
 async fn records(served: &Served, query: AuditQuery) -> Result<Vec<Record>> {
     Ok(served.owner().admin().audit(&query).await?.records)
@@ -110,12 +112,121 @@ async fn every_kind_of_change_is_there_and_reading_is_not() -> Result<()> {
 async fn what_was_not_allowed_is_written_down_too() -> Result<()> {
     let served = Served::guarded("").await?;
     let secret = served.token("ann", Role::Viewer, &[]).await?;
-    let config = served.client().with_token(&secret)?.config("main");
-    assert!(config.put(Put::new("a", "1")).await.is_err());
-    let query = AuditQuery { outcome: Some("forbidden".into()), ..Default::default() };
+    let config = served.client().with_token(&secret)?.config("default");
+    assert!(config.put(Put::new("app/a", "1")).await.is_err());
+    let by_outcome = AuditQuery { outcome: Some("forbidden".into()), ..Default::default() };
+    let by_key = AuditQuery { key: Some("app".into()), ..Default::default() };
+    let by_backend = AuditQuery { backend: Some("main".into()), ..Default::default() };
+    for query in [by_outcome, by_key, by_backend] {
+        let found = records(&served, query).await?;
+        let [record] = found.as_slice() else { panic!("{found:?}") };
+        assert_eq!((record.caller.as_str(), record.status), ("ann", 403));
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_manages_the_server_names_what_it_is_about() -> Result<()> {
+    let served = Served::guarded("").await?;
+    let admin = served.owner().admin();
+    admin.restart("main").await?;
+    let sha256 = admin.plugin("memory").await?.sha256;
+    // Nothing may wait for it; that somebody asked is written down all the same.
+    let accepted = admin.accept("memory", None).await.is_ok();
+    let found = records(&served, AuditQuery::default()).await?;
+    let [accept, restart] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!(
+        (restart.operation.as_str(), restart.backend.as_deref()),
+        ("backend.restart", Some("main"))
+    );
+    assert_eq!(
+        (accept.operation.as_str(), accept.changes[0].key.as_str()),
+        ("plugin.accept", "memory")
+    );
+    assert_eq!(accept.changes[0].after, accepted.then_some(sha256));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_whose_caller_goes_away_is_written_down_as_it_ended() -> Result<()> {
+    let served = Served::guarded("").await?;
+    let asked = request(Method::PUT, "/v1/backends/main/config/keys/a", "1")?;
+    let mut put = Box::pin(served.open(asked));
+    assert!(futures::poll!(put.as_mut()).is_pending());
+    drop(put);
+    let query = AuditQuery { key: Some("a".into()), ..Default::default() };
+    let record = eventually("the line", async || Ok(records(&served, query.clone()).await?.pop()));
+    assert_eq!(record.await?.outcome, "done");
+    assert!(served.owner().config("main").get("a").await?.is_some());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wait_that_was_given_up_is_written_down() -> Result<()> {
+    let served = Served::guarded("").await?;
+    let lock = served.owner().lock("main");
+    let lease = LeaseName { lock: "l".into(), id: "i".into() };
+    lock.put(&lease, &Default::default()).await?;
+    let target = "/v1/backends/main/locks/l/leases/other";
+    let mut acquire = Box::pin(served.open(request(Method::PUT, target, r#"{"wait_ms":60000}"#)?));
+    while lock.inspect("l").await?.waiters.is_empty() {
+        assert!(futures::poll!(acquire.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(acquire);
+    let query = AuditQuery { outcome: Some("abandoned".into()), ..Default::default() };
     let found = records(&served, query).await?;
     let [record] = found.as_slice() else { panic!("{found:?}") };
-    assert_eq!((record.caller.as_str(), record.status), ("ann", 403));
+    assert_eq!((record.operation.as_str(), record.status), ("lock.acquire", 0));
+    assert_eq!(record.changes[0].key, "l");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_heartbeat_is_no_change() -> Result<()> {
+    let served = Served::guarded("").await?;
+    let registry = served.owner().registry("main");
+    let name = InstanceName { service: "web".into(), id: "one".into() };
+    let mut register = Register {
+        instance: InstanceSpec::new("h", 1),
+        owner: "me".into(),
+        ttl_ms: 15_000,
+        persistent: false,
+        replace: false,
+    };
+    for _ in 0..5 {
+        registry.put(&name, &register).await?;
+    }
+    registry.keepalive(&name, &OwnerQuery { owner: "me".into() }).await?;
+    assert_eq!(records(&served, AuditQuery::default()).await?.len(), 1);
+    register.instance.weight = 7;
+    registry.put(&name, &register).await?;
+    assert_eq!(records(&served, AuditQuery::default()).await?.len(), 2);
+    // One that is refused is there, though nothing changed.
+    register.owner = "you".into();
+    registry.put(&name, &register).await?;
+    let found = records(&served, AuditQuery::default()).await?;
+    assert_eq!((found.len(), found[0].outcome.as_str()), (3, "taken"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_keeps_its_registration_with_heartbeats_that_leave_no_lines() -> Result<()> {
+    let served = Served::guarded("").await?;
+    let registry = served.owner().registry("main");
+    let name = InstanceName { service: "web".into(), id: "one".into() };
+    let spec = InstanceSpec::new("h", 1);
+    let RegisterOutcome::Registered(_guard) = registry.register(name, spec, 2_000).await? else {
+        panic!("taken")
+    };
+    let heard = eventually("heartbeats", async || {
+        let metrics = served.get("/metrics").await?;
+        let text = String::from_utf8_lossy(&metrics.body).into_owned();
+        let line = "pintle_http_requests_total{operation=\"registry.keepalive\",code=\"2xx\"} 3";
+        Ok(text.contains(line).then_some(()))
+    });
+    heard.await?;
+    assert_eq!(records(&served, AuditQuery::default()).await?.len(), 1);
     Ok(())
 }
 

@@ -2,7 +2,9 @@
 
 mod access;
 mod audit;
+mod client;
 mod config;
+mod connection;
 mod host;
 mod leader;
 mod lock;

@@ -12,7 +12,7 @@ use pintle_client::{
     registry::{InstanceName, RegisterOutcome, Registry},
     watch::Delivery,
 };
-use pintle_test_suites::within;
+use pintle_test_suites::{eventually, within};
 
 use crate::served::Served;
 
@@ -72,6 +72,51 @@ async fn an_instance_whose_client_is_silent_is_gone() -> Result<()> {
     assert_eq!(gone.status, StatusCode::GONE);
     assert_eq!(gone.problem()?.code(), code::REGISTRATION_UNKNOWN);
     Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ttl_of_a_registration_can_be_shortened_and_has_bounds() -> Result<()> {
+    let served = Served::new().await?;
+    let long = r#"{"instance":{"host":"h","port":1},"ttl_ms":600000,"owner":"me"}"#;
+    assert_eq!(served.put(INSTANCE, long).await?.status, StatusCode::OK);
+    let endless =
+        r#"{"instance":{"host":"h","port":1},"ttl_ms":18446744073709551615,"owner":"me"}"#;
+    let refused = served.put(INSTANCE, endless).await?.problem()?;
+    assert_eq!(refused.code(), code::INVALID);
+    assert!(refused.detail.contains("ttl_ms"), "{refused:?}");
+    let short = r#"{"instance":{"host":"h","port":1},"ttl_ms":2000,"owner":"me"}"#;
+    assert_eq!(served.put(INSTANCE, short).await?.status, StatusCode::OK);
+    let registry = served.client().registry("main");
+    eventually("the end", async || Ok(listed(&registry).await?.is_empty().then_some(()))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_that_has_ended_takes_no_place() -> Result<()> {
+    let served = Served::new().await?;
+    let registry = served.client().registry("main");
+    let owner = OwnerQuery { owner: "me".into() };
+    let register = Register {
+        instance: InstanceSpec::new("h", 1),
+        owner: "me".into(),
+        ttl_ms: 3_600_000,
+        persistent: false,
+        replace: false,
+    };
+    for number in 0..5 {
+        let name = name(&number.to_string());
+        registry.put(&name, &register).await?;
+        assert!(registry.remove(&name, &owner).await?.removed);
+    }
+    // Nor does one that never was.
+    assert!(registry.keepalive(&name("none"), &owner).await.is_err());
+    registry.remove(&name("none"), &owner).await.ok();
+    registry.put(&name("short"), &Register { ttl_ms: 1, ..register }).await.unwrap_err();
+    eventually("free places", async || {
+        let metrics = served.get("/metrics").await?;
+        let text = String::from_utf8_lossy(&metrics.body).into_owned();
+        Ok(text.contains("\npintle_registrations 0\n").then_some(()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
