@@ -52,9 +52,15 @@ impl Visit {
         if self.operation.waits || self.operation.kind == Kind::Read {
             return self.run(request, next, place).await;
         }
+        let operation = self.operation.id;
         match tokio::spawn(self.run(request, next, place)).await {
             Ok(response) => response,
-            Err(error) => Failure::of(code::SERVER_FAILED, error.to_string()).into_response(),
+            // It was written down as abandoned when it fell.
+            Err(error) => {
+                tracing::error!(%error, operation, "a request failed within the server");
+                let detail = "the server failed at this request; its log says why";
+                Failure::of(code::SERVER_FAILED, detail).into_response()
+            }
         }
     }
 

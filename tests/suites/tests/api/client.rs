@@ -15,7 +15,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use pintle_client::{
     Client,
-    api::{PROBLEM_JSON, Problem, lock::Acquire},
+    api::{Effect, PROBLEM_JSON, Problem, lock::Acquire},
 };
 use pintle_test_suites::{eventually, within};
 use tower::service_fn;
@@ -36,6 +36,7 @@ fn problem(code: &str, status: StatusCode, retry_after: Option<Duration>) -> Res
     Ok(serde_json::to_string(&Problem {
         kind: format!("urn:pintle:problem:{code}"),
         status: status.as_u16(),
+        effect: Effect::None,
         retry_after_ms: retry_after
             .map(|after| after.as_millis())
             .map(u64::try_from)
