@@ -47,6 +47,13 @@ pub enum Arrival {
 pub struct Segment {
     /// The segment.
     pub object: SegmentObject,
+    /// What is to be told of it once it was sent.
+    pub receipt: Receipt,
+}
+
+/// Whose spans a segment holds.
+#[derive(Clone, Debug)]
+pub struct Receipt {
     /// For each of its spans, in order: its id and its ticket.
     pub members: Vec<(SpanId, u64)>,
     trace_id: TraceId,
@@ -104,7 +111,7 @@ enum Parent {
     /// In another segment, which is known.
     Placed(Place),
     /// In another segment, which is not formed yet.
-    Waiting,
+    Waiting(SpanId),
     /// It has not arrived.
     Missing,
 }
@@ -182,14 +189,14 @@ impl Assembly {
     }
 
     /// A segment was delivered.
-    pub fn delivered(&mut self, segment: &Segment) {
+    pub fn delivered(&mut self, segment: &Receipt) {
         for (span_id, _) in &segment.members {
             self.known.mark_delivered(segment.trace_id, *span_id);
         }
     }
 
     /// A segment was not delivered: what it held may come again.
-    pub fn failed(&mut self, segment: &Segment) {
+    pub fn failed(&mut self, segment: &Receipt) {
         for (span_id, _) in &segment.members {
             self.known.forget(segment.trace_id, *span_id);
         }
@@ -197,40 +204,77 @@ impl Assembly {
 
     fn form(&mut self, trace_id: TraceId, all: bool) -> Vec<Segment> {
         let Some(trace) = self.traces.get_mut(&trace_id) else { return Vec::new() };
-        let mut groups = trace.groups(trace_id, &self.known);
-        let mut segments = Vec::new();
-        loop {
-            let mut formed = Vec::new();
-            for (root, members) in &groups {
-                let reference = match trace.parent(trace_id, *root, &self.known) {
-                    Parent::None => None,
-                    Parent::Placed(place) => Some(place),
-                    Parent::Local(_) | Parent::Waiting | Parent::Missing => continue,
-                };
-                segments.push(trace.segment(trace_id, *root, members, reference, &mut self.known));
-                formed.push(*root);
-            }
-            if formed.is_empty() && all {
-                // One whose cause has not come; or, in a circle, any. Others may hang on it.
-                let missing = |root: &SpanId| {
-                    matches!(trace.parent(trace_id, *root, &self.known), Parent::Missing)
-                };
-                let next = groups.keys().copied().find(missing);
-                if let Some(root) = next.or_else(|| groups.keys().next().copied()) {
-                    let members = groups.get(&root).cloned().unwrap_or_default();
-                    segments.push(trace.segment(trace_id, root, &members, None, &mut self.known));
-                    formed.push(root);
-                }
-            }
-            if formed.is_empty() {
-                break;
-            }
-            groups.retain(|root, _| !formed.contains(root));
-        }
+        let mut forming = Forming {
+            trace_id,
+            groups: trace.groups(trace_id, &self.known),
+            trace,
+            known: &mut self.known,
+            waiting: HashMap::new(),
+            orphans: Vec::new(),
+            segments: Vec::new(),
+        };
+        forming.form_all(forming.groups.keys().copied().collect());
+        while all && forming.force() {}
+        let segments = forming.segments;
         if trace.held.is_empty() {
             self.traces.remove(&trace_id);
         }
         segments
+    }
+}
+
+/// Segments of one trace, being formed. Each root is looked at when it may have become ready, not
+/// with every other: traces may have thousands.
+struct Forming<'a> {
+    trace_id: TraceId,
+    trace: &'a mut Trace,
+    known: &'a mut Known,
+    /// Spans by the first of their segment, those that are not formed yet.
+    groups: BTreeMap<SpanId, BTreeSet<SpanId>>,
+    /// First spans by the span that they wait for.
+    waiting: HashMap<SpanId, Vec<SpanId>>,
+    /// First spans whose cause has not come.
+    orphans: Vec<SpanId>,
+    segments: Vec<Segment>,
+}
+
+impl Forming<'_> {
+    /// Forms the segments of these roots that can be, and those that waited for them.
+    fn form_all(&mut self, roots: VecDeque<SpanId>) {
+        let mut next = roots;
+        while let Some(root) = next.pop_front() {
+            match self.trace.parent(self.trace_id, root, self.known) {
+                Parent::None => next.extend(self.form_one(root, None)),
+                Parent::Placed(place) => next.extend(self.form_one(root, Some(place))),
+                Parent::Local(parent) | Parent::Waiting(parent) => {
+                    self.waiting.entry(parent).or_default().push(root);
+                }
+                Parent::Missing => self.orphans.push(root),
+            }
+        }
+    }
+
+    /// Forms what cannot wait any longer: everything whose cause has not come or, in a circle, any.
+    /// Others may hang on them. Answers whether there was anything.
+    fn force(&mut self) -> bool {
+        let mut forced = std::mem::take(&mut self.orphans);
+        if forced.is_empty() {
+            forced.extend(self.groups.keys().next());
+        }
+        let is_any = !forced.is_empty();
+        for root in forced {
+            let next = self.form_one(root, None);
+            self.form_all(next);
+        }
+        is_any
+    }
+
+    /// Forms one segment; answers the roots that waited for its spans.
+    fn form_one(&mut self, root: SpanId, cause: Option<Place>) -> VecDeque<SpanId> {
+        let Some(members) = self.groups.remove(&root) else { return VecDeque::new() };
+        let segment = self.trace.segment(self.trace_id, root, &members, cause, self.known);
+        self.segments.push(segment);
+        members.iter().filter_map(|member| self.waiting.remove(member)).flatten().collect()
     }
 }
 
@@ -242,7 +286,7 @@ impl Trace {
             Some(parent) if !held.is_entry() && parent.arrived.process == held.arrived.process => {
                 Parent::Local(parent_id)
             }
-            Some(_) => Parent::Waiting,
+            Some(_) => Parent::Waiting(parent_id),
             None => match known.get(trace_id, parent_id) {
                 Some(place) => Parent::Placed(place.clone()),
                 None => Parent::Missing,
@@ -252,29 +296,30 @@ impl Trace {
 
     /// For each span that begins a segment all spans of it.
     fn groups(&self, trace_id: TraceId, known: &Known) -> BTreeMap<SpanId, BTreeSet<SpanId>> {
-        let mut roots: HashMap<SpanId, SpanId> = HashMap::new();
+        // None while the way from a span to its root is being walked.
+        let mut roots: HashMap<SpanId, Option<SpanId>> = HashMap::new();
         for span_id in self.held.keys() {
             let mut path = Vec::new();
             let mut at = *span_id;
             let root = loop {
-                if let Some(root) = roots.get(&at) {
-                    break *root;
-                }
-                // A circle of parents is cut where it is entered.
-                if path.contains(&at) {
-                    break at;
+                match roots.get(&at) {
+                    Some(Some(root)) => break *root,
+                    // A circle of parents is cut where it is entered.
+                    Some(None) => break at,
+                    None => {}
                 }
                 path.push(at);
+                roots.insert(at, None);
                 match self.parent(trace_id, at, known) {
                     Parent::Local(parent) => at = parent,
                     _ => break at,
                 }
             };
-            roots.extend(path.into_iter().map(|span_id| (span_id, root)));
+            roots.extend(path.into_iter().map(|span_id| (span_id, Some(root))));
         }
         let mut groups: BTreeMap<SpanId, BTreeSet<SpanId>> = BTreeMap::new();
         for (span_id, root) in roots {
-            groups.entry(root).or_default().insert(span_id);
+            groups.entry(root.unwrap_or(span_id)).or_default().insert(span_id);
         }
         groups
     }
@@ -328,7 +373,7 @@ impl Trace {
             object.spans.push(span);
             done.push((span_id, held.arrived.ticket));
         }
-        Segment { object, members: done, trace_id }
+        Segment { object, receipt: Receipt { members: done, trace_id } }
     }
 
     /// Parents before children, and those by their beginning; with each the number of its parent.
@@ -370,34 +415,38 @@ fn reference(trace_id: &str, cause: &Place, process: &Rc<Process>) -> SegmentRef
 /// Places of the newest spans; the oldest are forgotten first.
 #[derive(Debug)]
 struct Known {
-    places: HashMap<(TraceId, SpanId), Place>,
-    order: VecDeque<(TraceId, SpanId)>,
+    /// With the number under which each stands in the order.
+    places: HashMap<(TraceId, SpanId), (u64, Place)>,
+    order: VecDeque<(u64, (TraceId, SpanId))>,
+    next: u64,
     max: usize,
 }
 
 impl Known {
     fn new(max: usize) -> Self {
-        Self { places: HashMap::new(), order: VecDeque::new(), max }
+        Self { places: HashMap::new(), order: VecDeque::new(), next: 0, max }
     }
 
     fn get(&self, trace_id: TraceId, span_id: SpanId) -> Option<&Place> {
-        self.places.get(&(trace_id, span_id))
+        self.places.get(&(trace_id, span_id)).map(|(_, place)| place)
     }
 
     fn insert(&mut self, trace_id: TraceId, span_id: SpanId, place: Place) {
         let key = (trace_id, span_id);
-        if self.places.insert(key, place).is_none() {
-            self.order.push_back(key);
-        }
+        self.next += 1;
+        self.places.insert(key, (self.next, place));
+        self.order.push_back((self.next, key));
         while self.order.len() > self.max.max(1) {
-            if let Some(oldest) = self.order.pop_front() {
+            let Some((number, oldest)) = self.order.pop_front() else { break };
+            // It may have been forgotten, and have come again since.
+            if self.places.get(&oldest).is_some_and(|(current, _)| *current == number) {
                 self.places.remove(&oldest);
             }
         }
     }
 
     fn mark_delivered(&mut self, trace_id: TraceId, span_id: SpanId) {
-        if let Some(place) = self.places.get_mut(&(trace_id, span_id)) {
+        if let Some((_, place)) = self.places.get_mut(&(trace_id, span_id)) {
             place.is_delivered = true;
         }
     }

@@ -17,6 +17,8 @@ pub struct SkyWalking {
     pub(crate) tickets: Rc<Tickets>,
     pub(crate) instances: Rc<Instances>,
     pub(crate) counters: Rc<Counters>,
+    /// Whether it was said that spans wait for less than `wait_ms`.
+    pub(crate) is_cut: Cell<bool>,
     _keeping: StopOnDrop,
 }
 
@@ -58,6 +60,7 @@ impl Plugin for SkyWalking {
             tickets: Rc::default(),
             instances,
             counters: Rc::default(),
+            is_cut: Cell::default(),
             settings,
             _keeping: keeping.stop_on_drop(),
         }))

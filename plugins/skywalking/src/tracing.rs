@@ -1,7 +1,8 @@
 //! `pintle:tracing`: spans are held until their segments are whole or their time is over, and an
 //! export is answered when the server has all of its spans.
 
-use crate::assembly::{Arrival, Arrived, Assembly, Segment, TraceId};
+use crate::assembly::{Arrival, Arrived, Assembly, Receipt, Segment, TraceId};
+use crate::settings::Settings;
 use crate::skywalking::{Counters, SkyWalking};
 use crate::wire::span::Process;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::rc::Rc;
+use std::time::Duration;
 
 /// So many exports may wait for the rest of their traces; the host has a bound of its own, and would
 /// bring nothing more.
@@ -154,8 +156,7 @@ impl SkyWalking {
             });
             state.flatten()
         };
-        // Time is left to send what has waited.
-        let patience = self.settings.wait().min(cx.remaining() / 2);
+        let patience = self.patience(cx.remaining());
         {
             let settled = pin!(self.tickets.changed.wait(outcome));
             if let Either::Left((outcome, _)) = select(settled, pin!(sleep(patience))).await {
@@ -164,6 +165,23 @@ impl SkyWalking {
         }
         self.flush(ticket);
         self.tickets.changed.wait(outcome).await
+    }
+
+    /// How long spans wait. Time is left to send them then, and for the server to answer.
+    fn patience(&self, remaining: Duration) -> Duration {
+        let Settings { wait_ms, timeout_ms, .. } = &self.settings;
+        let wait = self.settings.wait();
+        // Servers mostly answer long before their time is over.
+        let most = remaining.saturating_sub(self.settings.timeout()).max(remaining / 2);
+        if most < wait && !self.is_cut.replace(true) {
+            tracing::warn!(
+                "spans wait {} ms for the rest of their trace, not `wait_ms`: set `limits.call` of \
+                 the backend to more than `wait_ms` ({wait_ms}) and `timeout_ms` ({timeout_ms}) \
+                 together",
+                most.as_millis(),
+            );
+        }
+        wait.min(most)
     }
 
     /// Sends all that waits of the traces of an export.
@@ -181,15 +199,16 @@ impl SkyWalking {
         if segments.is_empty() {
             return;
         }
+        let (objects, receipts) =
+            segments.into_iter().map(|Segment { object, receipt }| (object, receipt)).unzip();
         let shipment = Shipment {
             assembly: Rc::clone(&self.assembly),
             tickets: Rc::clone(&self.tickets),
             counters: Rc::clone(&self.counters),
-            segments,
+            receipts,
         };
         let reporter = Rc::clone(&self.reporter);
         spawn(async move {
-            let objects = shipment.segments.iter().map(|segment| segment.object.clone()).collect();
             let sent = reporter.collect(objects).await;
             shipment.settle(sent);
         })
@@ -201,18 +220,18 @@ struct Shipment {
     assembly: Rc<RefCell<Assembly>>,
     tickets: Rc<Tickets>,
     counters: Rc<Counters>,
-    segments: Vec<Segment>,
+    receipts: Vec<Receipt>,
 }
 
 impl Shipment {
     fn settle(self, sent: Result<(), Error>) {
         let mut assembly = self.assembly.borrow_mut();
-        for segment in &self.segments {
+        for receipt in &self.receipts {
             match &sent {
-                Ok(()) => assembly.delivered(segment),
-                Err(_) => assembly.failed(segment),
+                Ok(()) => assembly.delivered(receipt),
+                Err(_) => assembly.failed(receipt),
             }
-            for (_, ticket) in &segment.members {
+            for (_, ticket) in &receipt.members {
                 self.tickets.with(*ticket, |open| match &sent {
                     Ok(()) => open.left = open.left.saturating_sub(1),
                     Err(error) => open.failure = Some(error.clone()),
@@ -221,7 +240,7 @@ impl Shipment {
         }
         drop(assembly);
         match sent {
-            Ok(()) => Counters::add(&self.counters.segments, self.segments.len()),
+            Ok(()) => Counters::add(&self.counters.segments, self.receipts.len()),
             Err(_) => Counters::add(&self.counters.errors, 1),
         }
         self.tickets.changed.notify();
@@ -244,7 +263,6 @@ mod tests {
     use pintle_plugin_sdk::testing::{Host, StartOptions, answer_http, run};
     use pintle_plugin_sdk::{Endpoint, time::Instant};
     use std::cell::Cell;
-    use std::time::Duration;
 
     fn batch(service: &str, spans: Vec<Span>) -> Vec<u8> {
         let attributes = vec![KeyValue::text("service.name", service)];

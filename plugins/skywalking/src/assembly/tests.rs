@@ -111,10 +111,10 @@ fn what_was_delivered_is_not_sent_again_and_what_failed_is() {
     let span = || arrived("shop", 1, 0, SpanKind::Server);
     let mut assembly = assembly([span()]);
     let segment = assembly.ready(TRACE).remove(0);
-    assembly.failed(&segment);
+    assembly.failed(&segment.receipt);
     assert_eq!(assembly.add(span()), Arrival::Held);
     let segment = assembly.ready(TRACE).remove(0);
-    assembly.delivered(&segment);
+    assembly.delivered(&segment.receipt);
     assert_eq!(assembly.add(span()), Arrival::Delivered);
 }
 
@@ -161,6 +161,58 @@ fn places_are_bounded() {
     assert!(assembly.known.places.len() <= 10 && assembly.known.order.len() <= 10);
 }
 
+#[test]
+fn a_place_that_was_forgotten_and_came_again_is_remembered_for_its_time() {
+    let mut assembly = Assembly::new(4);
+    let span = |number| arrived("shop", number, 0, SpanKind::Server);
+    assembly.add(span(1));
+    let segment = assembly.ready(TRACE).remove(0);
+    assembly.failed(&segment.receipt);
+    // Its first turn is over with the fifth; its own has come again meanwhile.
+    for number in [2, 1, 3, 4] {
+        assembly.add(span(number));
+        let segment = assembly.ready(TRACE).remove(0);
+        assembly.delivered(&segment.receipt);
+    }
+    assert_eq!(assembly.add(span(1)), Arrival::Delivered);
+}
+
+/// Spans of one trace and kind, numbered from 1, with their parents.
+fn many(kind: SpanKind, parents: impl Iterator<Item = u32>) -> Assembly {
+    let mut assembly = Assembly::new(1_000_000);
+    let id = |number: u32| u64::from(number).to_be_bytes();
+    for (number, parent) in (1..).zip(parents) {
+        let mut arrived = arrived("shop", 1, 0, kind);
+        arrived.span.span_id = id(number).into();
+        arrived.span.parent_span_id = id(parent).into();
+        assert_eq!(assembly.add(arrived), Arrival::Held);
+    }
+    assembly
+}
+
+/// The plugin may compute for a second at a time; this is far from it only where the time grows with
+/// the number of spans, not with its square.
+#[test]
+fn a_busy_trace_is_flushed_in_time_that_grows_with_its_spans() {
+    const COUNT: u32 = 40_000;
+    let orphans = (1..=COUNT).map(|_| COUNT + 1);
+    let circles = (1..=COUNT).map(|number| if number % 2 == 1 { number + 1 } else { number - 1 });
+    let chain = 2..=COUNT + 1;
+    for mut assembly in [
+        many(SpanKind::Server, orphans),
+        many(SpanKind::Server, circles),
+        many(SpanKind::Server, chain.clone()),
+        many(SpanKind::Internal, chain),
+    ] {
+        let begun = std::time::Instant::now();
+        let segments = assembly.flush(TRACE);
+        let spans: usize = segments.iter().map(|segment| segment.receipt.members.len()).sum();
+        assert_eq!((spans, assembly.held_count()), (40_000, 0));
+        let took = begun.elapsed();
+        assert!(took < std::time::Duration::from_secs(10), "{took:?}");
+    }
+}
+
 fn kind(number: u8) -> SpanKind {
     [SpanKind::Internal, SpanKind::Server, SpanKind::Client, SpanKind::Producer, SpanKind::Consumer]
         [usize::from(number % 5)]
@@ -201,7 +253,7 @@ proptest! {
         let mut sizes: HashMap<String, i32> = HashMap::new();
         for segment in &segments {
             let object = &segment.object;
-            prop_assert_eq!(object.spans.len(), segment.members.len());
+            prop_assert_eq!(object.spans.len(), segment.receipt.members.len());
             for (index, span) in object.spans.iter().enumerate() {
                 let index = i32::try_from(index).unwrap();
                 prop_assert_eq!(span.span_id, index);
@@ -216,7 +268,7 @@ proptest! {
                     prop_assert!(size.is_some_and(|size| reference.parent_span_id < *size));
                 }
             }
-            for (span_id, _) in &segment.members {
+            for (span_id, _) in &segment.receipt.members {
                 prop_assert!(reported.insert(*span_id));
             }
             let size = i32::try_from(object.spans.len()).unwrap();
