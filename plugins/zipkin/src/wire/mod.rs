@@ -266,16 +266,17 @@ fn tags(
     for (index, link) in span.links.iter().enumerate() {
         put(&format!("otlp.link.{index}"), link_text(link));
     }
-    if let Some(status) = &span.status {
-        match status.code() {
-            StatusCode::Unset => {}
-            StatusCode::Ok => put("otel.status_code", "OK".to_owned()),
-            StatusCode::Error => {
-                put("otel.status_code", "ERROR".to_owned());
-                // Zipkin marks a span by the presence of this tag.
-                put("error", status.message.clone());
-            }
-        }
+    let status = span.status.clone().unwrap_or_default();
+    match status.code() {
+        StatusCode::Unset => {}
+        StatusCode::Ok => put("otel.status_code", "OK".to_owned()),
+        StatusCode::Error => put("otel.status_code", "ERROR".to_owned()),
+    }
+    // Zipkin marks a span by the presence of this tag, whatever its value is.
+    if status.code() == StatusCode::Error {
+        put("error", status.message);
+    } else if tags.get("error").is_some_and(|error| error == "false") {
+        tags.remove("error");
     }
     tags
 }
@@ -393,6 +394,21 @@ mod tests {
         let converted = convert(batch(vec![first])).spans.remove(0);
         assert_eq!((converted.parent_id, converted.kind), (None, None));
         assert_eq!(converted.remote_endpoint, None);
+    }
+
+    #[test]
+    fn a_span_is_marked_as_failed_only_when_it_failed() {
+        let error = |value, code: StatusCode| {
+            let attributes = vec![KeyValue::new("error", value)];
+            let status = Some(Status { message: "no".into(), code: code.into() });
+            let span = Span { attributes, status, ..span() };
+            convert(batch(vec![span])).spans.remove(0).tags.remove("error")
+        };
+        let text = |text: &str| Value::String(text.into());
+        assert_eq!(error(Value::Bool(false), StatusCode::Unset), None);
+        assert_eq!(error(text("false"), StatusCode::Ok), None);
+        assert_eq!(error(Value::Bool(false), StatusCode::Error).as_deref(), Some("no"));
+        assert_eq!(error(Value::Bool(true), StatusCode::Unset).as_deref(), Some("true"));
     }
 
     #[test]
