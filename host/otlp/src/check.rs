@@ -4,7 +4,7 @@ use crate::parts::Malformed;
 use crate::wire::{Raw, next_raw};
 
 /// As deep as messages may stand in each other; decoders of others stop at 100.
-const DEPTH_MAX: u32 = 64;
+pub(crate) const DEPTH_MAX: u32 = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Shape {
@@ -53,7 +53,7 @@ pub(crate) fn check_scope_spans(bytes: &[u8]) -> Result<(), Malformed> {
 
 fn check(bytes: &[u8], shape: Shape, depth: u32) -> Result<(), Malformed> {
     let Some(below) = depth.checked_sub(1) else {
-        return Err(Malformed::new("values stand in each other too deep"));
+        return Err(Malformed::too_deep());
     };
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -74,7 +74,7 @@ fn check(bytes: &[u8], shape: Shape, depth: u32) -> Result<(), Malformed> {
     Ok(())
 }
 
-fn expected(shape: Shape, number: u64) -> Expected {
+fn expected(shape: Shape, number: u32) -> Expected {
     use Expected::{Anything, Bytes, Fixed32, Fixed64, Message, Text, Varint};
     match (shape, number) {
         (Shape::ResourceSpans, 1) => Message(Shape::Resource),

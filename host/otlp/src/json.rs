@@ -16,11 +16,40 @@ pub struct Unreadable(String);
 
 type Read<T> = Result<T, Unreadable>;
 
+/// Most values in a text: lists, objects, and what stands in them. It is some five thousand spans of
+/// ten attributes.
+///
+/// Two bytes of text can become hundreds in memory, so the size of a text bounds nothing.
+pub const VALUES_MAX: usize = 1 << 18;
+
+/// Whether a text in JSON has at most [`VALUES_MAX`] values. It may be looked at before it is read,
+/// and need not be JSON.
+pub fn is_small(text: &[u8]) -> bool {
+    let (mut values, mut in_text, mut escaped) = (0, false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b'{' | b'[' | b',' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values <= VALUES_MAX
+}
+
 /// Reads a request.
 ///
 /// # Errors
 /// [`Unreadable`] names the first member that is not what it has to be.
+///
+/// # Limits
+/// [`VALUES_MAX`] values.
 pub fn read_request(text: &[u8]) -> Read<ExportTraceServiceRequest> {
+    if !is_small(text) {
+        let reason = format!("it has more than {VALUES_MAX} values; send fewer spans at once");
+        return Err(Unreadable(reason));
+    }
     let json: Json = serde_json::from_slice(text).map_err(|error| Unreadable(error.to_string()))?;
     let object = object(&json, "the request")?;
     let resource_spans = list(object, "resourceSpans", resource_spans)?;
@@ -302,6 +331,19 @@ mod tests {
     #[test]
     fn an_empty_request_has_no_spans() {
         assert!(read_request(b"{}").unwrap().resource_spans.is_empty());
+    }
+
+    #[test]
+    fn a_text_whose_values_would_fill_the_memory_is_refused_before_it_is_read() {
+        let spans = |count| {
+            let spans = vec!["{}"; count].join(",");
+            format!(r#"{{"resourceSpans":[{{"scopeSpans":[{{"spans":[{spans}]}}]}}]}}"#)
+        };
+        assert!(read_request(spans(1_000).as_bytes()).is_ok());
+        let refusal = read_request(spans(VALUES_MAX).as_bytes()).unwrap_err().to_string();
+        assert!(refusal.contains("fewer spans"), "{refusal}");
+        let punctuation = format!("{{\"a\\\\\\\"{}\":1}}", "[{,".repeat(VALUES_MAX));
+        assert!(is_small(punctuation.as_bytes()), "within texts nothing counts");
     }
 
     proptest! {

@@ -16,12 +16,18 @@ impl Malformed {
         Self(reason)
     }
 
+    pub(crate) fn too_deep() -> Self {
+        Self("values stand in each other too deep")
+    }
+
     pub(crate) fn too_short() -> Self {
         Self("it ends within a field")
     }
 }
 
 /// What spans have in common: resource, scope, schemas. Two that are equal come from one sender.
+///
+/// It has bytes of its own: whoever keeps it does not keep the request.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Origin {
     /// Everything of a `ResourceSpans` but its `scope_spans`.
@@ -52,6 +58,10 @@ pub enum Defect {
     TraceId,
     /// The span's id is not 8 bytes, or all of them are zero.
     SpanId,
+    /// The parent's id is neither 8 bytes nor absent.
+    ParentId,
+    /// An id of a link has another length than ids have.
+    LinkId,
 }
 
 impl Defect {
@@ -61,6 +71,8 @@ impl Defect {
             Self::Malformed => "the span is no OTLP span",
             Self::TraceId => "the trace id is not 16 bytes, or all of them are zero",
             Self::SpanId => "the span id is not 8 bytes, or all of them are zero",
+            Self::ParentId => "the parent's id is not 8 bytes",
+            Self::LinkId => "an id of a link is not 16 bytes for the trace, and 8 for the span",
         }
     }
 }
@@ -92,14 +104,15 @@ pub fn take_apart(request: Bytes) -> Result<Parts, Malformed> {
 }
 
 fn take_resource_apart(message: Bytes, parts: &mut Parts) -> Result<(), Malformed> {
-    let (head, scopes) = split_off(message, 2)?;
-    crate::check::check_resource_spans(&head)?;
-    for scope in scopes {
-        let (scope_head, spans) = split_off(scope, 2)?;
-        crate::check::check_scope_spans(&scope_head)?;
-        let origin = Arc::new(Origin { resource: head.clone(), scope: scope_head });
-        for bytes in spans {
-            match piece(&origin, bytes) {
+    let resource = without(&message, 2)?;
+    crate::check::check_resource_spans(&resource)?;
+    for scope_spans in only(message, 2) {
+        let scope_spans = scope_spans?;
+        let scope = without(&scope_spans, 2)?;
+        crate::check::check_scope_spans(&scope)?;
+        let origin = Arc::new(Origin { resource: resource.clone(), scope });
+        for span in only(scope_spans, 2) {
+            match piece(&origin, span?) {
                 Ok(piece) => parts.pieces.push(piece),
                 Err(defect) => parts.defects.push(defect),
             }
@@ -108,73 +121,85 @@ fn take_resource_apart(message: Bytes, parts: &mut Parts) -> Result<(), Malforme
     Ok(())
 }
 
-/// The contents of all fields with this number, and all other fields as they are.
-fn split_off(message: Bytes, number: u64) -> Result<(Bytes, Vec<Bytes>), Malformed> {
-    let mut others: Vec<Bytes> = Vec::new();
-    let mut contents = Vec::new();
-    for field in wire::fields(message) {
+/// A copy of a message without the fields that have this number.
+fn without(message: &Bytes, number: u32) -> Result<Bytes, Malformed> {
+    let mut others = BytesMut::new();
+    for field in wire::fields(message.clone()) {
         let field = field?;
-        if field.number == number {
-            contents.push(field.content.ok_or(Malformed("a list is no list of messages"))?);
-        } else {
-            others.push(field.whole);
+        if field.number != number {
+            others.put_slice(&field.whole);
         }
     }
-    let mut others = others.into_iter();
-    let head = match (others.next(), others.len()) {
-        (None, _) => Bytes::new(),
-        (Some(only), 0) => only,
-        (Some(first), _) => {
-            let mut joined = BytesMut::from(first);
-            others.for_each(|field| joined.put_slice(&field));
-            joined.freeze()
-        }
-    };
-    Ok((head, contents))
+    Ok(others.freeze())
+}
+
+/// The messages that stand in the fields with this number, one by one: a request may consist of
+/// millions that are empty.
+fn only(message: Bytes, number: u32) -> impl Iterator<Item = Result<Bytes, Malformed>> {
+    wire::fields(message).filter_map(move |field| match field {
+        Ok(field) if field.number != number => None,
+        Ok(field) => Some(field.content.ok_or(Malformed("a list is no list of messages"))),
+        Err(error) => Some(Err(error)),
+    })
 }
 
 fn piece(origin: &Arc<Origin>, bytes: Bytes) -> Result<Piece, Defect> {
     check_span(&bytes).map_err(|_| Defect::Malformed)?;
-    let (mut trace_id, mut span_id, mut flags) = (&[][..], &[][..], 0);
+    let (mut trace_id, mut span_id, mut flags) = ([0; 16], [0; 8], 0);
     let mut rest: &[u8] = &bytes;
     while !rest.is_empty() {
         match wire::next_raw(&mut rest).map_err(|_| Defect::Malformed)? {
-            (1, Raw::Bytes(id)) => trace_id = id,
-            (2, Raw::Bytes(id)) => span_id = id,
+            (1, Raw::Bytes(id)) => trace_id = id.try_into().map_err(|_| Defect::TraceId)?,
+            (2, Raw::Bytes(id)) => span_id = id.try_into().map_err(|_| Defect::SpanId)?,
+            (4, Raw::Bytes(id)) if !matches!(id.len(), 0 | 8) => return Err(Defect::ParentId),
+            (13, Raw::Bytes(link)) => check_link(link)?,
             (16, Raw::Fixed32(bits)) => flags = bits,
             _ => {}
         }
     }
-    let trace_id: [u8; 16] = trace_id.try_into().map_err(|_| Defect::TraceId)?;
     if trace_id == [0; 16] {
         return Err(Defect::TraceId);
     }
-    let span_id: [u8; 8] = span_id.try_into().map_err(|_| Defect::SpanId)?;
     if span_id == [0; 8] {
         return Err(Defect::SpanId);
     }
     Ok(Piece { origin: Arc::clone(origin), bytes, trace_id, flags })
 }
 
+/// Receivers refuse a whole batch over an id of a wrong length, wherever it stands; that there is
+/// none they let pass.
+fn check_link(mut link: &[u8]) -> Result<(), Defect> {
+    while !link.is_empty() {
+        match wire::next_raw(&mut link).map_err(|_| Defect::Malformed)? {
+            (1, Raw::Bytes(id)) if !matches!(id.len(), 0 | 16) => return Err(Defect::LinkId),
+            (2, Raw::Bytes(id)) if !matches!(id.len(), 0 | 8) => return Err(Defect::LinkId),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 /// Puts a request together. Spans that follow each other from one origin share their resource and
-/// scope.
+/// scope, and scopes that follow each other their resource.
 #[derive(Debug, Default)]
 pub struct Writer {
     out: BytesMut,
-    /// Spans of one origin that are not written yet.
-    pending: Option<(Arc<Origin>, BytesMut)>,
+    /// Scopes of one resource that are not written yet.
+    resource: Option<(Bytes, BytesMut)>,
+    /// Spans of one scope that are not written yet.
+    scope: Option<(Arc<Origin>, BytesMut)>,
     spans: usize,
 }
 
 impl Writer {
     /// Adds a span.
     pub fn add(&mut self, origin: &Arc<Origin>, span: &[u8]) {
-        let same =
-            |(pending, _): &(Arc<Origin>, _)| Arc::ptr_eq(pending, origin) || pending == origin;
-        if !self.pending.as_ref().is_some_and(same) {
-            self.flush();
+        match &self.scope {
+            Some((open, _)) if Arc::ptr_eq(open, origin) || open.is(origin) => {}
+            Some((open, _)) if is_same(&open.resource, &origin.resource) => self.close_scope(),
+            _ => self.close_resource(),
         }
-        let (_, spans) = self.pending.get_or_insert_with(|| (Arc::clone(origin), BytesMut::new()));
+        let (_, spans) = self.scope.get_or_insert_with(|| (Arc::clone(origin), BytesMut::new()));
         put_bytes(spans, 2, span);
         self.spans += 1;
     }
@@ -186,27 +211,55 @@ impl Writer {
 
     /// The request.
     pub fn finish(mut self) -> Bytes {
-        self.flush();
+        self.close_resource();
         self.out.freeze()
     }
 
-    fn flush(&mut self) {
-        let Some((origin, spans)) = self.pending.take() else { return };
-        let scope_len = origin.scope.len() + spans.len();
-        let resource_len = origin.resource.len() + wire::field_len(2, scope_len);
-        put_key(&mut self.out, 1, resource_len);
-        self.out.put_slice(&origin.resource);
-        put_key(&mut self.out, 2, scope_len);
-        self.out.put_slice(&origin.scope);
-        self.out.put_slice(&spans);
+    fn close_scope(&mut self) {
+        let Some((origin, spans)) = self.scope.take() else { return };
+        let (_, scopes) =
+            self.resource.get_or_insert_with(|| (origin.resource.clone(), BytesMut::new()));
+        put_key(scopes, 2, origin.scope.len() + spans.len());
+        scopes.put_slice(&origin.scope);
+        scopes.put_slice(&spans);
     }
+
+    fn close_resource(&mut self) {
+        self.close_scope();
+        let Some((resource, scopes)) = self.resource.take() else { return };
+        put_key(&mut self.out, 1, resource.len() + scopes.len());
+        self.out.put_slice(&resource);
+        self.out.put_slice(&scopes);
+    }
+}
+
+impl Origin {
+    /// Bytes that a request takes for it when its spans follow those of `before`: what they do not
+    /// have in common.
+    pub fn len_after(&self, before: Option<&Self>) -> usize {
+        match before {
+            Some(before) if self.is(before) => 0,
+            Some(before) if is_same(&self.resource, &before.resource) => self.scope.len(),
+            _ => self.resource.len() + self.scope.len(),
+        }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        is_same(&self.resource, &other.resource) && is_same(&self.scope, &other.scope)
+    }
+}
+
+/// Whether bytes are equal. Thousands of origins may share one large resource: it is not compared
+/// with itself.
+fn is_same(one: &Bytes, other: &Bytes) -> bool {
+    one.as_ptr_range() == other.as_ptr_range() || one == other
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::messages::{
-        ExportTraceServiceRequest, InstrumentationScope, KeyValue, Resource, ResourceSpans,
+        ExportTraceServiceRequest, InstrumentationScope, KeyValue, Link, Resource, ResourceSpans,
         ScopeSpans, Span,
     };
     use proptest::prelude::*;
@@ -257,6 +310,47 @@ mod tests {
         assert_eq!(parts.pieces[0].flags, 0x101);
         let again = ExportTraceServiceRequest::decode(put_together(&parts.pieces)).unwrap();
         assert_eq!(again, request);
+    }
+
+    #[test]
+    fn scopes_that_follow_each_other_share_their_resource() {
+        let mut request = request(&[("shop", vec![span(1)])]);
+        let scope_spans = &mut request.resource_spans[0].scope_spans;
+        scope_spans.push(ScopeSpans { spans: vec![span(2), span(3)], ..ScopeSpans::default() });
+        let bytes = Bytes::from(request.encode_to_vec());
+        let parts = take_apart(bytes).unwrap();
+        let again = ExportTraceServiceRequest::decode(put_together(&parts.pieces)).unwrap();
+        assert_eq!(again, request);
+
+        let [first, second, third] = [0, 1, 2].map(|index: usize| &*parts.pieces[index].origin);
+        assert_eq!(first.len_after(None), first.resource.len() + first.scope.len());
+        assert_eq!(second.len_after(Some(first)), second.scope.len());
+        assert_eq!(third.len_after(Some(second)), 0);
+    }
+
+    #[test]
+    fn where_spans_come_from_is_kept_without_the_request() {
+        let bytes = Bytes::from(request(&[("shop", vec![span(1)])]).encode_to_vec());
+        let parts = take_apart(bytes.clone()).unwrap();
+        let Origin { resource, scope } = &*parts.pieces[0].origin;
+        let request = bytes.as_ptr_range();
+        assert!(!request.contains(&resource.as_ptr()) && !request.contains(&scope.as_ptr()));
+    }
+
+    #[test]
+    fn a_span_with_an_id_that_receivers_choke_on_is_refused_alone() {
+        let link = |trace: usize, id: usize| Span {
+            links: vec![Link { trace_id: vec![1; trace], span_id: vec![1; id], ..Link::default() }],
+            ..span(1)
+        };
+        let parent = |length| Span { parent_span_id: vec![1; length], ..span(1) };
+        let broken = vec![parent(3), link(16, 7), link(15, 8)];
+        let fine = vec![parent(0), parent(8), link(16, 8), link(0, 0)];
+        let count = fine.len();
+        let request = request(&[("shop", [broken, fine].concat())]);
+        let parts = take_apart(request.encode_to_vec().into()).unwrap();
+        assert_eq!(parts.defects, [Defect::ParentId, Defect::LinkId, Defect::LinkId]);
+        assert_eq!(parts.pieces.len(), count);
     }
 
     #[test]

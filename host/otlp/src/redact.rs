@@ -1,14 +1,12 @@
 //! Overwriting the values of attributes, wherever in a message they stand.
 
-use crate::parts::{Malformed, Origin};
+use crate::check::DEPTH_MAX;
+use crate::parts::Malformed;
 use crate::wire::{self, put_bytes};
 use prost::bytes::{BufMut, Bytes, BytesMut};
 
 /// What stands in place of a value.
 pub const REDACTED: &str = "[redacted]";
-
-/// As deep as values are followed; what stands deeper is overwritten as a whole.
-const DEPTH_MAX: u32 = 48;
 
 /// Names of attributes whose values do not leave the host.
 ///
@@ -62,7 +60,8 @@ impl Redaction {
     /// A `Span` with its attributes and those of its events and links redacted.
     ///
     /// # Errors
-    /// [`Malformed`] when the bytes are no message.
+    /// [`Malformed`] when the bytes are no message, or values stand in each other deeper than
+    /// [`take_apart`](crate::parts::take_apart) lets pass.
     pub fn span(&self, span: Bytes) -> Result<Bytes, Malformed> {
         self.rewrite(
             span,
@@ -71,22 +70,27 @@ impl Redaction {
         )
     }
 
-    /// An origin with the attributes of resource and scope redacted.
+    /// The [`resource`](crate::Origin::resource) of an origin with its attributes redacted.
     ///
     /// # Errors
     /// As [`span`](Self::span).
-    pub fn origin(&self, origin: &Origin) -> Result<Origin, Malformed> {
-        Ok(Origin {
-            resource: self.rewrite(origin.resource.clone(), &[(1, Inside::Resource)], DEPTH_MAX)?,
-            scope: self.rewrite(origin.scope.clone(), &[(1, Inside::Scope)], DEPTH_MAX)?,
-        })
+    pub fn resource(&self, resource: Bytes) -> Result<Bytes, Malformed> {
+        self.rewrite(resource, &[(1, Inside::Resource)], DEPTH_MAX)
+    }
+
+    /// The [`scope`](crate::Origin::scope) of an origin with its attributes redacted.
+    ///
+    /// # Errors
+    /// As [`span`](Self::span).
+    pub fn scope(&self, scope: Bytes) -> Result<Bytes, Malformed> {
+        self.rewrite(scope, &[(1, Inside::Scope)], DEPTH_MAX)
     }
 
     /// Rewrites the fields that are named, and leaves the others as they are.
     fn rewrite(
         &self,
         message: Bytes,
-        inside: &[(u64, Inside)],
+        inside: &[(u32, Inside)],
         depth: u32,
     ) -> Result<Bytes, Malformed> {
         let mut out = BytesMut::with_capacity(message.len());
@@ -100,13 +104,13 @@ impl Redaction {
             };
             let rewritten = self.inside(*kind, content.clone(), depth)?;
             changed |= rewritten != content;
-            put_bytes(&mut out, u32::try_from(*number).unwrap_or_default(), &rewritten);
+            put_bytes(&mut out, *number, &rewritten);
         }
         Ok(if changed { out.freeze() } else { message })
     }
 
     fn inside(&self, kind: Inside, content: Bytes, depth: u32) -> Result<Bytes, Malformed> {
-        let Some(depth) = depth.checked_sub(1) else { return Ok(redacted_value()) };
+        let depth = depth.checked_sub(1).ok_or_else(Malformed::too_deep)?;
         match kind {
             Inside::Resource => self.rewrite(content, &[(1, Inside::Attribute)], depth),
             Inside::Scope | Inside::Event => {
@@ -216,7 +220,37 @@ mod tests {
         assert_eq!(Span::decode(out).unwrap().attributes, [KeyValue::text("password", REDACTED)]);
     }
 
+    /// A value that stands in `depth` lists or maps, by turns or as `maps` says.
+    fn nested(depth: usize, maps: &[bool]) -> Value {
+        let secret = KeyValue::text("password", "hunter2");
+        let innermost = Value::KeyValues(KeyValueList { values: vec![secret] });
+        (0..depth).zip(maps.iter().cycle()).fold(innermost, |inner, (_, map)| {
+            if *map {
+                Value::KeyValues(KeyValueList { values: vec![KeyValue::new("k", inner)] })
+            } else {
+                Value::Array(ArrayValue { values: vec![wrapped(inner)] })
+            }
+        })
+    }
+
     proptest! {
+        /// However deep a value stands: a span that is let in is still one when it is redacted, and
+        /// holds the secret no more.
+        #[test]
+        fn what_is_let_in_is_still_a_span_when_it_is_redacted(
+            depth in 0..70_usize,
+            maps in prop::collection::vec(any::<bool>(), 1..5),
+        ) {
+            let span = Span { attributes: vec![KeyValue::new("v", nested(depth, &maps))], ..Span::default() };
+            let bytes = Bytes::from(span.encode_to_vec());
+            if crate::check::check_span(&bytes).is_ok() {
+                let redacted = Redaction::new(["password"]).span(bytes).unwrap();
+                prop_assert!(!redacted.windows(7).any(|window| window == b"hunter2"));
+                let text = format!("{:?}", Span::decode(redacted).unwrap());
+                prop_assert!(text.contains(REDACTED));
+            }
+        }
+
         #[test]
         fn without_a_hit_every_byte_stays(
             keys in prop::collection::vec("[a-o.]{1,12}", 0..6),

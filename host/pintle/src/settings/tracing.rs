@@ -50,7 +50,7 @@ pub enum Sampling {
     Never,
     /// A part of the traces, chosen by their ids: of a trace all spans or none.
     Ratio,
-    /// Those whose sender says that they are sampled; of the others a part, as for `ratio`.
+    /// Those whose sender does not say otherwise; of the others a part, as for `ratio`.
     Parent,
 }
 

@@ -9,19 +9,20 @@
 //! under one lock, so that a [`PipelineStatus`] adds up whenever it is taken.
 
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
     time::Duration,
 };
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use pintle_otlp::{Malformed, parts, parts::Piece, redact::Redaction};
-use tokio::sync::{Notify, watch};
+use pintle_otlp::{Malformed, Origin, parts, parts::Piece, redact::Redaction};
+use tokio::sync::{Notify, RwLock, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::{
-    queue::{Queue, Room},
+    queue::{Batch, Queue, Room},
     worker::Worker,
 };
 use super::ExportResult;
@@ -42,6 +43,8 @@ use count::{SinkCounts, Tally};
 ///
 /// Some sinks answer late, because they wait for the rest of a trace.
 const EXPORTS_MAX: usize = 16;
+/// Before an export is tried again for the first time.
+const PAUSE_FIRST: Duration = Duration::from_millis(100);
 
 /// Takes spans and sees to it that they get to every sink. Cheap to clone; with the last clone all
 /// that is still pending goes, so [`close`](Self::close) it first.
@@ -115,7 +118,7 @@ pub(crate) struct Failure {
 pub(crate) enum Remedy {
     /// The same later; the sink may have said when.
     Later(Option<Duration>),
-    /// The same later, but not often: the plugin ended over it.
+    /// The same later, and alone: the plugin ended over it, or over another that was under way.
     Cautiously,
     /// Fewer spans at once.
     Less,
@@ -142,6 +145,27 @@ struct Ways {
     batch: Room,
     batch_delay: Duration,
     retry_for: Duration,
+    /// Between the first two attempts; doubled from then on.
+    pause_first: Duration,
+}
+
+impl Ways {
+    fn of(settings: &TracingSettings) -> Self {
+        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
+        Self {
+            queue: Room {
+                spans: size(settings.queue_spans.into()),
+                bytes: size(settings.queue_bytes.bytes()),
+            },
+            batch: Room {
+                spans: size(settings.batch_spans.into()),
+                bytes: size(settings.batch_bytes.bytes()),
+            },
+            batch_delay: settings.batch_delay,
+            retry_for: settings.retry_for,
+            pause_first: PAUSE_FIRST,
+        }
+    }
 }
 
 #[derive(Default)]
@@ -158,6 +182,8 @@ struct SinkState {
     queue: Queue,
     /// Taken out of the queue, and not settled yet.
     under_way: Room,
+    /// First numbers of the batches that these spans are in.
+    batches: BTreeSet<u64>,
     counts: SinkCounts,
 }
 
@@ -176,22 +202,19 @@ impl Pipeline {
         sinks: Vec<Arc<dyn Sink>>,
         runtime: &tokio::runtime::Handle,
     ) -> Self {
-        let size = |number: u64| usize::try_from(number).unwrap_or(usize::MAX);
-        let ways = Ways {
-            queue: Room {
-                spans: size(settings.queue_spans.into()),
-                bytes: size(settings.queue_bytes.bytes()),
-            },
-            batch: Room {
-                spans: size(settings.batch_spans.into()),
-                bytes: size(settings.batch_bytes.bytes()),
-            },
-            batch_delay: settings.batch_delay,
-            retry_for: settings.retry_for,
-        };
+        Self::start_in(Ways::of(settings), settings, sinks, runtime)
+    }
+
+    fn start_in(
+        ways: Ways,
+        settings: &TracingSettings,
+        sinks: Vec<Arc<dyn Sink>>,
+        runtime: &tokio::runtime::Handle,
+    ) -> Self {
         let states = sinks.iter().map(|_| SinkState {
             queue: Queue::default(),
             under_way: Room::default(),
+            batches: BTreeSet::new(),
             counts: SinkCounts::default(),
         });
         let inner = Arc::new(Inner {
@@ -203,13 +226,14 @@ impl Pipeline {
             ways,
             sinks,
         });
-        let places = (0..inner.sinks.len()).flat_map(|sink| [sink; EXPORTS_MAX]);
-        let workers = places
-            .map(|sink| {
-                let worker = Worker::new(Arc::clone(&inner), sink);
-                runtime.spawn(worker.run()).abort_handle()
-            })
-            .collect();
+        let mut workers = Vec::with_capacity(inner.sinks.len() * EXPORTS_MAX);
+        for sink in 0..inner.sinks.len() {
+            let turn = Arc::new(RwLock::new(()));
+            for _ in 0..EXPORTS_MAX {
+                let worker = Worker::new(Arc::clone(&inner), sink, Arc::clone(&turn));
+                workers.push(runtime.spawn(worker.run()).abort_handle());
+            }
+        }
         Self { inner, workers: Arc::new(Workers(workers)) }
     }
 
@@ -393,12 +417,12 @@ impl Inner {
         if self.redaction.is_empty() {
             return pieces;
         }
-        let mut last: Option<(Arc<pintle_otlp::Origin>, Arc<pintle_otlp::Origin>)> = None;
+        let mut last: Option<(Arc<Origin>, Arc<Origin>)> = None;
         let mut redacted = Vec::with_capacity(pieces.len());
         for mut piece in pieces {
             let origin = match &last {
                 Some((from, to)) if Arc::ptr_eq(from, &piece.origin) => Ok(Arc::clone(to)),
-                _ => self.redaction.origin(&piece.origin).map(Arc::new),
+                _ => self.redact_origin(&piece.origin, last.as_ref()),
             };
             let (Ok(origin), Ok(bytes)) = (origin, self.redaction.span(piece.bytes.clone())) else {
                 tally_into(rejected, parts::Defect::Malformed.reason(), 1);
@@ -412,7 +436,23 @@ impl Inner {
         redacted
     }
 
-    /// Waits until everything of a sink with a number up to `mark` is settled.
+    /// Scopes of one resource share it also when it is redacted.
+    fn redact_origin(
+        &self,
+        origin: &Origin,
+        last: Option<&(Arc<Origin>, Arc<Origin>)>,
+    ) -> Result<Arc<Origin>, Malformed> {
+        let resource = match last {
+            Some((from, to)) if from.resource.as_ptr_range() == origin.resource.as_ptr_range() => {
+                to.resource.clone()
+            }
+            _ => self.redaction.resource(origin.resource.clone())?,
+        };
+        let scope = self.redaction.scope(origin.scope.clone())?;
+        Ok(Arc::new(Origin { resource, scope }))
+    }
+
+    /// Waits until everything of a sink with a number below `mark` is settled.
     async fn settled(&self, index: usize, mark: u64) {
         let mut changed = {
             let state = self.lock();
@@ -444,8 +484,23 @@ impl SinkState {
         all - self.queue.room() - self.under_way
     }
 
+    /// The next batch. It is under way until it is [ended](Self::end).
+    fn begin(&mut self, room: Room) -> Batch {
+        let batch = self.queue.take(room);
+        self.under_way = self.under_way + queue::room_of(&batch.spans);
+        self.batches.insert(batch.first_number);
+        batch
+    }
+
+    /// All spans of a batch are settled.
+    fn end(&mut self, first_number: u64) {
+        self.batches.remove(&first_number);
+        self.counts.note_settled();
+    }
+
     fn is_settled(&self, mark: u64) -> bool {
-        self.under_way.spans == 0 && self.queue.first_number().is_none_or(|first| first > mark)
+        let firsts = [self.batches.first().copied(), self.queue.first_number()];
+        firsts.into_iter().flatten().all(|first| first >= mark)
     }
 }
 

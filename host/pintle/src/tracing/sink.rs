@@ -7,7 +7,7 @@ use super::{
     ExportResult, Tracing,
     pipeline::{Failure, Remedy, Sink},
 };
-use crate::error::{Cause, Error, Refusal};
+use crate::error::{Cause, Effect, Error, Refusal};
 
 pub(crate) struct BackendSink(pub(crate) Tracing);
 
@@ -38,6 +38,8 @@ fn remedy(error: &Error) -> Remedy {
             _ if told.retry_after.is_some() => Remedy::Later(told.retry_after),
             code => Remedy::None(code.to_owned()),
         },
+        // It had not been begun: the plugin ended over something else.
+        Cause::Ended(ended) if ended.effect == Effect::None => Remedy::Later(None),
         Cause::Ended(_) => Remedy::Cautiously,
         Cause::Refused(Refusal::NotRunning { .. } | Refusal::Busy { .. }) => Remedy::Later(None),
         Cause::Refused(_) => Remedy::None(error.code().to_owned()),
@@ -49,7 +51,7 @@ mod tests {
     use std::{collections::BTreeMap, time::Duration};
 
     use super::*;
-    use crate::error::{Effect, Ended, Place, PluginError};
+    use crate::error::{Ended, Place, PluginError};
 
     fn told(code: &str, retry_after: Option<Duration>) -> Remedy {
         let error = PluginError {
@@ -83,8 +85,9 @@ mod tests {
 
     #[test]
     fn a_plugin_that_ended_is_tried_with_caution_and_one_that_is_away_with_patience() {
-        let ended = Ended { reason: "trap".into(), effect: Effect::Unknown };
-        assert_eq!(of(Cause::Ended(ended)), Remedy::Cautiously);
+        let ended = |effect| Cause::Ended(Ended { reason: "trap".into(), effect });
+        assert_eq!(of(ended(Effect::Unknown)), Remedy::Cautiously);
+        assert_eq!(of(ended(Effect::None)), Remedy::Later(None), "it had not been begun");
         let away = Refusal::NotRunning { reason: "restarting".into() };
         assert_eq!(of(Cause::Refused(away)), Remedy::Later(None));
         assert_eq!(of(Cause::Refused(Refusal::ShuttingDown)), Remedy::None("shutting-down".into()));

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::to_u64;
 
-/// What a span takes beside its bytes, roughly: its place in a queue, its share of its origin.
+/// What a span takes beside its bytes, roughly: its place in a queue.
 const SPAN_OVERHEAD_BYTES: usize = 96;
 
 /// A number of spans and their bytes.
@@ -24,8 +24,7 @@ pub(super) struct Room {
 
 impl Room {
     pub(super) fn of(pieces: &[Piece]) -> Self {
-        let bytes = pieces.iter().map(|piece| weight(&piece.bytes)).sum();
-        Self { spans: pieces.len(), bytes }
+        Self { spans: pieces.len(), bytes: weights(pieces, None).sum() }
     }
 
     pub(super) fn holds(self, other: Self) -> bool {
@@ -57,13 +56,16 @@ impl Sub for Room {
 pub(super) struct Queued {
     pub(super) origin: Arc<Origin>,
     pub(super) bytes: Bytes,
+    /// With its origin, where the span before it has another.
+    pub(super) weight: usize,
     since: Instant,
 }
 
-impl Queued {
-    pub(super) fn weight(&self) -> usize {
-        weight(&self.bytes)
-    }
+/// Spans that go together, and the number of the first.
+#[derive(Debug, Default)]
+pub(super) struct Batch {
+    pub(super) first_number: u64,
+    pub(super) spans: Vec<Queued>,
 }
 
 #[derive(Debug, Default)]
@@ -72,7 +74,7 @@ pub(super) struct Queue {
     bytes: usize,
     /// Number of the next span that comes, counted from the first.
     next_number: u64,
-    /// Spans up to this number do not wait for a batch to fill.
+    /// Spans below this number do not wait for a batch to fill.
     hurried: u64,
 }
 
@@ -87,30 +89,32 @@ pub(super) enum Ready {
 impl Queue {
     /// Takes as many as there is room for, from the front; answers how many.
     pub(super) fn push(&mut self, pieces: &[Piece], room: Room) -> usize {
-        let (mut admitted, mut bytes) = (0, 0);
-        for piece in pieces.iter().take(room.spans) {
-            if bytes + weight(&piece.bytes) > room.bytes {
-                break;
-            }
-            bytes += weight(&piece.bytes);
-            admitted += 1;
-        }
+        let mut left = room.bytes;
+        let last = self.spans.back().map(|last| Arc::clone(&last.origin));
+        let weights: Vec<_> = weights(pieces, last.as_deref())
+            .take(room.spans)
+            .map_while(|weight| {
+                left = left.checked_sub(weight)?;
+                Some(weight)
+            })
+            .collect();
+        let admitted = weights.len();
         let since = Instant::now();
         // A few of many would keep the bytes of all alive.
         let copy = admitted * 2 < pieces.len();
-        for Piece { origin, bytes, .. } in pieces.iter().take(admitted) {
+        for (Piece { origin, bytes, .. }, weight) in pieces.iter().zip(weights) {
             let bytes = if copy { Bytes::copy_from_slice(bytes) } else { bytes.clone() };
-            self.spans.push_back(Queued { origin: Arc::clone(origin), bytes, since });
+            self.spans.push_back(Queued { origin: Arc::clone(origin), bytes, weight, since });
+            self.bytes += weight;
         }
-        self.bytes += bytes;
         self.next_number += to_u64(admitted);
         admitted
     }
 
-    /// Lets everything that waits go at once; answers the number of the last of it.
+    /// Lets everything that waits go at once; answers the number of the next span that comes.
     pub(super) fn hurry(&mut self) -> u64 {
         self.hurried = self.next_number;
-        self.next_number.saturating_sub(1)
+        self.next_number
     }
 
     pub(super) fn ready(&self, batch: Room, delay: std::time::Duration) -> Ready {
@@ -122,19 +126,26 @@ impl Queue {
     }
 
     /// The spans of the next batch: at least one, where there is one.
-    pub(super) fn take(&mut self, batch: Room) -> Vec<Queued> {
-        let mut taken = Vec::new();
+    pub(super) fn take(&mut self, room: Room) -> Batch {
+        let mut batch =
+            Batch { first_number: self.first_number().unwrap_or_default(), spans: Vec::new() };
         let mut bytes = 0;
         while let Some(next) = self.spans.front() {
-            let full = taken.len() >= batch.spans || bytes + next.weight() > batch.bytes;
-            if full && !taken.is_empty() {
+            let full = batch.spans.len() >= room.spans || bytes + next.weight > room.bytes;
+            if full && !batch.spans.is_empty() {
                 break;
             }
-            bytes += next.weight();
-            taken.extend(self.spans.pop_front());
+            bytes += next.weight;
+            batch.spans.extend(self.spans.pop_front());
         }
         self.bytes = self.bytes.saturating_sub(bytes);
-        taken
+        // What goes later needs its origin again.
+        if let (Some(last), Some(next)) = (batch.spans.last(), self.spans.front_mut()) {
+            let again = next.origin.len_after(None) - next.origin.len_after(Some(&last.origin));
+            next.weight += again;
+            self.bytes += again;
+        }
+        batch
     }
 
     /// Drops everything; answers how many spans that were.
@@ -154,6 +165,10 @@ impl Queue {
     }
 }
 
+pub(super) fn room_of(spans: &[Queued]) -> Room {
+    Room { spans: spans.len(), bytes: spans.iter().map(|span| span.weight).sum() }
+}
+
 /// Copies spans out of the request that they came in, where most of it is not needed any more.
 pub(super) fn release_unused(pieces: &mut [Piece], request_len: usize) {
     let needed: usize = pieces.iter().map(|piece| piece.bytes.len()).sum();
@@ -168,6 +183,18 @@ pub(super) fn release_unused(pieces: &mut [Piece], request_len: usize) {
     }
 }
 
-fn weight(span: &Bytes) -> usize {
-    span.len() + SPAN_OVERHEAD_BYTES
+/// What spans take that come behind one of `origin`. What they have in common is counted once, as it
+/// is kept and sent once.
+fn weights<'a>(
+    pieces: &'a [Piece],
+    origin: Option<&'a Origin>,
+) -> impl Iterator<Item = usize> + 'a {
+    let mut before = origin;
+    pieces.iter().map(move |piece| {
+        let before = before.replace(&piece.origin);
+        // Mostly it is the same one.
+        let is_same = before.is_some_and(|before| std::ptr::eq(before, &*piece.origin));
+        let origin = if is_same { 0 } else { piece.origin.len_after(before) };
+        piece.bytes.len() + SPAN_OVERHEAD_BYTES + origin
+    })
 }

@@ -31,7 +31,7 @@ impl Sampler {
         match self.sampling {
             Sampling::Always => None,
             Sampling::Never => Some(reason::NEVER),
-            Sampling::Parent if piece.flags & flags::SAMPLED != 0 => None,
+            Sampling::Parent if is_sampled(piece.flags) => None,
             Sampling::Parent | Sampling::Ratio => {
                 let below = self.below?;
                 let [.., a, b, c, d, e, f, g, h] = piece.trace_id;
@@ -40,6 +40,13 @@ impl Sampler {
             }
         }
     }
+}
+
+/// Whether the sender records the trace, as far as it tells. Many SDKs do not fill the flags of
+/// `traceparent` in, and none exports a span that it does not record.
+fn is_sampled(flags: u32) -> bool {
+    let of_parent = flags & 0xff;
+    of_parent == 0 || of_parent & flags::SAMPLED != 0
 }
 
 #[cfg(test)]
@@ -86,7 +93,14 @@ mod tests {
         fn a_caller_that_samples_is_followed(trace_id: [u8; 16]) {
             let sampler = Sampler::new(Sampling::Parent, 0.0);
             prop_assert_eq!(sampler.drops(&piece(trace_id, 0x101)), None);
-            prop_assert_eq!(sampler.drops(&piece(trace_id, 0x100)), Some(reason::RATIO));
+            prop_assert_eq!(sampler.drops(&piece(trace_id, 0x102)), Some(reason::RATIO));
+        }
+
+        #[test]
+        fn a_sender_that_leaves_the_flags_out_samples(trace_id: [u8; 16], with_parent: bool) {
+            let flags = if with_parent { 0x100 } else { 0 };
+            let sampler = Sampler::new(Sampling::Parent, 0.0);
+            prop_assert_eq!(sampler.drops(&piece(trace_id, flags)), None);
         }
 
         #[test]

@@ -34,6 +34,8 @@ enum Move {
 struct Script {
     moves: Mutex<VecDeque<Move>>,
     batches: Mutex<Vec<usize>>,
+    /// The largest batch, in bytes.
+    largest: AtomicUsize,
     taken: Mutex<Vec<Span>>,
     /// Once the moves are over: hang instead of taking.
     hangs: AtomicBool,
@@ -48,6 +50,7 @@ impl Sink for Script {
     fn deliver(&self, batch: Bytes) -> BoxFuture<'_, Result<ExportResult, Failure>> {
         Box::pin(async move {
             self.under_way.fetch_add(1, Ordering::SeqCst);
+            self.largest.fetch_max(batch.len(), Ordering::SeqCst);
             let spans = spans_of(batch);
             let count = to_u64(spans.len());
             self.batches.lock().unwrap().push(spans.len());
@@ -108,8 +111,13 @@ fn settings() -> TracingSettings {
 }
 
 fn start(settings: &TracingSettings, scripts: &[Arc<Script>]) -> Pipeline {
-    let sinks = scripts.iter().map(|script| Arc::clone(script) as Arc<dyn Sink>).collect();
-    Pipeline::start(settings, sinks, &tokio::runtime::Handle::current())
+    serve(settings, scripts.iter().map(|script| Arc::clone(script) as Arc<dyn Sink>).collect())
+}
+
+/// A pipeline that hardly waits before it tries again.
+fn serve(settings: &TracingSettings, sinks: Vec<Arc<dyn Sink>>) -> Pipeline {
+    let ways = Ways { pause_first: Duration::from_millis(1), ..Ways::of(settings) };
+    Pipeline::start_in(ways, settings, sinks, &tokio::runtime::Handle::current())
 }
 
 fn script(moves: impl IntoIterator<Item = Move>) -> Arc<Script> {
@@ -174,6 +182,48 @@ fn a_batch_is_bounded_in_bytes_too() {
         pipeline.flush().await;
         assert!(sink.batches.lock().unwrap().iter().all(|batch| *batch < 10), "of about 170 bytes");
         assert_eq!(pipeline.status().sinks[0].delivered, 40);
+    });
+}
+
+#[test]
+fn where_spans_come_from_counts_in_queues_and_batches() {
+    run(async {
+        let sink = script([]);
+        let settings = TracingSettings {
+            batch_bytes: crate::settings::ByteSize::from_bytes(10 << 10),
+            batch_delay: FOREVER,
+            ..settings()
+        };
+        let pipeline = start(&settings, &[Arc::clone(&sink)]);
+        let resource_spans = (0..40).map(|number| ResourceSpans {
+            scope_spans: vec![ScopeSpans { spans: vec![span(number)], ..ScopeSpans::default() }],
+            schema_url: format!("{number:01000}"),
+            ..ResourceSpans::default()
+        });
+        let request = ExportTraceServiceRequest { resource_spans: resource_spans.collect() };
+        pipeline.offer(request.encode_to_vec().into()).unwrap();
+        assert!(pipeline.status().sinks[0].pending_bytes > 40_000);
+        pipeline.flush().await;
+        let status = pipeline.status().sinks.remove(0);
+        assert_eq!((status.delivered, status.pending_bytes), (40, 0));
+        let largest = sink.largest.load(Ordering::SeqCst);
+        assert!(largest < 10 << 10, "{largest}");
+
+        // The same for all is counted once.
+        pipeline.offer(spans(0..50)).unwrap();
+        let without = pipeline.status().sinks[0].pending_bytes;
+        pipeline.flush().await;
+        let scope_spans =
+            ScopeSpans { spans: (0..50).map(span).collect(), ..ScopeSpans::default() };
+        let resource_spans = vec![ResourceSpans {
+            scope_spans: vec![scope_spans],
+            schema_url: "x".repeat(1_000),
+            ..ResourceSpans::default()
+        }];
+        let request = ExportTraceServiceRequest { resource_spans };
+        pipeline.offer(request.encode_to_vec().into()).unwrap();
+        let with = pipeline.status().sinks[0].pending_bytes;
+        assert!((1_000..1_010).contains(&(with - without)), "{with} {without}");
     });
 }
 
@@ -275,6 +325,88 @@ fn spans_over_which_a_plugin_ends_do_not_end_it_for_ever() {
     });
 }
 
+/// A plugin that ends over the first span, and with it every export that is under way.
+#[derive(Default)]
+struct Fragile {
+    ends: tokio::sync::watch::Sender<u32>,
+    under_way: AtomicUsize,
+    /// Most exports under way at a time, after the first end.
+    most: AtomicUsize,
+}
+
+impl Sink for Fragile {
+    fn name(&self) -> &'static str {
+        "fragile"
+    }
+
+    fn deliver(&self, batch: Bytes) -> BoxFuture<'_, Result<ExportResult, Failure>> {
+        let spans = spans_of(batch);
+        Box::pin(async move {
+            let mut ends = self.ends.subscribe();
+            let ended = || {
+                self.under_way.fetch_sub(1, Ordering::SeqCst);
+                Err(Failure { remedy: Remedy::Cautiously, message: "the plugin ended".into() })
+            };
+            let under_way = self.under_way.fetch_add(1, Ordering::SeqCst) + 1;
+            if *ends.borrow_and_update() == 0 {
+                // All that can be under way are, when it ends for the first time.
+                if under_way == EXPORTS_MAX {
+                    self.ends.send_modify(|ends| *ends += 1);
+                }
+                ends.changed().await.unwrap();
+                return ended();
+            }
+            self.most.fetch_max(under_way, Ordering::SeqCst);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            if spans.iter().any(|span| span.name == "span 1") {
+                self.ends.send_modify(|ends| *ends += 1);
+            }
+            if ends.has_changed().unwrap() {
+                return ended();
+            }
+            self.under_way.fetch_sub(1, Ordering::SeqCst);
+            Ok(ExportResult { accepted: to_u64(spans.len()), rejected: vec![] })
+        })
+    }
+}
+
+#[test]
+fn spans_over_which_a_plugin_ends_take_no_others_with_them() {
+    run(async {
+        let sink = Arc::new(Fragile::default());
+        let settings = TracingSettings { batch_spans: 1, ..settings() };
+        let pipeline = serve(&settings, vec![Arc::clone(&sink) as Arc<dyn Sink>]);
+        pipeline.offer(spans(0..to_u64(EXPORTS_MAX))).unwrap();
+        pipeline.flush().await;
+        let status = pipeline.status().sinks.remove(0);
+        assert_eq!((status.dropped[reason::PLUGIN_ENDED], status.delivered), (1, 15));
+        assert_eq!(*sink.ends.borrow(), 2, "one that it was in company, and one that it was alone");
+        assert_eq!(sink.most.load(Ordering::SeqCst), 1, "under way at a time");
+    });
+}
+
+#[test]
+fn flushing_waits_for_what_came_before_and_for_nothing_else() {
+    run(async {
+        let sink = script([Move::Take]);
+        sink.hangs.store(true, Ordering::SeqCst);
+        let settings = TracingSettings { batch_spans: 1, ..settings() };
+        let pipeline = start(&settings, &[sink]);
+        pipeline.flush().await;
+        pipeline.offer(spans(0..1)).unwrap();
+        let mut flush = std::pin::pin!(pipeline.flush());
+        assert!(futures::poll!(&mut flush).is_pending());
+        pipeline.offer(spans(1..5)).unwrap();
+        flush.await;
+        let status = pipeline.status().sinks.remove(0);
+        assert_eq!((status.delivered, status.pending), (1, 4));
+        // What is under way came before.
+        assert!(futures::poll!(std::pin::pin!(pipeline.flush())).is_pending());
+    });
+}
+
 #[test]
 fn a_batch_that_is_too_large_is_halved_until_the_span_is_found() {
     run(async {
@@ -299,7 +431,7 @@ fn a_batch_that_is_too_large_is_halved_until_the_span_is_found() {
         }
 
         let sink: Arc<dyn Sink> = Arc::new(Narrow(Mutex::default()));
-        let pipeline = Pipeline::start(&settings(), vec![sink], &tokio::runtime::Handle::current());
+        let pipeline = serve(&settings(), vec![sink]);
         pipeline.offer(spans(0..7)).unwrap();
         pipeline.flush().await;
         let status = pipeline.status();

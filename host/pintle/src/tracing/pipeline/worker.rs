@@ -6,29 +6,28 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use pintle_otlp::Writer;
-use tokio::time::Instant;
+use tokio::{sync::RwLock, time::Instant};
 
 use super::{
-    Failure, Inner, Remedy, Sink,
+    Failure, Inner, Remedy, Sink, SinkState,
     count::reason,
-    queue::{Queued, Ready, Room},
+    queue::{Batch, Queued, Ready, room_of},
     to_u64,
 };
 use crate::tracing::{ExportResult, Rejection};
 
-/// Between attempts: doubled from the first to the last.
-const PAUSE_FIRST: Duration = Duration::from_millis(100);
+/// Longest pause between attempts, unless the sink asks for a longer one.
 const PAUSE_LAST: Duration = Duration::from_secs(10);
-/// A sink does not decide that we wait for ever.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
-/// Attempts with a batch over which the plugin ends.
-const ENDS_MAX: u32 = 2;
 
 pub(super) struct Worker {
     inner: Arc<Inner>,
     index: usize,
     sink: Arc<dyn Sink>,
+    /// Shared by the workers of a sink: held for writing by one whose export has to go alone, and for
+    /// reading by all others.
+    turn: Arc<RwLock<()>>,
 }
 
 /// What a batch, or a part of one, came to.
@@ -40,11 +39,11 @@ enum Outcome {
 }
 
 impl Worker {
-    pub(super) fn new(inner: Arc<Inner>, index: usize) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, index: usize, turn: Arc<RwLock<()>>) -> Self {
         let sink = inner.sinks.get(index).map(Arc::clone);
         // There is a worker only where there is a sink.
         let sink = sink.unwrap_or_else(|| Arc::new(Nowhere));
-        Self { inner, index, sink }
+        Self { inner, index, sink, turn }
     }
 
     pub(super) async fn run(self) {
@@ -54,7 +53,7 @@ impl Worker {
     }
 
     /// The next batch; none when the pipeline is closed and nothing waits.
-    async fn next(&self) -> Option<Vec<Queued>> {
+    async fn next(&self) -> Option<Batch> {
         let work = self.inner.work.get(self.index)?;
         loop {
             let mut notified = std::pin::pin!(work.notified());
@@ -65,8 +64,7 @@ impl Worker {
                 let sink = state.sinks.get_mut(self.index)?;
                 match sink.queue.ready(self.inner.ways.batch, self.inner.ways.batch_delay) {
                     Ready::Now => {
-                        let batch = sink.queue.take(self.inner.ways.batch);
-                        sink.under_way = sink.under_way + room_of(&batch);
+                        let batch = sink.begin(self.inner.ways.batch);
                         if sink.queue.room().spans > 0 {
                             // For another worker.
                             work.notify_one();
@@ -86,8 +84,9 @@ impl Worker {
     }
 
     /// Delivers a batch, in parts where it is too large for the sink.
-    async fn settle_all(&self, batch: Vec<Queued>) {
-        let mut parts = vec![batch];
+    async fn settle_all(&self, batch: Batch) {
+        let Batch { first_number, spans } = batch;
+        let mut parts = vec![spans];
         while let Some(mut part) = parts.pop() {
             match self.deliver(&part).await {
                 Outcome::Split if part.len() > 1 => {
@@ -98,6 +97,7 @@ impl Worker {
                 outcome => self.settle(&part, &outcome),
             }
         }
+        self.with_sink(|sink| sink.end(first_number));
     }
 
     async fn deliver(&self, spans: &[Queued]) -> Outcome {
@@ -108,11 +108,12 @@ impl Worker {
         let request = writer.finish();
         let begun = Instant::now();
         let mut closing = self.inner.closing.subscribe();
-        let (mut pause, mut ends) = (PAUSE_FIRST, 0);
+        let mut pause = self.inner.ways.pause_first;
+        let mut is_suspect = false;
         loop {
             let exported = tokio::select! {
                 biased;
-                exported = self.sink.deliver(request.clone()) => exported,
+                exported = self.attempt(&request, is_suspect) => exported,
                 () = over(&mut closing) => return Outcome::Dropped(reason::SHUTDOWN),
             };
             let Failure { remedy, message } = match exported {
@@ -123,41 +124,48 @@ impl Worker {
             let asked = match remedy {
                 Remedy::None(code) => return Outcome::Refused(code),
                 Remedy::Less => return Outcome::Split,
+                // It was alone: nothing else was to blame.
+                Remedy::Cautiously if is_suspect => return Outcome::Dropped(reason::PLUGIN_ENDED),
                 Remedy::Cautiously => {
-                    ends += 1;
-                    if ends >= ENDS_MAX {
-                        return Outcome::Dropped(reason::PLUGIN_ENDED);
-                    }
+                    is_suspect = true;
                     None
                 }
                 Remedy::Later(asked) => asked,
             };
-            let wait = match asked {
-                Some(asked) => asked.min(RETRY_AFTER_MAX),
-                None => jittered(pause),
-            };
+            let wait = wait(pause, asked);
             pause = (pause * 2).min(PAUSE_LAST);
-            if begun.elapsed() + wait > self.inner.ways.retry_for {
+            if begun.elapsed().saturating_add(wait) > self.inner.ways.retry_for {
                 return Outcome::Dropped(reason::RETRIES);
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = over(&mut closing) => return Outcome::Dropped(reason::SHUTDOWN),
             }
-            self.with_counts(|counts| counts.retries += 1);
+            self.with_sink(|sink| sink.counts.retries += 1);
         }
     }
 
+    /// Delivers a request once. Over one request of many under way a plugin ends for all of them;
+    /// which one it was shows when each goes alone.
+    async fn attempt(&self, request: &Bytes, alone: bool) -> Result<ExportResult, Failure> {
+        let (_alone, _shared);
+        if alone {
+            _alone = self.turn.write().await;
+        } else {
+            _shared = self.turn.read().await;
+        }
+        self.sink.deliver(request.clone()).await
+    }
+
     fn note_error(&self, message: &str) {
-        let first = self.with_counts(|counts| counts.last_error.replace(message.to_owned()));
+        let first = self.with_sink(|sink| sink.counts.last_error.replace(message.to_owned()));
         if first.flatten().is_none() {
             tracing::warn!(backend = self.sink.name(), "spans are not delivered: {message}");
         }
     }
 
-    fn with_counts<T>(&self, act: impl FnOnce(&mut super::SinkCounts) -> T) -> Option<T> {
-        let mut state = self.inner.lock();
-        state.sinks.get_mut(self.index).map(|sink| act(&mut sink.counts))
+    fn with_sink<T>(&self, act: impl FnOnce(&mut SinkState) -> T) -> Option<T> {
+        self.inner.lock().sinks.get_mut(self.index).map(act)
     }
 
     /// Counts what became of spans that were under way. The numbers are made to add up, whatever the
@@ -200,14 +208,16 @@ async fn over(closing: &mut tokio::sync::watch::Receiver<Option<Instant>>) {
     tokio::time::sleep_until(deadline).await;
 }
 
+/// How long to wait before the next attempt. A sink may ask for more than we wait of our own accord,
+/// never for less: it would get one attempt after the other.
+fn wait(pause: Duration, asked: Option<Duration>) -> Duration {
+    jittered(pause).max(asked.unwrap_or_default())
+}
+
 /// Between half and the whole, so that hosts do not come back together.
 fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 1_000;
     pause / 2 + pause.mul_f64(f64::from(u32::try_from(random).unwrap_or(0)) / 2_000.0)
-}
-
-fn room_of(spans: &[Queued]) -> Room {
-    Room { spans: spans.len(), bytes: spans.iter().map(Queued::weight).sum() }
 }
 
 /// Takes nothing.
@@ -218,12 +228,26 @@ impl Sink for Nowhere {
         "none"
     }
 
-    fn deliver(
-        &self,
-        _: bytes::Bytes,
-    ) -> futures::future::BoxFuture<'_, Result<ExportResult, Failure>> {
+    fn deliver(&self, _: Bytes) -> futures::future::BoxFuture<'_, Result<ExportResult, Failure>> {
         let failure =
             Failure { remedy: Remedy::None("no-sink".into()), message: "there is no sink".into() };
         Box::pin(std::future::ready(Err(failure)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sink_may_ask_for_more_patience_and_not_for_less() {
+        let pause = Duration::from_millis(100);
+        for asked in [None, Some(Duration::ZERO), Some(Duration::from_millis(1))] {
+            let wait = wait(pause, asked);
+            assert!(wait >= pause / 2 && wait <= pause, "{asked:?}: {wait:?}");
+        }
+        for asked in [Duration::from_secs(90), Duration::MAX] {
+            assert_eq!(wait(pause, Some(asked)), asked);
+        }
     }
 }
