@@ -8,13 +8,20 @@ use axum::{
 };
 use flate2::read::MultiGzDecoder;
 use http::{HeaderMap, StatusCode, header};
+use tokio::sync::Semaphore;
 
 use super::REQUEST_BYTES_MAX;
 
-/// A body, unpacked, and the head that it came with.
-pub(super) struct Unpacked {
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+/// Bodies that are unpacked and read at a time. One of them may take some hundred megabytes for a
+/// moment, whatever its length is.
+const READERS_MAX: usize = 2;
+
+static READERS: Semaphore = Semaphore::const_new(READERS_MAX);
+
+/// A body as it came, and the head that it came with.
+pub(super) struct Packed {
+    headers: HeaderMap,
+    body: Bytes,
 }
 
 /// Why a body cannot be read.
@@ -24,22 +31,13 @@ pub(super) struct Unreadable {
     pub(super) reason: String,
 }
 
-impl Unpacked {
+impl Packed {
     pub(super) async fn of(request: Request) -> Result<Self, Unreadable> {
         let headers = request.headers().clone();
         let body = Bytes::from_request(request, &()).await.map_err(|rejection| Unreadable {
             status: rejection.status(),
             reason: rejection.body_text(),
         })?;
-        let encoding = headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes());
-        let body = match encoding {
-            None | Some(b"" | b"identity") => body,
-            Some(b"gzip" | b"x-gzip") => unpack(&body)?,
-            Some(_) => {
-                let reason = "the body is packed with something else than gzip".to_owned();
-                return Err(Unreadable { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, reason });
-            }
-        };
         Ok(Self { headers, body })
     }
 
@@ -48,6 +46,34 @@ impl Unpacked {
         let value = self.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
         let essence = value.and_then(|value| value.split(';').next()).unwrap_or_default().trim();
         essence.eq_ignore_ascii_case(media_type)
+    }
+
+    /// Unpacks it and reads what it holds, where that keeps no other request waiting.
+    pub(super) async fn read<T, F>(self, read: F) -> Result<T, Unreadable>
+    where
+        T: Send + 'static,
+        F: FnOnce(Bytes) -> Result<T, String> + Send + 'static,
+    {
+        let encoding = self.headers.get(header::CONTENT_ENCODING).map(|value| value.as_bytes());
+        let is_packed = match encoding {
+            None | Some(b"" | b"identity") => false,
+            Some(b"gzip" | b"x-gzip") => true,
+            Some(_) => {
+                let reason = "the body is packed with something else than gzip".to_owned();
+                return Err(Unreadable { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, reason });
+            }
+        };
+        // It is never closed.
+        let _permit = READERS.acquire().await.ok();
+        let reading = tokio::task::spawn_blocking(move || {
+            let body = if is_packed { unpack(&self.body)? } else { self.body };
+            let refuse = |reason| Unreadable { status: StatusCode::BAD_REQUEST, reason };
+            read(body).map_err(refuse)
+        });
+        reading.await.unwrap_or_else(|error| {
+            let reason = format!("the body was not read: {error}");
+            Err(Unreadable { status: StatusCode::INTERNAL_SERVER_ERROR, reason })
+        })
     }
 }
 

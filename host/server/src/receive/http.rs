@@ -15,7 +15,7 @@ use prost::Message;
 use serde_json::json;
 
 use super::{
-    body::{Unpacked, Unreadable},
+    body::{Packed, Unreadable},
     refused, retry_after,
 };
 
@@ -34,27 +34,29 @@ pub(super) fn routes(pintle: Pintle) -> Router {
 }
 
 async fn export(pipeline: &Pipeline, request: Request) -> Response {
-    let unpacked = match Unpacked::of(request).await {
-        Ok(unpacked) => unpacked,
+    let packed = match Packed::of(request).await {
+        Ok(packed) => packed,
         Err(Unreadable { status, reason }) => {
             return failure(status, INVALID_ARGUMENT, &reason, false, None);
         }
     };
-    let in_json = unpacked.is(JSON);
-    if !in_json && !unpacked.is(PROTOBUF) {
+    let in_json = packed.is(JSON);
+    if !in_json && !packed.is(PROTOBUF) {
         let reason = format!("the body has to be {PROTOBUF} or {JSON}");
         return failure(StatusCode::UNSUPPORTED_MEDIA_TYPE, INVALID_ARGUMENT, &reason, false, None);
     }
-    let request = if in_json {
-        match read_request(&unpacked.body) {
-            Ok(request) => Bytes::from(request.encode_to_vec()),
-            Err(error) => {
-                let text = error.to_string();
-                return failure(StatusCode::BAD_REQUEST, INVALID_ARGUMENT, &text, true, None);
-            }
+    let read = move |body: Bytes| {
+        if !in_json {
+            return Ok(body);
         }
-    } else {
-        unpacked.body
+        let request = read_request(&body).map_err(|error| error.to_string())?;
+        Ok(request.encode_to_vec().into())
+    };
+    let request = match packed.read(read).await {
+        Ok(request) => request,
+        Err(Unreadable { status, reason }) => {
+            return failure(status, INVALID_ARGUMENT, &reason, in_json, None);
+        }
     };
     match pipeline.try_offer(request) {
         Ok(taken) => success(&taken, in_json),

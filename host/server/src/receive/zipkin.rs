@@ -10,7 +10,7 @@ use pintle::{
 use prost::Message;
 
 use super::{
-    body::{Unpacked, Unreadable},
+    body::{Packed, Unreadable},
     refused, retry_after,
 };
 
@@ -28,16 +28,9 @@ pub(super) fn routes(pintle: Pintle) -> Router {
 }
 
 async fn take(pipeline: &Pipeline, request: Request) -> Response {
-    let unpacked = match Unpacked::of(request).await {
-        Ok(unpacked) => unpacked,
+    let request = match read(request).await {
+        Ok(request) => request,
         Err(Unreadable { status, reason }) => return answer(status, &reason),
-    };
-    if unpacked.is("application/x-protobuf") || unpacked.is("application/x-thrift") {
-        return answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, "spans are taken in JSON only");
-    }
-    let request = match model::read(&unpacked.body) {
-        Ok(request) => Bytes::from(request.encode_to_vec()),
-        Err(reason) => return answer(StatusCode::BAD_REQUEST, &reason),
     };
     let refusal = match pipeline.try_offer(request) {
         Ok(taken) => {
@@ -58,6 +51,15 @@ async fn take(pipeline: &Pipeline, request: Request) -> Response {
         response.headers_mut().insert(header::RETRY_AFTER, wait.as_secs().max(1).into());
     }
     response
+}
+
+async fn read(request: Request) -> Result<Bytes, Unreadable> {
+    let packed = Packed::of(request).await?;
+    if packed.is("application/x-protobuf") || packed.is("application/x-thrift") {
+        let reason = "spans are taken in JSON only".to_owned();
+        return Err(Unreadable { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, reason });
+    }
+    packed.read(|body| Ok(model::read(&body)?.encode_to_vec().into())).await
 }
 
 fn answer(status: StatusCode, text: &str) -> Response {

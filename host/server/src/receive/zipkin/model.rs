@@ -1,10 +1,12 @@
 //! Zipkin's spans as OTLP's, as OpenTelemetry's specification maps them the other way round.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use pintle_otlp::{
     Event, ExportTraceServiceRequest, InstrumentationScope, KeyValue, Resource, ResourceSpans,
-    ScopeSpans, Span, SpanKind, Status, StatusCode, Value, text::from_hex,
+    ScopeSpans, Span, SpanKind, Status, StatusCode, Value,
+    json::{VALUES_MAX, is_small},
+    text::from_hex,
 };
 use serde::Deserialize;
 
@@ -25,7 +27,7 @@ struct ZipkinSpan {
     shared: Option<bool>,
 }
 
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 struct Endpoint {
     service_name: Option<String>,
@@ -41,32 +43,41 @@ struct Annotation {
     value: String,
 }
 
+/// What a span says of itself where its ids are none: no id of OpenTelemetry has one byte, so the
+/// pipeline refuses the span, and only it.
+const NO_ID: [u8; 1] = [0];
+
 /// Reads a list of spans. Ids that are none are left to be refused span by span.
 ///
 /// # Errors
 ///
 /// Says what is wrong with the text.
 pub(super) fn read(text: &[u8]) -> Result<ExportTraceServiceRequest, String> {
+    if !is_small(text) {
+        return Err(format!(
+            "the list has more than {VALUES_MAX} values; send fewer spans at once"
+        ));
+    }
     let spans: Vec<ZipkinSpan> = serde_json::from_slice(text)
         .map_err(|error| format!("this is no list of Zipkin spans in JSON: {error}"))?;
     let mut by_process: Vec<(Endpoint, Vec<ZipkinSpan>)> = Vec::new();
+    let mut places: HashMap<Endpoint, usize> = HashMap::new();
     for mut span in spans {
         let endpoint = span.local_endpoint.take().unwrap_or_default();
-        let same = |(known, _): &&mut (Endpoint, _)| {
-            (&known.service_name, &known.ipv4, &known.ipv6, known.port)
-                == (&endpoint.service_name, &endpoint.ipv4, &endpoint.ipv6, endpoint.port)
-        };
-        match by_process.iter_mut().find(same) {
-            Some((_, spans)) => spans.push(span),
-            None => by_process.push((endpoint, vec![span])),
+        let place = *places.entry(endpoint).or_insert_with_key(|endpoint| {
+            by_process.push((endpoint.clone(), Vec::new()));
+            by_process.len() - 1
+        });
+        if let Some((_, spans)) = by_process.get_mut(place) {
+            spans.push(span);
         }
     }
     let resource_spans = by_process.into_iter().map(|(endpoint, spans)| {
         // A server may use the id of its caller's span; with OTLP each span has its own.
-        let shared: HashMap<String, String> = spans
+        let shared: HashSet<(Vec<u8>, [u8; 8])> = spans
             .iter()
             .filter(|span| span.shared == Some(true))
-            .map(|span| (span.id.clone(), own_id(&span.id)))
+            .filter_map(|span| Some((trace_id(&span.trace_id), from_hex(&span.id)?)))
             .collect();
         ResourceSpans {
             resource: Some(resource(&endpoint)),
@@ -82,11 +93,10 @@ pub(super) fn read(text: &[u8]) -> Result<ExportTraceServiceRequest, String> {
 }
 
 /// The id of a server's half of a span that it shares with its caller.
-fn own_id(id: &str) -> String {
-    let number = u64::from_str_radix(id, 16).unwrap_or_default();
+fn own_id(id: [u8; 8]) -> [u8; 8] {
     // Any reversible change does; the same span gets the same id in every host.
-    let own = number.rotate_left(32) ^ 0x5a5a_5a5a_5a5a_5a5a;
-    format!("{:016x}", if own == 0 { 1 } else { own })
+    let own = u64::from_be_bytes(id).rotate_left(32) ^ 0x5a5a_5a5a_5a5a_5a5a;
+    own.max(1).to_be_bytes()
 }
 
 fn resource(endpoint: &Endpoint) -> Resource {
@@ -104,16 +114,16 @@ fn resource(endpoint: &Endpoint) -> Resource {
     Resource { attributes, dropped_attributes_count: 0 }
 }
 
-fn convert(span: ZipkinSpan, shared: &HashMap<String, String>) -> Span {
-    let is_shared = span.shared == Some(true);
-    let parent = if is_shared { Some(span.id.clone()) } else { span.parent_id.clone() };
-    let own = |id: &str| shared.get(id).cloned().unwrap_or_else(|| id.to_owned());
-    let parent = match parent {
-        Some(parent) if !is_shared => own(&parent),
-        Some(parent) => parent,
-        None => String::new(),
+fn convert(span: ZipkinSpan, shared: &HashSet<(Vec<u8>, [u8; 8])>) -> Span {
+    let trace_id = trace_id(&span.trace_id);
+    let (id, parent) = (from_hex::<8>(&span.id), span.parent_id.as_deref().unwrap_or_default());
+    let (span_id, parent_span_id) = if span.shared == Some(true) {
+        (id.map(|id| own_id(id).into()), id.map(Vec::from))
+    } else {
+        let own = |id| if shared.contains(&(trace_id.clone(), id)) { own_id(id) } else { id };
+        let parent_id = from_hex::<8>(parent).map(|parent| own(parent).into());
+        (id.map(Vec::from), if parent.is_empty() { Some(Vec::new()) } else { parent_id })
     };
-    let id = if is_shared { own(&span.id) } else { span.id.clone() };
     let start = span.timestamp.unwrap_or_default().saturating_mul(1_000);
     let end = start.saturating_add(span.duration.unwrap_or_default().saturating_mul(1_000));
     let mut tags = span.tags.unwrap_or_default();
@@ -137,10 +147,10 @@ fn convert(span: ZipkinSpan, shared: &HashMap<String, String>) -> Span {
         ..Event::default()
     });
     Span {
-        trace_id: trace_id(&span.trace_id),
-        span_id: from_hex::<8>(&id).map(Vec::from).unwrap_or_default(),
+        trace_id,
+        span_id: span_id.unwrap_or_else(|| NO_ID.into()),
         trace_state,
-        parent_span_id: from_hex::<8>(&parent).map(Vec::from).unwrap_or_default(),
+        parent_span_id: parent_span_id.unwrap_or_else(|| NO_ID.into()),
         name: span.name.unwrap_or_default(),
         kind: kind(span.kind.as_deref()).into(),
         start_time_unix_nano: start,
@@ -181,7 +191,7 @@ fn peer_attributes(peer: &Endpoint) -> Vec<KeyValue> {
 /// Ids of 64 bits are filled up.
 fn trace_id(text: &str) -> Vec<u8> {
     let padded = if text.len() == 16 { format!("{:0>32}", text) } else { text.to_owned() };
-    from_hex::<16>(&padded).map(Vec::from).unwrap_or_default()
+    from_hex::<16>(&padded).map_or_else(|| NO_ID.into(), Vec::from)
 }
 
 #[cfg(test)]
@@ -230,7 +240,44 @@ mod tests {
         assert_eq!(spans[1].parent_span_id, caller);
         assert_ne!(spans[1].span_id, caller);
         assert_eq!(spans[2].parent_span_id, spans[1].span_id, "and its own children hang on it");
-        assert!(spans[0].span_id.is_empty(), "what is no id is refused later, alone");
+        assert_eq!(spans[0].span_id, NO_ID, "what is no id is refused later, alone");
+    }
+
+    #[test]
+    fn an_id_that_is_none_does_not_become_one() {
+        let id = "352bff9a74ca9ad2";
+        let (_, shared) = one(&format!(r#"[{{"traceId":"{id}","id":"zzz","shared":true}}]"#));
+        assert_eq!((&shared.span_id[..], &shared.parent_span_id[..]), (&NO_ID[..], &NO_ID[..]));
+        let child = |parent| {
+            let text = format!(r#"[{{"traceId":"{id}","id":"{id}","parentId":{parent}}}]"#);
+            one(&text).1.parent_span_id
+        };
+        assert_eq!(child("\"zzzzzzzz\""), NO_ID, "it is not the first of its trace");
+        assert_eq!(child("null"), [0; 0]);
+    }
+
+    #[test]
+    fn a_list_whose_spans_would_fill_the_memory_is_refused_before_it_is_read() {
+        let spans = |count| format!("[{}]", vec!["{}"; count].join(","));
+        assert!(read(spans(1_000).as_bytes()).is_ok());
+        let refusal = read(spans(VALUES_MAX).as_bytes()).unwrap_err();
+        assert!(refusal.contains("fewer spans"), "{refusal}");
+    }
+
+    #[test]
+    fn spans_of_a_process_stay_together_however_many_processes_report() {
+        let span = |service| {
+            let service = format!(r#"{{"serviceName":"{service}"}}"#);
+            format!(
+                r#"{{"traceId":"5af7183fb1d4cf5f","id":"352bff9a74ca9ad2","localEndpoint":{service}}}"#
+            )
+        };
+        let spans: Vec<_> = (0..2).flat_map(|_| (0..3).map(span)).collect();
+        let request = read(format!("[{}]", spans.join(",")).as_bytes()).unwrap();
+        let services = request.resource_spans.iter().map(|of| {
+            (of.resource.as_ref().unwrap().service_name(), of.scope_spans[0].spans.len())
+        });
+        assert_eq!(services.collect::<Vec<_>>(), [("0", 2), ("1", 2), ("2", 2)]);
     }
 
     #[test]
