@@ -71,7 +71,8 @@ pub struct Carried {
     /// The same of the span's parent, where the convention tells it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parent_id: Option<String>,
-    /// Whether the caller records the trace; absent where it leaves that open.
+    /// Whether the caller records the trace; absent where it leaves that open. B3 can say so without
+    /// telling of a span.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled: Option<bool>,
     /// Record it whatever the ratio is.

@@ -114,11 +114,12 @@ async fn extract(global: &Global, client: &Client, headers: &[String]) -> anyhow
     }
     let carried = client.admin().trace_extract(&Headers { headers: named }).await?;
     let is_found = carried.trace_id.is_some();
-    if global.print(&carried)? {
-        // All is said.
-    } else if is_found {
+    // Baggage goes along without a trace too.
+    let is_empty = Carried { debug: false, ..carried.clone() } == Carried::default();
+    if !global.print(&carried)? && !is_empty {
         print(&carried)?;
-    } else {
+    }
+    if !is_found {
         output::note("these headers tell of no trace");
     }
     Ok(if is_found { Exit::OK } else { Exit::FAILED })
@@ -131,8 +132,8 @@ fn print(carried: &Carried) -> anyhow::Result<()> {
         None => "not said",
     };
     let mut facts = vec![
-        ("trace", carried.trace_id.clone().unwrap_or_default()),
-        ("span", carried.span_id.clone().unwrap_or_default()),
+        ("trace", output::or_dash(carried.trace_id.clone().unwrap_or_default())),
+        ("span", output::or_dash(carried.span_id.clone().unwrap_or_default())),
         ("parent", output::or_dash(carried.parent_id.clone().unwrap_or_default())),
         ("sampled", if carried.debug { "debug".to_owned() } else { sampled.to_owned() }),
     ];

@@ -6,13 +6,16 @@ tokio::task_local! {
     static CURRENT: TraceHeaders;
 }
 
-/// The headers by which a trace goes on in another process, in W3C form.
+/// The headers by which a trace goes on in another process, in W3C form, and what these cannot say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TraceHeaders {
-    /// `traceparent`.
+    /// `traceparent`; empty if the caller names no span.
     pub traceparent: String,
     /// `tracestate`; empty if there is none.
     pub tracestate: String,
+    /// Whether this host records what it does in the trace, where `traceparent` does not tell; see
+    /// [`Carried::trace_headers`](super::propagation::Carried::trace_headers).
+    pub sampled: Option<bool>,
 }
 
 /// Makes every call in `future` part of a trace: plugins get its headers, and pass them on to their
@@ -52,7 +55,11 @@ mod tests {
 
     #[test]
     fn calls_within_a_trace_carry_it_and_others_carry_none() {
-        let headers = TraceHeaders { traceparent: "00-1-2-01".into(), tracestate: "a=b".into() };
+        let headers = TraceHeaders {
+            traceparent: "00-1-2-01".into(),
+            tracestate: "a=b".into(),
+            sampled: None,
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
             assert!(current_headers().is_empty());

@@ -73,10 +73,12 @@ impl OwnSpans {
         let parent = headers
             .as_ref()
             .and_then(|headers| extract([("traceparent", headers.traceparent.as_str())]).span);
+        let decided = headers.as_ref().and_then(|headers| headers.sampled);
         // What this host does of its own accord belongs to nobody's trace.
-        let is_wanted = match &parent {
-            Some(parent) => parent.is_sampled(),
-            None => role == Role::Server,
+        let is_wanted = match (decided, &parent) {
+            (Some(decided), _) => decided,
+            (None, Some(parent)) => parent.is_sampled(),
+            (None, None) => role == Role::Server,
         };
         if !is_wanted {
             return None;

@@ -68,6 +68,9 @@ pub struct SpanContext {
 pub struct Carried {
     /// The caller's span.
     pub span: Option<SpanContext>,
+    /// Whether the trace is to be recorded that begins here, where the caller decided that without
+    /// naming a span: B3 can.
+    pub sampled: Option<bool>,
     /// What vendors add to it: the header `tracestate` of W3C.
     pub state: String,
     /// Names and values that go along with the request.
@@ -126,16 +129,38 @@ impl SpanContext {
     /// Whether it is recorded, as far as is known.
     #[must_use]
     pub fn is_sampled(&self) -> bool {
-        self.debug || self.sampled == Some(true)
+        self.decision() == Some(true)
+    }
+
+    /// What the caller decided, if it did.
+    fn decision(&self) -> Option<bool> {
+        if self.debug { Some(true) } else { self.sampled }
     }
 }
 
 impl Carried {
-    /// The headers with which calls go on: see [`super::in_trace`].
+    /// Whether the caller records the trace; none where it leaves that to us.
+    #[must_use]
+    pub fn decision(&self) -> Option<bool> {
+        match &self.span {
+            Some(span) => span.decision(),
+            None => self.sampled,
+        }
+    }
+
+    /// The headers with which calls go on: see [`super::in_trace`]. A trace of which the caller left
+    /// the decision to us is recorded like one that begins here; W3C has no word for that.
     #[must_use]
     pub fn trace_headers(&self) -> Option<TraceHeaders> {
-        let traceparent = w3c::traceparent(self.span.as_ref()?);
-        Some(TraceHeaders { traceparent, tracestate: self.state.clone() })
+        let Some(span) = &self.span else {
+            let sampled = Some(self.sampled?);
+            return Some(TraceHeaders { sampled, ..TraceHeaders::default() });
+        };
+        Some(TraceHeaders {
+            traceparent: w3c::traceparent(span),
+            tracestate: self.state.clone(),
+            sampled: if span.decision().is_none() { Some(true) } else { None },
+        })
     }
 }
 
@@ -185,6 +210,9 @@ pub fn extract<'a>(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Car
             Format::Jaeger => jaeger::read(&headers),
         };
         carried.span = carried.span.or(span);
+    }
+    if carried.span.is_none() {
+        carried.sampled = b3::read_decision(&headers);
     }
     let baggage = w3c::read_baggage(&headers)
         .into_iter()

@@ -56,7 +56,7 @@ async fn extract(Document(Headers { headers }): Document<Headers>) -> Json<Carri
         trace_id: span.map(|span| hex(&span.trace_id)),
         span_id: span.map(|span| hex(&span.span_id)),
         parent_id: span.and_then(|span| span.parent_id).map(|id| hex(&id)),
-        sampled: span.and_then(|span| span.sampled),
+        sampled: carried.decision(),
         debug: span.is_some_and(|span| span.debug),
         state: carried.state,
         baggage: carried.baggage.into_iter().collect(),
@@ -68,6 +68,7 @@ async fn inject(Document(Inject { format, carried }): Document<Inject>) -> Answe
         format.parse().map_err(|error| Failure::invalid(format!("format: {error}")))?;
     let carried = propagation::Carried {
         span: span(&carried)?,
+        sampled: carried.sampled,
         state: carried.state,
         baggage: carried.baggage.into_iter().collect(),
         skywalking: None,

@@ -20,6 +20,9 @@ async fn headers_of_one_convention_become_those_of_another() -> Result<()> {
     assert!(written.contains("baggage: user=ann"), "{written}");
     let none = shell.run(&["trace", "extract", "accept: */*"]).await?;
     assert!(none.code == Some(1) && none.stderr.contains("no trace"), "{none:?}");
+    let baggage = shell.run(&["trace", "extract", "baggage: user=ann"]).await?;
+    let text = String::from_utf8_lossy(&baggage.stdout);
+    assert!(baggage.code == Some(1) && text.contains("user=ann"), "{baggage:?}");
     let wrong = shell.run(&[&inject[..], &["--format", "morse"]].concat()).await?;
     assert!(wrong.code != Some(0) && wrong.stderr.contains("b3-single"), "{wrong:?}");
     Ok(())

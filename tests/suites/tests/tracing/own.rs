@@ -63,7 +63,8 @@ async fn a_callers_trace_reaches_the_plugin_in_whatever_convention() -> Result<(
     assert_eq!(told, format!("traceparent: {PARENT}\n"));
     assert_eq!(told_over_http(&pintle, ("traceparent", "nonsense")).await?, "");
 
-    let headers = TraceHeaders { traceparent: PARENT.into(), tracestate: "a=1".into() };
+    let headers =
+        TraceHeaders { traceparent: PARENT.into(), tracestate: "a=1".into(), sampled: None };
     let config = pintle.config("main")?;
     let entry = in_trace(headers, config.get("trace")).await?.context("an answer")?;
     assert_eq!(entry.value, format!("traceparent: {PARENT}\ntracestate: a=1\n"));
@@ -100,7 +101,11 @@ async fn reporting_what_the_host_does_does_not_report_itself() -> Result<()> {
     // A caller that does not record its trace is followed.
     let silent = format!("00-{}-e457b5a2e4d86bd1-00", "1".repeat(32));
     told_over_http(&pintle, ("traceparent", &silent)).await?;
+    told_over_http(&pintle, ("b3", "0")).await?;
     pintle.pipeline().flush().await;
     assert_eq!(pintle.pipeline().status().received, 2);
+    // One that leaves the decision to this host gets what a trace gets that begins here.
+    told_over_http(&pintle, ("b3", &format!("{TRACE}-e457b5a2e4d86bd1"))).await?;
+    spans_of(&pintle, TRACE, 4).await?;
     Ok(())
 }

@@ -3,18 +3,37 @@
 use super::{Carried, Headers, SpanContext, header, hex_of, padded_id};
 
 pub(super) fn read(headers: &Headers<'_>) -> Option<SpanContext> {
-    let debug = headers.one("x-b3-flags") == Some("1");
-    let sampled = match headers.one("x-b3-sampled") {
-        Some("1" | "true") => Some(true),
-        Some("0" | "false") => Some(false),
-        _ => None,
-    };
+    let (sampled, debug) = sampling(headers);
     let span = context(
         headers.one("x-b3-traceid")?,
         headers.one("x-b3-spanid")?,
         headers.one("x-b3-parentspanid"),
     )?;
-    Some(SpanContext { sampled: if debug { Some(true) } else { sampled }, debug, ..span })
+    Some(SpanContext { sampled, debug, ..span })
+}
+
+/// What headers decide that name no span: `b3: 0`, or `X-B3-Sampled` without ids.
+pub(super) fn read_decision(headers: &Headers<'_>) -> Option<bool> {
+    let single = headers.one("b3").and_then(state).map(|(sampled, _)| sampled);
+    single.or(sampling(headers).0)
+}
+
+fn sampling(headers: &Headers<'_>) -> (Option<bool>, bool) {
+    if headers.one("x-b3-flags") == Some("1") {
+        return (Some(true), true);
+    }
+    let sampled = headers.one("x-b3-sampled").and_then(state).map(|(sampled, _)| sampled);
+    (sampled, false)
+}
+
+/// Whether the trace is recorded, and whatever the ratio is.
+fn state(text: &str) -> Option<(bool, bool)> {
+    match text {
+        "1" | "true" => Some((true, false)),
+        "0" | "false" => Some((false, false)),
+        "d" => Some((true, true)),
+        _ => None,
+    }
 }
 
 pub(super) fn read_single(headers: &Headers<'_>) -> Option<SpanContext> {
@@ -22,10 +41,7 @@ pub(super) fn read_single(headers: &Headers<'_>) -> Option<SpanContext> {
     let (trace_id, span_id) = (parts.next()?, parts.next()?);
     let (sampled, debug) = match parts.next() {
         None => (None, false),
-        Some("1" | "true") => (Some(true), false),
-        Some("0" | "false") => (Some(false), false),
-        Some("d") => (Some(true), true),
-        Some(_) => return None,
+        Some(text) => state(text).map(|(sampled, debug)| (Some(sampled), debug))?,
     };
     let span = context(trace_id, span_id, parts.next())?;
     Some(SpanContext { sampled, debug, ..span }).filter(|_| parts.next().is_none())
@@ -41,7 +57,11 @@ fn context(trace_id: &str, span_id: &str, parent_id: Option<&str>) -> Option<Spa
 }
 
 pub(super) fn write(carried: &Carried) -> Vec<(String, String)> {
-    let Some(span) = &carried.span else { return Vec::new() };
+    let digit = |sampled| if sampled { "1" } else { "0" };
+    let Some(span) = &carried.span else {
+        let decision = carried.sampled.map(|sampled| header("X-B3-Sampled", digit(sampled)));
+        return decision.into_iter().collect();
+    };
     let mut headers = vec![
         header("X-B3-TraceId", hex_of(&span.trace_id)),
         header("X-B3-SpanId", hex_of(&span.span_id)),
@@ -52,13 +72,16 @@ pub(super) fn write(carried: &Carried) -> Vec<(String, String)> {
     if span.debug {
         headers.push(header("X-B3-Flags", "1"));
     } else if let Some(sampled) = span.sampled {
-        headers.push(header("X-B3-Sampled", if sampled { "1" } else { "0" }));
+        headers.push(header("X-B3-Sampled", digit(sampled)));
     }
     headers
 }
 
 pub(super) fn write_single(carried: &Carried) -> Vec<(String, String)> {
-    let Some(span) = &carried.span else { return Vec::new() };
+    let Some(span) = &carried.span else {
+        let decision = carried.sampled.map(|sampled| header("b3", if sampled { "1" } else { "0" }));
+        return decision.into_iter().collect();
+    };
     let mut text = format!("{}-{}", hex_of(&span.trace_id), hex_of(&span.span_id));
     let state = match (span.debug, span.sampled) {
         (true, _) => Some("d"),

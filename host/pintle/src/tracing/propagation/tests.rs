@@ -90,6 +90,49 @@ fn a_state_that_breaks_the_rules_is_not_passed_on() {
 }
 
 #[test]
+fn a_state_that_is_too_long_loses_its_long_members_and_then_its_oldest() {
+    let parent = ("traceparent", "00-80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1-01");
+    let state = |members: &[&str]| extract([parent, ("tracestate", &members.join(","))]).state;
+    let long = format!("long={}", "x".repeat(200));
+    let [one, two, three, four, five] =
+        ["a", "b", "c", "d", "e"].map(|key| format!("{key}={}", "x".repeat(118)));
+    assert_eq!(one.len(), 120);
+    assert_eq!(state(&[&one, &long, &two, &three]), [&*one, &two, &three].join(","));
+    assert_eq!(state(&[&one, &two, &three, &four, &five]), [&*one, &two, &three, &four].join(","));
+    let full = format!("f={}", "x".repeat(26));
+    let exactly = [&*one, &two, &three, &four, &full].join(",");
+    assert_eq!((exactly.len(), state(&[&exactly])), (512, exactly));
+}
+
+#[test]
+fn what_is_decided_without_a_span_is_heard_and_told() {
+    for (name, value, decision) in [
+        ("b3", "0", Some(false)),
+        ("b3", "d", Some(true)),
+        ("X-B3-Sampled", "0", Some(false)),
+        ("X-B3-Flags", "1", Some(true)),
+        ("b3", "x", None),
+        ("accept", "*/*", None),
+    ] {
+        let carried = extract([(name, value)]);
+        assert_eq!((carried.span, carried.decision()), (None, decision), "{name}: {value}");
+        assert_eq!(carried.trace_headers().and_then(|headers| headers.sampled), decision);
+        for format in [Format::B3, Format::B3Single] {
+            assert_eq!(back(&inject(&carried, format)).decision(), decision);
+        }
+        assert!(inject(&carried, Format::W3c).is_empty());
+    }
+}
+
+#[test]
+fn a_decision_that_is_left_to_us_is_not_taken_for_a_refusal() {
+    let headers = |b3: &str| extract([("b3", b3)]).trace_headers().unwrap();
+    let ids = "80f198ee56343ba864fe8b2a57d3eff7-e457b5a2e4d86bd1";
+    assert_eq!(headers(ids).sampled, Some(true));
+    assert_eq!(headers(&format!("{ids}-0")).sampled, None, "`traceparent` says so");
+}
+
+#[test]
 fn equal_contexts_of_skywalking_stay_equal_elsewhere() {
     let context = |trace: &str, index| SkyWalkingContext {
         sampled: true,
@@ -136,7 +179,7 @@ proptest! {
     #[test]
     fn what_is_written_is_read_back(span in any_span(), baggage in any_baggage(), state in "([a-z]{1,5}=[0-9]{1,5}(,[f-h]{2}=x)?)?") {
         for format in Format::ALL {
-            let carried = Carried { span: Some(span), state: state.clone(), baggage: baggage.clone(), skywalking: None };
+            let carried = Carried { span: Some(span), state: state.clone(), baggage: baggage.clone(), skywalking: None, sampled: None };
             let read = back(&inject(&carried, format));
             let found = read.span.unwrap();
             prop_assert_eq!(found.trace_id, span.trace_id, "{}", format);

@@ -8,6 +8,8 @@ use super::{Carried, Headers, SpanContext, header, hex_of};
 /// Most members of `tracestate`, and the bytes that everybody passes on.
 const STATE_MEMBERS_MAX: usize = 32;
 const STATE_BYTES_MAX: usize = 512;
+/// Members that are longer are the first to be left out.
+const STATE_MEMBER_BYTES: usize = 128;
 
 /// What may not stand in a value of baggage as it is.
 const BAGGAGE_ESCAPED: &AsciiSet =
@@ -41,7 +43,7 @@ pub(super) fn read(headers: &Headers<'_>) -> Option<SpanContext> {
 
 pub(super) fn read_state(headers: &Headers<'_>) -> String {
     let members = headers.all("tracestate").flat_map(|value| value.split(','));
-    let members: Vec<_> = members.map(str::trim).filter(|member| !member.is_empty()).collect();
+    let mut members: Vec<_> = members.map(str::trim).filter(|member| !member.is_empty()).collect();
     let is_member = |member: &&str| {
         member.split_once('=').is_some_and(|(key, value)| {
             !key.is_empty()
@@ -50,11 +52,15 @@ pub(super) fn read_state(headers: &Headers<'_>) -> String {
                 && value.bytes().all(|byte| matches!(byte, 0x20..=0x7e) && byte != b'=')
         })
     };
-    let whole = members.join(",");
-    let passes = members.len() <= STATE_MEMBERS_MAX
-        && whole.len() <= STATE_BYTES_MAX
-        && members.iter().all(is_member);
-    if passes { whole } else { String::new() }
+    if members.len() > STATE_MEMBERS_MAX || !members.iter().all(is_member) {
+        return String::new();
+    }
+    // The newest stand at the front.
+    while members.iter().map(|member| member.len() + 1).sum::<usize>() > STATE_BYTES_MAX + 1 {
+        let long = members.iter().rposition(|member| member.len() > STATE_MEMBER_BYTES);
+        members.remove(long.unwrap_or(members.len() - 1));
+    }
+    members.join(",")
 }
 
 pub(super) fn read_baggage(headers: &Headers<'_>) -> Vec<(String, String)> {
