@@ -66,6 +66,14 @@ impl Settings {
         Duration::from_millis(self.wait_ms.into())
     }
 
+    /// How long spans wait in a call that is given up after `remaining`: time is left to send them then,
+    /// and for the server to answer.
+    pub(crate) fn patience(&self, remaining: Duration) -> Duration {
+        // Servers mostly answer long before their time is over.
+        let most = remaining.saturating_sub(self.timeout()).max(remaining / 2);
+        self.wait().min(most)
+    }
+
     pub(crate) fn keep_alive(&self) -> Duration {
         Duration::from_secs(self.keep_alive_s.into())
     }
@@ -111,6 +119,19 @@ fn no_token() -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn spans_wait_while_the_call_leaves_the_server_time_to_answer() {
+        let settings = Settings { wait_ms: 10_000, timeout_ms: 3_000, ..Settings::default() };
+        for (remaining, patience) in [(30, 10), (15, 10), (12, 9), (4, 2), (0, 0)] {
+            let patience = Duration::from_secs(patience);
+            assert_eq!(
+                settings.patience(Duration::from_secs(remaining)),
+                patience,
+                "{remaining} s"
+            );
+        }
+    }
 
     #[test]
     fn a_token_that_can_never_work_is_refused_and_never_shown() {

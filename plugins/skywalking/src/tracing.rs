@@ -167,21 +167,18 @@ impl SkyWalking {
         self.tickets.changed.wait(outcome).await
     }
 
-    /// How long spans wait. Time is left to send them then, and for the server to answer.
     fn patience(&self, remaining: Duration) -> Duration {
-        let Settings { wait_ms, timeout_ms, .. } = &self.settings;
-        let wait = self.settings.wait();
-        // Servers mostly answer long before their time is over.
-        let most = remaining.saturating_sub(self.settings.timeout()).max(remaining / 2);
-        if most < wait && !self.is_cut.replace(true) {
+        let patience = self.settings.patience(remaining);
+        if patience < self.settings.wait() && !self.is_cut.replace(true) {
+            let Settings { wait_ms, timeout_ms, .. } = &self.settings;
             tracing::warn!(
                 "spans wait {} ms for the rest of their trace, not `wait_ms`: set `limits.call` of \
                  the backend to more than `wait_ms` ({wait_ms}) and `timeout_ms` ({timeout_ms}) \
                  together",
-                most.as_millis(),
+                patience.as_millis(),
             );
         }
-        wait.min(most)
+        patience
     }
 
     /// Sends all that waits of the traces of an export.
