@@ -8,20 +8,30 @@ use axum::{
 };
 use pintle::{
     Pintle,
-    tracing::{TraceHeaders, in_trace, propagation::extract},
+    tracing::{OwnSpan, in_trace, propagation::extract},
 };
+use pintle_otlp::text::hex;
+use tracing::{Instrument, Span};
 
 /// Makes the calls of a request part of the trace that its headers tell of, in whatever convention.
 pub(crate) async fn carry(State(pintle): State<Pintle>, request: Request, next: Next) -> Response {
     let headers = request.headers().iter();
     let texts = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
-    match extract(texts).trace_headers() {
-        Some(headers) => in_trace(headers, observe(pintle, request, next)).await,
-        None => observe(pintle, request, next).await,
+    let carried = extract(texts);
+    let trace_id = carried.span.map(|span| hex(&span.trace_id));
+    let observed = observe(pintle, request, next, trace_id);
+    match carried.trace_headers() {
+        Some(headers) => in_trace(headers, observed).await,
+        None => observed.await,
     }
 }
 
-async fn observe(pintle: Pintle, request: Request, next: Next) -> Response {
+async fn observe(
+    pintle: Pintle,
+    request: Request,
+    next: Next,
+    trace_id: Option<String>,
+) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
     // What only looks after the host itself would drown the rest.
     let span = route
@@ -32,13 +42,23 @@ async fn observe(pintle: Pintle, request: Request, next: Next) -> Response {
             span.attribute("http.route", route);
             Some(span)
         });
-    let Some(mut span) = span else { return next.run(request).await };
-    let headers: TraceHeaders = span.headers();
-    let response = in_trace(headers, next.run(request)).await;
+    let trace_id = span.as_ref().map(OwnSpan::trace_id).or(trace_id);
+    let answered = next.run(request).instrument(log_span(trace_id));
+    let Some(mut span) = span else { return answered.await };
+    let response = in_trace(span.headers(), answered).await;
     let status = response.status();
     span.attribute("http.response.status_code", status.as_str());
     if status.is_server_error() {
         span.fail(status.as_str());
     }
     response
+}
+
+/// Stands before what is logged meanwhile, so that lines of one trace are found in all processes.
+fn log_span(trace_id: Option<String>) -> Span {
+    match trace_id {
+        // On wherever anything is logged at all.
+        Some(trace_id) => tracing::error_span!("request", %trace_id),
+        None => Span::none(),
+    }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use pintle_otlp::{
     ExportTraceServiceRequest, InstrumentationScope, KeyValue, Resource, ResourceSpans, ScopeSpans,
-    Span, SpanKind, Status, StatusCode, flags,
+    Span, SpanKind, Status, StatusCode, flags, text::hex,
 };
 use prost::Message;
 
@@ -136,6 +136,12 @@ impl OwnSpan {
             ..Default::default()
         };
         carried.trace_headers().unwrap_or_default()
+    }
+
+    /// The trace that it belongs to, in hexadecimal digits.
+    #[must_use]
+    pub fn trace_id(&self) -> String {
+        hex(&self.context.trace_id)
     }
 
     /// Adds an attribute.
