@@ -2,12 +2,14 @@
 //! its backends: no caller can make new ones.
 
 use std::{
+    collections::BTreeMap,
     fmt,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
 
 use http::StatusCode;
+use pintle::tracing::PipelineStatus;
 use prometheus_client::{
     encoding::text,
     metrics::{
@@ -49,6 +51,8 @@ struct Scraped {
     backend_state: Family<Labels, Gauge>,
     backend_restarts: Family<Labels, Gauge>,
     network: Family<Labels, Gauge>,
+    spans: Family<Labels, Gauge>,
+    backend_spans: Family<Labels, Gauge>,
 }
 
 /// From a quarter of a millisecond to 16 seconds.
@@ -130,6 +134,9 @@ impl Scraped {
         registry.register("backend_restarts", help, self.backend_restarts.clone());
         let help = "What a backend used of the network since the host started";
         registry.register("backend_network", help, self.network.clone());
+        registry.register("spans", "What became of spans that came in", self.spans.clone());
+        let help = "What became of spans that were passed on to a backend";
+        registry.register("backend_spans", help, self.backend_spans.clone());
     }
 
     fn read(&self, state: &State) {
@@ -161,6 +168,33 @@ impl Scraped {
             ] {
                 let labels = vec![backend.clone(), ("what", what.to_owned())];
                 self.network.get_or_create(&labels).set(signed(number));
+            }
+        }
+        self.read_spans(&state.pintle.pipeline().status());
+    }
+
+    /// Without the reasons: some are the words of receivers.
+    fn read_spans(&self, of: &PipelineStatus) {
+        let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+        let sum = |reasons: &BTreeMap<String, u64>| reasons.values().sum();
+        for (what, number) in [
+            ("received", of.received),
+            ("turned_away", of.turned_away),
+            ("rejected", sum(&of.rejected)),
+            ("sampled_out", sum(&of.sampled_out)),
+            ("passed", of.passed),
+        ] {
+            self.spans.get_or_create(&vec![("what", what.to_owned())]).set(signed(number));
+        }
+        for sink in &of.sinks {
+            for (what, number) in [
+                ("delivered", sink.delivered),
+                ("rejected", sum(&sink.rejected)),
+                ("dropped", sum(&sink.dropped)),
+                ("pending", sink.pending),
+            ] {
+                let labels = vec![("backend", sink.backend.clone()), ("what", what.to_owned())];
+                self.backend_spans.get_or_create(&labels).set(signed(number));
             }
         }
     }

@@ -35,7 +35,11 @@ async fn host(own: bool) -> Result<(Sandbox, Pintle)> {
 
 /// What the plugin is told of the trace when the API is asked with this header.
 async fn told_over_http(pintle: &Pintle, header: (&str, &str)) -> Result<String> {
-    let request = Request::get("/v1/backends/main/config/keys/trace")
+    asked(pintle, "/v1/backends/main/config/keys/trace", header).await
+}
+
+async fn asked(pintle: &Pintle, target: &str, header: (&str, &str)) -> Result<String> {
+    let request = Request::get(target)
         .header("host", "localhost")
         .header(header.0, header.1)
         .body(axum::body::Body::empty())?;
@@ -152,5 +156,13 @@ async fn reporting_what_the_host_does_does_not_report_itself() -> Result<()> {
     // One that leaves the decision to this host gets what a trace gets that begins here.
     told_over_http(&pintle, ("b3", &format!("{TRACE}-e457b5a2e4d86bd1"))).await?;
     spans_of(&pintle, TRACE, 4).await?;
+    pintle.pipeline().flush().await;
+    let metrics = asked(&pintle, "/metrics", ("accept", "*/*")).await?;
+    for line in [
+        r#"pintle_spans{what="received"} 4"#,
+        r#"pintle_backend_spans{backend="near",what="delivered"} 4"#,
+    ] {
+        assert!(metrics.contains(line), "{line}: {metrics}");
+    }
     Ok(())
 }
