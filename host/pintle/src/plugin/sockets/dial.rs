@@ -205,7 +205,7 @@ impl Dialer {
         if let Some(faults) = faults {
             faults.admit().await.map_err(unreachable)?;
         }
-        let addresses = self.addresses(target, grant).await?;
+        let (addresses, permit) = self.addresses(target, grant, permit).await?;
         let stream = connect_first(&addresses, target.port, deadline).await.map_err(unreachable)?;
         let stream = match security {
             Security::AsSet => self.hand_to_guests(stream).map_err(unreachable)?,
@@ -244,16 +244,25 @@ impl Dialer {
     }
 
     /// What `target` resolves to, without what the grants do not cover.
-    async fn addresses(&self, target: &Target, grant: Grant) -> Result<Vec<IpAddr>, DialError> {
+    ///
+    /// A look-up that is given up goes on: the system's takes a thread until it has come to its end.
+    /// So long it keeps the permit of its connection, and there are never more of them than that.
+    async fn addresses(
+        &self,
+        target: &Target,
+        grant: Grant,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<(Vec<IpAddr>, OwnedSemaphorePermit), DialError> {
         let name = match &target.host {
-            Host::Address(address) => return Ok(vec![*address]),
+            Host::Address(address) => return Ok((vec![*address], permit)),
             Host::Name(name) => name,
         };
-        let resolved = self
-            .resolver
-            .resolve(name)
-            .await
-            .map_err(|source| DialError::Unresolvable { name: name.clone(), source })?;
+        let resolving = self.resolver.resolve(name);
+        let looking_up = self.runtime.spawn(async move { (resolving.await, permit) });
+        let stopping = |_| DialError::Stopping { target: target.clone() };
+        let (resolved, permit) = looking_up.await.map_err(stopping)?;
+        let resolved =
+            resolved.map_err(|source| DialError::Unresolvable { name: name.clone(), source })?;
         let mut granted: Vec<IpAddr> = Vec::new();
         let mut denied = None;
         for address in resolved.into_iter().map(|address| address.to_canonical()) {
@@ -265,7 +274,7 @@ impl Dialer {
         }
         granted.truncate(ADDRESSES_TRIED_MAX);
         match denied {
-            _ if !granted.is_empty() => Ok(granted),
+            _ if !granted.is_empty() => Ok((granted, permit)),
             Some(denial) => Err(DialError::Denied(denial)),
             None => {
                 let source = io::Error::new(io::ErrorKind::NotFound, "it has no address");

@@ -275,3 +275,44 @@ async fn a_connection_that_does_not_come_about_times_out() {
     let late = call!(guest, call_connect("etcd1:2379".to_owned()));
     assert_eq!(late, Err("ErrorCode::Timeout".to_owned()));
 }
+
+#[tokio::test]
+async fn a_look_up_that_was_given_up_keeps_its_connection_until_it_has_ended() {
+    /// Answers when it is told to.
+    #[derive(Debug)]
+    struct Slow(Arc<Notify>);
+
+    impl Resolver for Slow {
+        fn resolve(&self, _: &str) -> Resolving {
+            let told = Arc::clone(&self.0);
+            Box::pin(async move {
+                told.notified().await;
+                Ok(vec!["127.0.0.1".parse().unwrap()])
+            })
+        }
+    }
+
+    let port = echo_server().await.port();
+    let tell = Arc::new(Notify::new());
+    let mut options = options(&[&format!("etcd1:{port}")]);
+    options.resolver = Arc::new(Slow(Arc::clone(&tell)));
+    options.limits.connections_max = 1;
+    options.limits.connect_timeout = Duration::from_millis(50);
+    let mut guest = Guest::start(options).await;
+    let late = call!(guest, call_connect(format!("etcd1:{port}")));
+    assert_eq!(late, Err("ErrorCode::Timeout".to_owned()));
+    let refused = call!(guest, call_connect(format!("etcd1:{port}"))).unwrap_err();
+    assert!(!refused.contains("Timeout"), "{refused}");
+    // Once for the one that was given up, once for the next.
+    tell.notify_one();
+    let connected = async {
+        loop {
+            tell.notify_one();
+            match call!(guest, call_connect(format!("etcd1:{port}"))) {
+                Ok(_) => break,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    };
+    tokio::time::timeout(PATIENCE, connected).await.unwrap();
+}
