@@ -11,6 +11,7 @@ use std::{
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    sync::atomic::{AtomicU64, Ordering},
 };
 
 use sha2::{Digest, Sha256};
@@ -128,7 +129,10 @@ impl CompiledCache {
     }
 
     fn store(&self, path: &Path, compiled: &[u8], origin: &Origin<'_>) -> io::Result<()> {
-        let unfinished = path.with_extension(format!("{}.tmp", std::process::id()));
+        // Another host may write the same file, and another task of this one.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let unfinished = path.with_extension(format!("{}-{number}.tmp", std::process::id()));
         let mut file = fs::OpenOptions::new()
             .write(true)
             .create(true)

@@ -1,6 +1,8 @@
 //! What a plugin file is found to be.
 
-use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr};
+use std::{collections::BTreeSet, fmt, path::PathBuf, str::FromStr, time::Duration};
+
+use crate::settings::duration_text;
 
 /// A capability that a plugin may offer, one WIT package each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -145,6 +147,18 @@ pub enum PluginFileError {
         what: String,
         /// The limit by its name, with its value.
         limit: String,
+    },
+    /// Compiling it takes too long.
+    #[error(
+        "{}: compiling it takes longer than compile_timeout = \"{}\"; raise that in \
+         [plugins.limits], or try again when the machine has less to do",
+        path.display(), duration_text(*timeout)
+    )]
+    Slow {
+        /// The file.
+        path: PathBuf,
+        /// The limit.
+        timeout: Duration,
     },
     /// Its digest is not the one that the settings pin.
     #[error("{}: its sha256 is {found}, but the settings pin {pinned}", path.display())]

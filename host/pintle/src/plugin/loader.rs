@@ -6,7 +6,7 @@ use std::{
     io::{self, Read},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use pintle_otlp::text::hex;
@@ -27,10 +27,7 @@ use super::{
     shape,
     thread::PluginThread,
 };
-use crate::{
-    secret::Scrubber,
-    settings::{ByteSize, duration_text},
-};
+use crate::{secret::Scrubber, settings::ByteSize};
 
 /// Versions of the WIT packages that this host serves.
 const SERVED: &str = "0.1";
@@ -43,8 +40,12 @@ pub(crate) struct Loader {
     limits: Limits,
     /// One for each file that may be compiled at a time.
     compiling: Arc<Semaphore>,
-    loaded: Mutex<HashMap<(PathBuf, String), Arc<Plugin>>>,
+    turns: Mutex<HashMap<FileKey, Weak<tokio::sync::Mutex<()>>>>,
+    loaded: Mutex<HashMap<FileKey, Arc<Plugin>>>,
 }
+
+/// A file by its path and the digest of its content.
+type FileKey = (PathBuf, String);
 
 /// A plugin, compiled, linked and described.
 pub(crate) struct Plugin {
@@ -78,7 +79,8 @@ impl Loader {
         limits: Limits,
     ) -> Self {
         let compiling = Arc::new(Semaphore::new(COMPILING_MAX));
-        Self { engine, dir, cache, limits, compiling, loaded: Mutex::default() }
+        let (turns, loaded) = (Mutex::default(), Mutex::default());
+        Self { engine, dir, cache, limits, compiling, turns, loaded }
     }
 
     /// The plugins' directory.
@@ -131,7 +133,7 @@ impl Loader {
     ///
     /// # Limits
     ///
-    /// Two files are compiled at a time, each within `compile_timeout`.
+    /// Two files are compiled at a time, each within `compile_timeout`; others wait for their turn.
     pub(crate) async fn load(
         self: &Arc<Self>,
         name: &str,
@@ -178,13 +180,19 @@ impl Loader {
         if let Some(plugin) = self.loaded().get(&key) {
             return Ok(Arc::clone(plugin));
         }
+        // Who comes for the same file meanwhile finds what the first one made of it.
+        let turn = Arc::new(self.turn(&key).lock_owned().await);
+        if let Some(plugin) = self.loaded().get(&key) {
+            return Ok(Arc::clone(plugin));
+        }
+        // A closed semaphore would be no reason to wait; this one is never closed.
+        let place = Arc::clone(&self.compiling).acquire_owned().await.ok();
+        // Only now: what others take is not this file's time.
         let timeout = self.limits.compile_timeout;
-        let compiled = tokio::time::timeout(timeout, self.compile(name, path, bytes, sha256));
-        let plugin = compiled.await.map_err(|_| PluginFileError::Limit {
-            path: path.to_owned(),
-            what: "compiling it takes too long".to_owned(),
-            limit: format!("compile_timeout = \"{}\"", duration_text(timeout)),
-        })??;
+        let busy = (place, Arc::clone(&turn));
+        let compiled = tokio::time::timeout(timeout, self.compile(name, path, bytes, sha256, busy));
+        let slow = |_| PluginFileError::Slow { path: path.to_owned(), timeout };
+        let plugin = compiled.await.map_err(slow)??;
         let plugin = Arc::new(self.describe(plugin).await?);
         let mut loaded = self.loaded();
         // Who still runs an earlier one keeps it.
@@ -212,19 +220,31 @@ impl Loader {
         path: &Path,
         bytes: Vec<u8>,
         sha256: String,
+        busy: impl Send + 'static,
     ) -> Result<Plugin, PluginFileError> {
-        // It is held until the compiler has ended, whoever waits for it.
-        let permit = Arc::clone(&self.compiling).acquire_owned().await;
         let (name, owned) = (name.to_owned(), path.to_owned());
         let prepared = self.aside(path, move |loader: &Self| {
             let prepared = loader.prepare(&name, &owned, &bytes, sha256);
-            drop(permit);
+            // Until the compiler has ended, whoever still waits for it.
+            drop(busy);
             prepared
         });
         prepared.await?
     }
 
-    fn loaded(&self) -> MutexGuard<'_, HashMap<(PathBuf, String), Arc<Plugin>>> {
+    /// What those take in turns who load the same file.
+    fn turn(&self, key: &FileKey) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        if let Some(turn) = turns.get(key).and_then(Weak::upgrade) {
+            return turn;
+        }
+        let turn = Arc::default();
+        turns.insert(key.clone(), Arc::downgrade(&turn));
+        turn
+    }
+
+    fn loaded(&self) -> MutexGuard<'_, HashMap<FileKey, Arc<Plugin>>> {
         self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
