@@ -9,16 +9,16 @@ use std::{collections::VecDeque, sync::Arc};
 use crate::{
     config::{ChangePosition, DeliveredPart, Entry, Version, WatchEvent},
     error::{Error, Refusal},
-    mirror::Upstream,
+    mirror::{Upstream, Weight},
 };
 
 /// Most changes that wait for the reader.
 const WAITING_LEN_MAX: usize = 1024;
-/// Bytes of keys and values that wait for the reader, after which no more are taken.
+/// Bytes of changes that wait for the reader, after which no more are taken.
 const WAITING_BYTES_MAX: usize = 8 << 20;
 /// Most entries of a snapshot that wait for the reader. All of it is taken, or the watch ends.
 const SNAPSHOT_LEN_MAX: usize = 1 << 20;
-/// Bytes of keys and values of a snapshot that wait for the reader, after which the watch ends.
+/// Bytes of a snapshot that wait for the reader, after which the watch ends.
 const SNAPSHOT_BYTES_MAX: usize = 256 << 20;
 
 /// Whether an event was taken.
@@ -251,13 +251,17 @@ impl Backlog {
 }
 
 fn bytes_of(event: &WatchEvent) -> usize {
-    let entry = |entry: &Entry| entry.key.len() + entry.value.len();
-    let previous = |previous: &Option<Arc<Entry>>| previous.as_deref().map_or(0, entry);
-    match event {
-        WatchEvent::Put { entry: put, previous: replaced } => entry(put) + previous(replaced),
-        WatchEvent::Removed { key, previous: removed, .. } => key.len() + previous(removed),
-        WatchEvent::SnapshotBegin | WatchEvent::SnapshotEnd | WatchEvent::Resync(_) => 0,
-    }
+    let previous = |previous: &Option<Arc<Entry>>| previous.as_deref().map_or(0, Weight::bytes);
+    let texts = match event {
+        WatchEvent::Put { entry, previous: replaced } => entry.bytes() + previous(replaced),
+        WatchEvent::Removed { key, version, previous: removed } => {
+            let version = version.as_ref().map_or(0, |version| version.as_str().len());
+            key.len() + version + previous(removed)
+        }
+        WatchEvent::Resync(reason) => reason.len(),
+        WatchEvent::SnapshotBegin | WatchEvent::SnapshotEnd => 0,
+    };
+    size_of::<Waiting>() + texts
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use tokio::sync::watch;
 use ring::{After, Ring};
 
 pub(crate) use following::Following;
-pub(crate) use ring::Weight;
+pub(crate) use ring::{OVERHEAD_BYTES, Weight};
 pub(crate) use subscription::{Item, Subscription};
 
 use crate::{

@@ -17,7 +17,7 @@ use crate::{
     config::{Consistency, EventId},
     error::{Error, Refusal},
     lock::check_ttl,
-    mirror::{Change, Following, Item, Weight},
+    mirror::{Change, Following, Item, OVERHEAD_BYTES, Weight},
     names,
     plugin::{Backend, FeedUser, InstanceWatched, join},
 };
@@ -211,9 +211,15 @@ impl Stream for InstanceWatch {
 
 impl Weight for InstanceState {
     fn bytes(&self) -> usize {
-        let Instance { service, id, host, version, labels, .. } = &self.instance;
-        let labels: usize = labels.iter().map(|(name, value)| name.len() + value.len()).sum();
-        size_of::<Self>() + service.len() + id.len() + host.len() + version.len() + labels
+        let Instance { service, id, host, version, zone, labels, .. } = &self.instance;
+        let note = self.operator.as_ref().map(|operator| &operator.note);
+        let texts = [service, id, host, version, &self.owner, &self.version];
+        let texts: usize = texts.into_iter().chain(zone).chain(note).map(String::len).sum();
+        let label = |(name, value): &(String, String)| {
+            size_of::<(String, String)>() + name.len() + value.len()
+        };
+        let labels: usize = labels.iter().map(label).sum();
+        size_of::<Self>() + OVERHEAD_BYTES + texts + labels
     }
 }
 

@@ -12,7 +12,7 @@ use futures::Stream;
 use super::types::{Entry, EventId, WatchEvent};
 use crate::{
     error::Error,
-    mirror::{Change, Following, Item, Subscription, Weight},
+    mirror::{Change, Following, Item, OVERHEAD_BYTES, Subscription, Weight},
     plugin::{ConfigWatched, FeedUser},
 };
 
@@ -43,7 +43,9 @@ impl Stream for Watch {
 
 impl Weight for Entry {
     fn bytes(&self) -> usize {
-        self.key.len() + self.value.len()
+        let content_type = self.content_type.as_ref().map_or(0, String::len);
+        let texts = self.key.len() + self.version.as_str().len() + content_type;
+        size_of::<Self>() + OVERHEAD_BYTES + texts + self.value.len()
     }
 }
 

@@ -9,9 +9,13 @@ const LEN_MAX: usize = 1024;
 /// Bytes of these changes; the newest is kept whatever its size.
 const BYTES_MAX: usize = 8 << 20;
 
+/// What a thing takes beside its own bytes, roughly: its place in a table, counters of its owners,
+/// and what the allocator adds. A flood of small things is not free.
+pub(crate) const OVERHEAD_BYTES: usize = 64;
+
 /// A value whose size counts.
 pub(crate) trait Weight {
-    /// Bytes that it takes, roughly.
+    /// Bytes that it takes, roughly: with everything that belongs to it.
     fn bytes(&self) -> usize;
 }
 
@@ -71,11 +75,14 @@ impl<V: Weight> Ring<V> {
 
 fn bytes_of<V: Weight>(change: &Change<V>) -> usize {
     let previous = |value: &Option<Arc<V>>| value.as_deref().map_or(0, Weight::bytes);
-    match change {
+    let texts = match change {
         Change::Put { key, value, previous: replaced } => {
             key.len() + value.bytes() + previous(replaced)
         }
-        Change::Removed { key, previous: removed, .. } => key.len() + previous(removed),
+        Change::Removed { key, version, previous: removed } => {
+            key.len() + version.as_ref().map_or(0, |version| version.len()) + previous(removed)
+        }
         Change::Resync(reason) => reason.len(),
-    }
+    };
+    size_of::<Published<V>>() + OVERHEAD_BYTES + texts
 }
