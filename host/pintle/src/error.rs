@@ -120,7 +120,7 @@ pub enum Refusal {
         reason: String,
     },
     /// Too many calls are waiting for this backend.
-    #[error("{waiting} calls are already waiting for this backend")]
+    #[error("too many calls at once: {waiting} wait for their turn on this backend")]
     Busy {
         /// How many.
         waiting: usize,

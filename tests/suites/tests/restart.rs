@@ -343,6 +343,77 @@ async fn a_plugin_that_ends_again_and_again_is_quarantined() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_restart_that_is_asked_for_during_a_pause_comes_at_once_and_once() -> Result<()> {
+    let (_sandbox, pintle) = host().await?;
+    let config = pintle.config("main")?.with_timeout(Duration::from_secs(10));
+    // After the seventh end the pause is more than a second and a half.
+    for restarts in 1..=7 {
+        config.get("do/panic").await.unwrap_err();
+        within("the end to be noticed", async {
+            while pintle.backend("main")?.restarts < restarts {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            anyhow::Ok(())
+        })
+        .await??;
+    }
+    let begun = Instant::now();
+    pintle.restart_backend("main")?;
+    serving_again(&pintle, 7).await?;
+    assert!(begun.elapsed() < Duration::from_millis(1500), "{:?}", begun.elapsed());
+    let AcquireOutcome::Held(lease) = pintle.lock("main")?.acquire(LockRequest::new("job")).await?
+    else {
+        bail!("not held")
+    };
+    // Another restart would have begun before the first of these.
+    for _ in 0..20 {
+        config.get("a").await?;
+    }
+    assert_eq!(lease.status(), LeaseStatus::Held);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_without_a_place_are_refused_as_busy_and_what_frees_one_gets_through() -> Result<()> {
+    let sandbox = Sandbox::new(&["plugins/local"])?;
+    let data_dir = sandbox.path().join("local").display().to_string();
+    let settings = format!(
+        "[backends.main]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n\
+         limits = {{ call = \"300ms\", more = {{ calls_running_max = 1, call_grace = \"10ms\" }} }}\n"
+    );
+    let pintle = sandbox.start(&settings).await?;
+    let lock = pintle.lock("main")?;
+    let AcquireOutcome::Held(lease) = lock.acquire(LockRequest::new("job")).await? else {
+        bail!("not held")
+    };
+    let waiting = tokio::spawn({
+        let lock = lock.clone();
+        async move { lock.acquire(LockRequest::new("job").wait(Duration::from_secs(20))).await }
+    });
+    // It takes the only place, and the only one of those who wait.
+    let further = LockRequest::new("other").wait(Duration::from_secs(1));
+    let refused = within("the refusal", async {
+        loop {
+            if let Err(error) = lock.acquire(further.clone()).await
+                && error.code() == "exhausted"
+            {
+                return error;
+            }
+        }
+    })
+    .await?;
+    assert!(refused.to_string().contains("calls_running_max"), "{refused}");
+    let busy = pintle.config("main")?.get("a").await.unwrap_err();
+    assert_eq!((busy.code(), busy.effect()), ("busy", Effect::None), "{busy}");
+    assert!(within("the release", lease.release()).await??);
+    let granted = within("the grant", waiting).await???;
+    assert!(matches!(granted, AcquireOutcome::Held(_)));
+    assert!(pintle.config("main")?.get("a").await?.is_none());
+    assert_eq!(pintle.backend("main")?.restarts, 0);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_backend_waits_for_its_data_while_another_process_has_it() -> Result<()> {
     let sandbox = Sandbox::new(&["plugins/local"])?;
     let data_dir = sandbox.path().join("local").display().to_string();

@@ -19,6 +19,9 @@ use crate::clock::BootTime;
 pub(crate) struct LeaseRecord {
     pub(crate) id: u64,
     ttl: Duration,
+    /// Number of the incarnation that was asked for it; 0 while none was.
+    asked_of: AtomicU64,
+    /// 0 while it is not granted: it has no time yet that could be up.
     deadline_ns: AtomicU64,
     status: watch::Sender<LeaseStatus>,
 }
@@ -27,7 +30,16 @@ impl LeaseRecord {
     /// A lease that is being asked for: events about it may come before the answer.
     pub(crate) fn new(id: u64, ttl: Duration) -> Self {
         let status = watch::Sender::new(LeaseStatus::Held);
-        Self { id, ttl, deadline_ns: AtomicU64::new(0), status }
+        Self { id, ttl, asked_of: AtomicU64::new(0), deadline_ns: AtomicU64::new(0), status }
+    }
+
+    /// From now on it is the business of incarnation `number`, and lost with that one.
+    pub(crate) fn ask_of(&self, number: u64) {
+        self.asked_of.store(number, Ordering::Release);
+    }
+
+    pub(crate) fn was_asked_of(&self, number: u64) -> bool {
+        self.asked_of.load(Ordering::Acquire) == number
     }
 
     /// The backend granted it for `valid_for` from `sent_at` on.
@@ -58,16 +70,20 @@ impl LeaseRecord {
     /// How it stands, by the clock as well: a lease past its deadline is lost even before the clock
     /// has said so.
     pub(crate) fn status(&self) -> LeaseStatus {
-        if self.remaining().is_zero() {
+        if self.granted_until().is_some() && self.remaining().is_zero() {
             self.expire();
         }
         self.status.borrow().clone()
     }
 
+    /// Whether somebody holds it: it was granted, and is neither lost nor released.
+    pub(crate) fn is_held(&self) -> bool {
+        self.granted_until().is_some() && is_held(&self.status())
+    }
+
     /// Until when it is safe to believe that it is held; nothing when it is not.
     pub(crate) fn deadline(&self) -> Option<BootTime> {
-        let held = is_held(&self.status.borrow());
-        held.then(|| BootTime::from_nanos(self.deadline_ns.load(Ordering::Acquire)))
+        self.granted_until().filter(|_| is_held(&self.status.borrow()))
     }
 
     /// Its time is up. Answers whether it was still held.
@@ -81,13 +97,19 @@ impl LeaseRecord {
 
     /// How long it is still safe to believe that it is held.
     pub(crate) fn remaining(&self) -> Duration {
-        BootTime::now().until(BootTime::from_nanos(self.deadline_ns.load(Ordering::Acquire)))
+        self.granted_until().map_or(Duration::ZERO, |deadline| BootTime::now().until(deadline))
+    }
+
+    fn granted_until(&self) -> Option<BootTime> {
+        let nanos = self.deadline_ns.load(Ordering::Acquire);
+        (nanos > 0).then(|| BootTime::from_nanos(nanos))
     }
 
     fn extend(&self, sent_at: BootTime, valid_for: Duration) {
         let sent_at = sent_at.min(BootTime::now());
         let valid_for = valid_for.min(self.ttl).saturating_sub(margin(self.ttl));
-        let deadline = sent_at.plus(valid_for).nanos();
+        // Whatever a plugin says: from now on it is granted, if only to be over at once.
+        let deadline = sent_at.plus(valid_for).nanos().max(1);
         // Replies may overtake each other; the latest deadline is as true as ever.
         self.deadline_ns.fetch_max(deadline, Ordering::AcqRel);
     }
@@ -143,6 +165,16 @@ mod tests {
     fn a_lease_past_its_deadline_is_lost_before_the_clock_says_so() {
         let lease = record(BootTime::from_nanos(1));
         assert!(matches!(lease.status(), LeaseStatus::Lost(_)));
+    }
+
+    #[test]
+    fn a_lease_that_is_asked_for_has_no_time_that_could_be_up() {
+        let lease = LeaseRecord::new(1, TTL);
+        assert_eq!(lease.status(), LeaseStatus::Held);
+        assert!(!lease.is_held());
+        assert_eq!(lease.deadline(), None);
+        lease.grant(BootTime::now(), TTL);
+        assert!(lease.is_held());
     }
 
     #[test]

@@ -1,26 +1,25 @@
 //! One incarnation: the task that owns a store, and the calls that run in it.
 
+mod watchdog;
+
 use std::{
-    collections::HashMap,
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
+    sync::Arc,
+    time::Duration,
 };
 
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     runtime::Handle,
     sync::{mpsc, oneshot, watch},
-    task::AbortHandle,
+    time::{Instant, sleep_until, timeout_at},
 };
 use wasmtime::{Store, component::Accessor};
 
 use super::{
     bindings::types,
+    convert::{millis, shown},
     engine::Engine,
     file::Capability,
     guest::GuestState,
@@ -28,13 +27,19 @@ use super::{
     loader::{Exports, Plugin},
     output::LastWords,
     thread::PluginThread,
-    throttle::{HeldBack, Meters, throttle},
+    throttle::{HeldBack, throttle},
 };
+use crate::secret::Scrubber;
+use watchdog::{Calls, watch_deadlines};
 
 /// A plugin at work. Dropping every handle ends it.
 pub(crate) struct Incarnation {
+    /// Calls. So many run at a time, and the others wait for their turn.
     jobs: mpsc::Sender<Job>,
+    /// What waits for no call.
+    urgent: mpsc::Sender<Job>,
     calls: Arc<Calls>,
+    scrubber: Arc<Scrubber>,
     ended: watch::Receiver<Option<Arc<str>>>,
     store_dropped: watch::Receiver<bool>,
     limits: Limits,
@@ -65,6 +70,12 @@ impl Operation {
         self.name.ends_with(".poll")
     }
 
+    /// Whether it waits for no call. What brings news and what ends something has to get through
+    /// while all places are taken: it may be what the others wait for.
+    fn is_urgent(self) -> bool {
+        self.is_poll() || matches!(self.name, "lock.release" | "lifecycle.stop")
+    }
+
     /// The capability that it belongs to; none for the lifecycle.
     pub(crate) fn capability(self) -> Option<Capability> {
         self.name.split_once('.')?.0.parse().ok()
@@ -78,7 +89,7 @@ pub(crate) enum CallFailure {
     Plugin(types::Error),
     /// The incarnation ended, after the call had begun or before.
     Ended { reason: Arc<str>, begun: bool },
-    /// The queue stayed full until the call's timeout.
+    /// Its time was over before it had begun: others were before it.
     Busy { waiting: usize },
 }
 
@@ -100,27 +111,25 @@ impl Incarnation {
         limits: Limits,
     ) -> Arc<Self> {
         let (jobs, queue) = mpsc::channel(limits.calls_queued_max);
+        // Each call can be cancelled once. What else comes here, waits if need be.
+        let urgent_max = limits.calls_queued_max.saturating_add(limits.calls_running_max);
+        let (urgent, urgent_queue) = mpsc::channel(urgent_max);
         let (ended, ended_seen) = watch::channel(None);
         let (dropped, store_dropped) = watch::channel(false);
         let backend = Arc::clone(&store.data().host.backend);
-        let unyielded = Arc::clone(&store.data().unyielded);
-        let running = run(store, plugin, queue, limits.calls_running_max);
+        let scrubber = Arc::clone(&store.data().host.scrubber);
+        let queues =
+            Queues { calls: queue, running_max: limits.calls_running_max, urgent: urgent_queue };
+        let running = run(store, plugin, queues);
         let held_back = Arc::new(HeldBack::default());
-        let meters = Meters { unyielded, held_back: Arc::clone(&held_back) };
-        let throttled = throttle(limits.cpu, backend, meters, running);
+        let throttled = throttle(limits.cpu, backend, Arc::clone(&held_back), running);
         let handle = thread.handle();
         let task = thread.run(throttled);
-        let calls = Arc::new(Calls {
-            running: Mutex::default(),
-            next_id: AtomicU64::new(1),
-            ended,
-            held_back,
-            task: task.abort_handle(),
-        });
+        let calls = Arc::new(Calls::new(ended, held_back, task.abort_handle(), urgent.downgrade()));
         let host = engine.host_runtime();
-        host.spawn(watch_deadlines(Arc::downgrade(&calls), jobs.downgrade(), limits.call_grace));
+        host.spawn(watch_deadlines(Arc::downgrade(&calls), limits.call_grace));
         let finished = Arc::clone(&calls);
-        let known_limits = limits.clone();
+        let (known_limits, known_secrets) = (limits.clone(), Arc::clone(&scrubber));
         host.spawn(async move {
             let reason = match task.await {
                 Ok(Ok(())) => "it was stopped".to_owned(),
@@ -129,7 +138,8 @@ impl Incarnation {
                     if let Some(limit) = explain_trap(&error, &known_limits) {
                         last_words.note(&limit);
                     }
-                    last_words.summary().unwrap_or(error)
+                    let text = last_words.summary().unwrap_or(error);
+                    shown(&text, &known_secrets, &known_limits)
                 }
                 Err(error) if error.is_cancelled() => "it was stopped".to_owned(),
                 Err(error) => error.to_string(),
@@ -137,13 +147,24 @@ impl Incarnation {
             finished.end(&reason);
             dropped.send_replace(true);
         });
-        Arc::new(Self { jobs, calls, ended: ended_seen, store_dropped, limits, thread: handle })
+        let ended = ended_seen;
+        Arc::new(Self {
+            jobs,
+            urgent,
+            calls,
+            scrubber,
+            ended,
+            store_dropped,
+            limits,
+            thread: handle,
+        })
     }
 
     /// Runs `function` in the store and waits for its result.
     ///
-    /// The guest has `timeout`, then a grace period; past it the whole incarnation is ended, so this
-    /// always returns.
+    /// The call has `timeout` from now on; one that has not begun until then is given up. The guest
+    /// has a grace period after it, past which the whole incarnation is ended. So this always
+    /// returns.
     ///
     /// # Cancellation
     ///
@@ -165,86 +186,87 @@ impl Incarnation {
             + Send
             + 'static,
     {
-        let (reply, answer) = oneshot::channel();
-        let begun = Arc::new(AtomicBool::new(false));
-        let call = self.calls.begin(operation, timeout, self.jobs.downgrade());
-        let context = types::Context {
-            call_id: call.id,
-            timeout_ms: u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX),
-            trace: crate::tracing::current_headers(),
-        };
-        let (job_begun, job_calls) = (Arc::clone(&begun), Arc::clone(&self.calls));
+        let (reply, mut answer) = oneshot::channel();
+        let deadline = Instant::now() + timeout;
+        let call = self.calls.begin(operation, timeout);
+        let (id, trace) = (call.id(), crate::tracing::current_headers());
+        let calls = Arc::clone(&self.calls);
         let job: Job = Box::new(move |accessor, exports| {
             Box::pin(async move {
-                let id = context.call_id;
-                if !reply.is_closed() {
-                    job_begun.store(true, Ordering::Relaxed);
+                // Nothing, when its caller has given it up.
+                if let Some(left) = calls.start(id) {
+                    let context = types::Context { call_id: id, timeout_ms: millis(left), trace };
                     let result = function(accessor, exports, context).await;
                     // Fails when the caller gave up meanwhile; nobody else needs the result.
                     let _ = reply.send(result);
+                    calls.finish(id);
                 }
-                job_calls.lock().remove(&id);
             })
         });
-        if let Err(failure) = self.enqueue(job, timeout).await {
-            self.calls.lock().remove(&call.id);
-            call.finish();
-            return Err(failure);
+        let lane = if operation.is_urgent() { &self.urgent } else { &self.jobs };
+        match timeout_at(deadline, lane.send(job)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => {
+                return Err(CallFailure::Ended { reason: self.ended().await, begun: false });
+            }
+            Err(_) => return Err(CallFailure::Busy { waiting: self.calls.waiting() }),
         }
         let mut ended = self.ended.clone();
+        let given_up = async {
+            sleep_until(deadline).await;
+            call.give_up()
+        };
         let result = tokio::select! {
             biased;
-            result = answer => result.ok(),
+            result = &mut answer => result.ok(),
             _ = ended.wait_for(Option::is_some) => None,
+            // A call that has begun is the watchdog's business.
+            Some(waiting) = given_up => return Err(CallFailure::Busy { waiting }),
         };
+        let begun = call.has_begun();
         call.finish();
         match result {
             Some(Ok(Ok(value))) => Ok(value),
             Some(Ok(Err(error))) => Err(CallFailure::Plugin(error)),
             Some(Err(error)) => {
-                let reason = format!("{}: {error:#}", operation.name);
+                let text = format!("{}: {error:#}", operation.name);
+                let reason = shown(&text, &self.scrubber, &self.limits);
                 self.calls.end(&reason);
                 Err(CallFailure::Ended { reason: reason.into(), begun: true })
             }
             // The reply was dropped: the store is ending, and the reason comes in a moment.
             None => {
                 let reason = self.ended().await;
-                Err(CallFailure::Ended { reason, begun: begun.load(Ordering::Relaxed) })
+                Err(CallFailure::Ended { reason, begun })
             }
         }
     }
 
-    /// Runs a function that cannot wait and has no result, such as `close`, without waiting for it.
-    ///
-    /// With a full queue it is skipped and this answers false: the caller repeats it or lets go.
+    /// Runs a function that cannot wait and has no result after the calls that were made before, and
+    /// does not wait for it. With a full queue it is skipped and this answers false.
     pub(crate) fn post<F>(&self, function: F) -> bool
     where
-        F: for<'a> FnOnce(
-                &'a Accessor<GuestState>,
-                &'a Exports,
-            ) -> BoxFuture<'a, wasmtime::Result<()>>
-            + Send
-            + 'static,
+        F: Posted,
     {
-        post(&self.jobs, function)
+        self.jobs.try_send(posted(function)).is_ok()
     }
 
-    /// Like [`Incarnation::post`], but with a full queue it waits for its turn in the background,
-    /// on `runtime`.
-    pub(crate) fn post_in_turn<F>(&self, runtime: &tokio::runtime::Handle, function: F)
+    /// Runs a function that ends something, such as `close`, without waiting for it or for calls.
+    /// With too many of them it waits for its turn in the background, on `runtime`.
+    pub(crate) fn post_urgent<F>(&self, runtime: &tokio::runtime::Handle, function: F)
     where
-        F: for<'a> FnOnce(
-                &'a Accessor<GuestState>,
-                &'a Exports,
-            ) -> BoxFuture<'a, wasmtime::Result<()>>
-            + Send
-            + 'static,
+        F: Posted,
     {
-        if let Err(mpsc::error::TrySendError::Full(job)) = self.jobs.try_send(posted(function)) {
-            let jobs = self.jobs.clone();
+        if let Err(mpsc::error::TrySendError::Full(job)) = self.urgent.try_send(posted(function)) {
+            let urgent = self.urgent.clone();
             // Fails when the incarnation ends: then nothing of it is left.
-            runtime.spawn(async move { jobs.send(job).await.ok() });
+            runtime.spawn(async move { urgent.send(job).await.ok() });
         }
+    }
+
+    /// Why the incarnation has ended, if it has.
+    pub(crate) fn end(&self) -> Option<Arc<str>> {
+        self.ended.borrow().clone()
     }
 
     /// Waits until the incarnation has ended, and says why.
@@ -270,29 +292,12 @@ impl Incarnation {
 
     /// Whether no call but a poll is under way.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.calls.lock().values().all(|running| running.operation.is_poll())
+        self.calls.all(Operation::is_poll)
     }
 
     /// Ends the incarnation now, whatever it does.
     pub(crate) fn kill(&self, reason: &str) {
         self.calls.end(reason);
-    }
-
-    async fn enqueue(&self, job: Job, timeout: Duration) -> Result<(), CallFailure> {
-        let job = match self.jobs.try_send(job) {
-            Ok(()) => return Ok(()),
-            Err(mpsc::error::TrySendError::Closed(_)) => return Err(self.gone().await),
-            Err(mpsc::error::TrySendError::Full(job)) => job,
-        };
-        match tokio::time::timeout(timeout, self.jobs.send(job)).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(self.gone().await),
-            Err(_) => Err(CallFailure::Busy { waiting: self.limits.calls_queued_max }),
-        }
-    }
-
-    async fn gone(&self) -> CallFailure {
-        CallFailure::Ended { reason: self.ended().await, begun: false }
     }
 }
 
@@ -302,177 +307,22 @@ impl Drop for Incarnation {
     }
 }
 
-/// Calls under way, for the watchdog.
-struct Calls {
-    running: Mutex<HashMap<u64, Running>>,
-    next_id: AtomicU64,
-    ended: watch::Sender<Option<Arc<str>>>,
-    /// For how long the store was held back.
-    held_back: Arc<HeldBack>,
-    task: AbortHandle,
+/// A function that cannot wait and has no result.
+pub(crate) trait Posted:
+    for<'a> FnOnce(&'a Accessor<GuestState>, &'a Exports) -> BoxFuture<'a, wasmtime::Result<()>>
+    + Send
+    + 'static
+{
 }
 
-struct Running {
-    operation: Operation,
-    timeout: Duration,
-    deadline: Instant,
-    /// For how long the store had been held back when the call began.
-    held_before: Duration,
-    /// The same when it was cancelled, if it was.
-    cancelled: Option<Duration>,
-}
-
-impl Running {
-    /// Whether the guest is to be asked to end it. `held` is how long the store was held back.
-    fn is_late(&self, now: Instant, held: Duration) -> bool {
-        // A plugin that cannot even start as slowly as it is let would never serve.
-        let held_back = if self.operation.is_start() {
-            held.saturating_sub(self.held_before)
-        } else {
-            Duration::ZERO
-        };
-        now >= self.deadline + held_back
-    }
-
-    /// Whether the guest had `grace` to end it after that. It cannot while it is held back.
-    fn is_stuck(&self, now: Instant, held: Duration, grace: Duration) -> bool {
-        let Some(held_then) = self.cancelled else { return false };
-        let held_since = if self.operation.is_start() { self.held_before } else { held_then };
-        now >= self.deadline + grace + held.saturating_sub(held_since)
-    }
-}
-
-impl Calls {
-    fn begin(
-        self: &Arc<Self>,
-        operation: Operation,
-        timeout: Duration,
-        jobs: mpsc::WeakSender<Job>,
-    ) -> CallGuard {
-        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        let now = Instant::now();
-        let (deadline, held_before) = (now + timeout, self.held_back.total(now));
-        let running = Running { operation, timeout, deadline, held_before, cancelled: None };
-        self.lock().insert(id, running);
-        CallGuard { id, calls: Arc::clone(self), jobs, finished: false }
-    }
-
-    /// The first reason wins.
-    fn end(&self, reason: &str) {
-        self.ended.send_if_modified(|ended| {
-            let first = ended.is_none();
-            if first {
-                *ended = Some(reason.into());
-            }
-            first
-        });
-        self.task.abort();
-    }
-
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Running>> {
-        self.running.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Asks the guest to end the call if nobody waits for it any more.
-struct CallGuard {
-    id: u64,
-    calls: Arc<Calls>,
-    jobs: mpsc::WeakSender<Job>,
-    finished: bool,
-}
-
-impl CallGuard {
-    fn finish(mut self) {
-        self.finished = true;
-    }
-}
-
-impl Drop for CallGuard {
-    fn drop(&mut self) {
-        if self.finished {
-            return;
-        }
-        // The guest still works on it: the watchdog keeps an eye on it until `cancel` came through.
-        let now = Instant::now();
-        if let Some(running) = self.calls.lock().get_mut(&self.id) {
-            let held = self.calls.held_back.total(now);
-            *running =
-                Running { deadline: now, held_before: held, cancelled: Some(held), ..*running };
-        }
-        if let Some(jobs) = self.jobs.upgrade() {
-            cancel(&jobs, self.id, &self.calls);
-        }
-    }
-}
-
-/// How often deadlines are looked at. Calls are late by at most this much.
-const WATCHDOG_TICK: Duration = Duration::from_millis(100);
-
-/// Cancels calls that are past their deadline, and ends the incarnation when that does not help.
-async fn watch_deadlines(
-    calls: std::sync::Weak<Calls>,
-    jobs: mpsc::WeakSender<Job>,
-    grace: Duration,
-) {
-    let mut ticks = tokio::time::interval(WATCHDOG_TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        let (Some(calls), Some(jobs)) = (calls.upgrade(), jobs.upgrade()) else { return };
-        let now = Instant::now();
-        let held = calls.held_back.total(now);
-        let mut late = Vec::new();
-        let mut stuck = None;
-        for (id, running) in &mut *calls.lock() {
-            if running.cancelled.is_none() && running.is_late(now, held) {
-                running.cancelled = Some(held);
-                late.push(*id);
-            }
-            if running.is_stuck(now, held, grace) {
-                stuck = Some((running.operation.name, running.timeout));
-            }
-        }
-        for id in late {
-            cancel(&jobs, id, &calls);
-        }
-        if let Some((operation, timeout)) = stuck {
-            let (timeout, grace) = (timeout.as_millis(), grace.as_millis());
-            calls.end(&format!(
-                "{operation} did not return within {timeout} ms and {grace} ms of grace"
-            ));
-            return;
-        }
-    }
-}
-
-fn cancel(jobs: &mpsc::Sender<Job>, id: u64, calls: &Arc<Calls>) {
-    let calls = Arc::clone(calls);
-    // With a full queue the call stays in the table and the watchdog ends the incarnation.
-    post(jobs, move |accessor, exports| {
-        Box::pin(async move {
-            exports.lifecycle.call_cancel(accessor, id).await?;
-            drop(calls);
-            Ok(())
-        })
-    });
-}
-
-fn post<F>(jobs: &mpsc::Sender<Job>, function: F) -> bool
-where
+impl<F> Posted for F where
     F: for<'a> FnOnce(&'a Accessor<GuestState>, &'a Exports) -> BoxFuture<'a, wasmtime::Result<()>>
         + Send
-        + 'static,
+        + 'static
 {
-    jobs.try_send(posted(function)).is_ok()
 }
 
-fn posted<F>(function: F) -> Job
-where
-    F: for<'a> FnOnce(&'a Accessor<GuestState>, &'a Exports) -> BoxFuture<'a, wasmtime::Result<()>>
-        + Send
-        + 'static,
-{
+fn posted(function: impl Posted) -> Job {
     Box::new(move |accessor, exports| {
         Box::pin(async move {
             if let Err(error) = function(accessor, exports).await {
@@ -482,18 +332,24 @@ where
     })
 }
 
+/// What waits to be run in a store.
+struct Queues {
+    calls: mpsc::Receiver<Job>,
+    running_max: usize,
+    urgent: mpsc::Receiver<Job>,
+}
+
 /// The task that owns the store. It returns when the last handle is gone, or with the trap.
 async fn run(
     mut store: Store<GuestState>,
     plugin: Arc<Plugin>,
-    mut queue: mpsc::Receiver<Job>,
-    running_max: usize,
+    mut queues: Queues,
 ) -> wasmtime::Result<()> {
     let exports = plugin.instantiate(&mut store).await?;
     let unyielded = Arc::clone(&store.data().unyielded);
     store
         .run_concurrent(async move |accessor: &Accessor<GuestState>| {
-            let mut event_loop = pin!(serve(accessor, &exports, &mut queue, running_max));
+            let mut event_loop = pin!(serve(accessor, &exports, &mut queues));
             // Polled once in each turn of the store's loop: the guest has yielded.
             poll_fn(|context| {
                 unyielded.reset();
@@ -504,65 +360,24 @@ async fn run(
         .await
 }
 
-async fn serve(
-    accessor: &Accessor<GuestState>,
-    exports: &Exports,
-    queue: &mut mpsc::Receiver<Job>,
-    running_max: usize,
-) {
+async fn serve(accessor: &Accessor<GuestState>, exports: &Exports, queues: &mut Queues) {
+    let Queues { calls, running_max, urgent } = queues;
     let mut running = FuturesUnordered::new();
+    // As many as there are capabilities, calls under way and things that are open, at most.
+    let mut beside = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
             Some(()) = running.next(), if !running.is_empty() => {}
-            job = queue.recv(), if running.len() < running_max => match job {
+            Some(()) = beside.next(), if !beside.is_empty() => {}
+            job = urgent.recv() => match job {
+                Some(job) => beside.push(job(accessor, exports)),
+                None => return,
+            },
+            job = calls.recv(), if running.len() < *running_max => match job {
                 Some(job) => running.push(job(accessor, exports)),
                 None => return,
             },
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn running(operation: Operation, begun: Instant) -> Running {
-        let timeout = Duration::from_secs(5);
-        Running {
-            operation,
-            timeout,
-            deadline: begun + timeout,
-            held_before: Duration::from_secs(100),
-            cancelled: None,
-        }
-    }
-
-    #[test]
-    fn time_in_which_a_plugin_is_held_back_is_not_taken_from_its_grace() {
-        let begun = Instant::now();
-        let (after, grace) = (|s| begun + Duration::from_secs(s), Duration::from_secs(1));
-        let held = Duration::from_secs;
-        let mut call = running(Operation::read("config.get"), begun);
-        assert!(!call.is_late(after(4), held(103)));
-        assert!(call.is_late(after(5), held(104)));
-        call.cancelled = Some(held(104));
-        // From then on it was held back all the time.
-        assert!(!call.is_stuck(after(9), held(108), grace));
-        assert!(call.is_stuck(after(9), held(107), grace));
-        assert!(call.is_stuck(after(6), held(104), grace));
-    }
-
-    #[test]
-    fn a_start_has_its_time_while_the_plugin_is_not_held_back() {
-        let begun = Instant::now();
-        let (after, grace) = (|s| begun + Duration::from_secs(s), Duration::from_secs(1));
-        let held = Duration::from_secs;
-        let mut start = running(Operation::mutation("lifecycle.start"), begun);
-        assert!(!start.is_late(after(50), held(146)));
-        assert!(start.is_late(after(50), held(145)));
-        start.cancelled = Some(held(145));
-        assert!(!start.is_stuck(after(60), held(155), grace));
-        assert!(start.is_stuck(after(61), held(155), grace));
     }
 }

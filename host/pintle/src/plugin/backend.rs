@@ -10,7 +10,7 @@ use std::{
 
 use arc_swap::ArcSwapOption;
 use futures::future::BoxFuture;
-use tokio::sync::{Notify, watch};
+use tokio::sync::watch;
 use wasmtime::component::Accessor;
 
 use super::{
@@ -63,7 +63,8 @@ pub(crate) struct Backend {
     stopping: watch::Sender<bool>,
     /// A file that is to take over.
     wanted: watch::Sender<Option<Arc<Plugin>>>,
-    restarting: Notify,
+    /// Counts the wishes that it begin again.
+    restarting: watch::Sender<u64>,
     has_served: AtomicBool,
     stopped_cleanly: AtomicBool,
     next_id: AtomicU64,
@@ -169,6 +170,12 @@ impl Call {
         Self { operation, timeout, needs: Vec::new(), on: None }
     }
 
+    /// Makes it on the incarnation of `serving` and no other.
+    pub(crate) fn on(mut self, serving: &Arc<Serving>) -> Self {
+        self.on = Some(Arc::clone(serving));
+        self
+    }
+
     /// Adds `feature` to what is needed if `condition` holds.
     pub(crate) fn needs_if(mut self, condition: bool, feature: &'static str) -> Self {
         if condition {
@@ -188,10 +195,10 @@ impl Backend {
         Arc::new(Self {
             name: name.into(),
             settings,
+            routes: Routes::new(&limits),
             limits,
             shared,
             checkpoint: Arc::default(),
-            routes: Routes::default(),
             network_counters: Arc::default(),
             status: watch::Sender::new(Status {
                 state: BackendState::Starting,
@@ -204,7 +211,7 @@ impl Backend {
             serving: ArcSwapOption::empty(),
             stopping: watch::Sender::new(false),
             wanted: watch::Sender::new(None),
-            restarting: Notify::new(),
+            restarting: watch::Sender::new(0),
             has_served: AtomicBool::new(false),
             stopped_cleanly: AtomicBool::new(true),
             next_id: AtomicU64::new(1),
@@ -332,16 +339,28 @@ impl Backend {
 
     /// Asks the supervisor to begin again, also where it gave up.
     pub(crate) fn request_restart(&self) {
-        self.restarting.notify_one();
+        self.restarting.send_modify(|wishes| *wishes += 1);
     }
 
-    pub(crate) async fn restart_requested(&self) {
-        self.restarting.notified().await;
+    pub(crate) fn restart_requests(&self) -> watch::Receiver<u64> {
+        self.restarting.subscribe()
     }
 
     /// Asks the supervisor to let this file take over.
-    pub(crate) fn want(&self, plugin: Option<Arc<Plugin>>) {
-        self.wanted.send_replace(plugin);
+    pub(crate) fn want(&self, plugin: &Arc<Plugin>) {
+        self.wanted.send_replace(Some(Arc::clone(plugin)));
+    }
+
+    /// Takes back what was asked for and has not happened yet; answers whether there was something.
+    pub(crate) fn want_nothing(&self) -> bool {
+        self.wanted.send_replace(None).is_some()
+    }
+
+    /// Takes the wish for `plugin`, unless it was taken back or replaced by another meanwhile.
+    pub(crate) fn take_wanted(&self, plugin: &Arc<Plugin>) -> bool {
+        self.wanted.send_if_modified(|wanted| {
+            wanted.take_if(|wanted| Arc::ptr_eq(wanted, plugin)).is_some()
+        })
     }
 
     pub(crate) fn wanted(&self) -> watch::Receiver<Option<Arc<Plugin>>> {
@@ -480,6 +499,14 @@ impl Backend {
         Err(Error::new(Cause::Refused(refusal), self.place(operation, Some(serving))))
     }
 
+    /// Ends an incarnation that answered what nobody can keep: `problem` says what.
+    pub(crate) fn reject(&self, operation: Operation, serving: &Serving, problem: &str) -> Error {
+        let reason = format!("{} answered {problem}", operation.name);
+        serving.incarnation.kill(&reason);
+        let failure = CallFailure::Ended { reason: reason.into(), begun: true };
+        self.error(operation, serving, failure)
+    }
+
     pub(crate) fn error(
         &self,
         operation: Operation,
@@ -491,7 +518,7 @@ impl Backend {
                 Cause::Plugin(convert::error(error, &serving.scrubber, &self.limits))
             }
             CallFailure::Ended { reason, begun } => Cause::Ended(Ended {
-                reason: serving.scrubber.scrub(&reason).into(),
+                reason,
                 effect: if begun && operation.mutates { Effect::Unknown } else { Effect::None },
             }),
             CallFailure::Busy { waiting } => Cause::Refused(Refusal::Busy { waiting }),

@@ -1,5 +1,6 @@
 //! Between the generated WIT types and those of the library.
 
+pub(crate) mod bounds;
 pub(crate) mod config;
 pub(crate) mod lock;
 pub(crate) mod registry;
@@ -29,8 +30,8 @@ pub(crate) fn error(error: types::Error, scrubber: &Scrubber, limits: &Limits) -
 
 /// A text of a plugin as others see it: without secrets, printable, and of a sensible length.
 pub(crate) fn shown(text: &str, scrubber: &Scrubber, limits: &Limits) -> String {
-    // Secrets first: half of one that was cut would not be found.
-    printable(&scrubber.scrub(text), limits.error_text_bytes)
+    let len_max = limits.error_text_bytes;
+    printable(&scrubber.scrub_head(text, len_max), len_max)
 }
 
 /// The first of a plugin's facts.

@@ -1,13 +1,20 @@
 //! The one directory that a backend is granted, held by one host at a time.
 
 use std::{
+    collections::HashSet,
     fs, io,
     io::{Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::{
+    fs::{FlockOperation, flock},
+    io::Errno,
+};
+
+use super::limits::Limits;
+use crate::settings::ByteSize;
 
 /// Keeps other hosts out of a data directory while it lives.
 #[derive(Debug)]
@@ -68,48 +75,177 @@ impl DataDir {
     }
 }
 
-/// Bytes of all files below `path`. Links are not followed; what vanishes meanwhile does not count.
-///
-/// # Errors
-///
-/// Fails when a directory cannot be read.
-pub(crate) fn bytes_below(path: &Path) -> io::Result<u64> {
-    let mut bytes: u64 = 0;
-    let mut folders = vec![path.to_owned()];
-    while let Some(folder) = folders.pop() {
-        let entries = match fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            other => other?,
-        };
-        for entry in entries {
-            let entry = entry?;
-            let metadata = match entry.metadata() {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                other => other?,
-            };
-            if metadata.is_dir() {
-                folders.push(entry.path());
-            }
-            bytes = bytes.saturating_add(metadata.len());
+/// What to say of a directory, if more of it is taken than `limits` allow.
+pub(crate) async fn excess(path: PathBuf, limits: &Limits) -> Option<String> {
+    let (bytes_max, files_max) = (limits.data_bytes, limits.open_files);
+    let looked = tokio::task::spawn_blocking(move || (Usage::of(&path), path)).await;
+    // Fails only when the host is going.
+    let (usage, path) = looked.ok()?;
+    let dir = path.display();
+    match usage {
+        Ok(Usage { bytes, .. }) if bytes > bytes_max => {
+            let max = ByteSize::from_bytes(bytes_max);
+            Some(format!(
+                "{dir} holds {bytes} bytes and may hold data_bytes = \"{max}\"; make room, or raise \
+                 that in the backend's limits.more"
+            ))
         }
+        Ok(Usage { open_files, .. }) if open_files > files_max => Some(format!(
+            "{open_files} files of {dir} are open and there may be open_files = {files_max}; raise \
+             that in the backend's limits.more"
+        )),
+        Ok(_) => None,
+        // Not its fault, and nothing that lasts.
+        Err(error) if is_want_of_files(&error) => {
+            tracing::warn!(%dir, %error, "what it holds cannot be told");
+            None
+        }
+        // What cannot be measured is not within a limit: names may nest until no path reaches them.
+        Err(error) => Some(format!(
+            "what {dir} holds cannot be told: {error}; make room for data_bytes = \"{}\" there",
+            ByteSize::from_bytes(bytes_max)
+        )),
     }
-    Ok(bytes)
+}
+
+/// The least that a file takes, even an empty one: its name and what the system notes of it.
+const FILE_BYTES_MIN: u64 = 4096;
+/// Bytes of one block, in which systems count what a file takes.
+const BLOCK_BYTES: u64 = 512;
+
+/// What is taken of a directory.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Usage {
+    /// Of everything below it, and of what is still open there after it was removed.
+    bytes: u64,
+    /// Files and directories of it that this process has open.
+    open_files: u64,
+}
+
+impl Usage {
+    /// Links are not followed; what vanishes meanwhile does not count.
+    fn of(path: &Path) -> io::Result<Self> {
+        let mut usage = Self::default();
+        usage.add_below(path)?;
+        usage.add_open(path)?;
+        Ok(usage)
+    }
+
+    fn add_below(&mut self, path: &Path) -> io::Result<()> {
+        // Under several names a file takes its bytes once.
+        let mut seen = HashSet::new();
+        let mut folders = vec![path.to_owned()];
+        while let Some(folder) = folders.pop() {
+            let Some(entries) = present(fs::read_dir(&folder))? else { continue };
+            for entry in entries {
+                let entry = entry?;
+                let Some(metadata) = present(entry.metadata())? else { continue };
+                if metadata.is_dir() {
+                    folders.push(entry.path());
+                } else if metadata.nlink() > 1 && !seen.insert((metadata.dev(), metadata.ino())) {
+                    continue;
+                }
+                self.add(&metadata);
+            }
+        }
+        Ok(())
+    }
+
+    /// What is open is told by the system's list of this process's files, where there is one.
+    fn add_open(&mut self, path: &Path) -> io::Result<()> {
+        let Some(entries) = present(fs::read_dir("/proc/self/fd"))? else { return Ok(()) };
+        for entry in entries {
+            let entry = entry?.path();
+            let Some(target) = present(fs::read_link(&entry))? else { continue };
+            if !target.starts_with(path) {
+                continue;
+            }
+            self.open_files += 1;
+            let Some(metadata) = present(fs::metadata(&entry))? else { continue };
+            if metadata.nlink() == 0 {
+                self.add(&metadata);
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, metadata: &fs::Metadata) {
+        let bytes = metadata.blocks().saturating_mul(BLOCK_BYTES).max(FILE_BYTES_MIN);
+        self.bytes = self.bytes.saturating_add(bytes);
+    }
+}
+
+/// Nothing for what is not there any more.
+fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
+    match found {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether the host itself has too many files open.
+fn is_want_of_files(error: &io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::MFILE | Errno::NFILE))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn bytes(path: &Path) -> u64 {
+        Usage::of(path).unwrap().bytes
+    }
+
     #[test]
     fn all_files_below_a_directory_count_and_links_lead_nowhere() {
         let root = tempfile::tempdir().unwrap();
         fs::create_dir_all(root.path().join("a/b")).unwrap();
-        let empty = bytes_below(root.path()).unwrap();
-        fs::write(root.path().join("a/b/c"), [0; 1000]).unwrap();
-        fs::write(root.path().join("d"), [0; 500]).unwrap();
-        assert_eq!(bytes_below(root.path()).unwrap(), empty + 1500);
+        let empty = bytes(root.path());
+        fs::write(root.path().join("a/b/c"), vec![1; 1 << 20]).unwrap();
+        let one = bytes(root.path());
+        assert!(one >= empty + (1 << 20), "{one}");
         std::os::unix::fs::symlink("/", root.path().join("a/root")).unwrap();
-        assert!(bytes_below(root.path()).unwrap() < empty + 1500 + 4096);
+        // A second name is no second file.
+        fs::hard_link(root.path().join("a/b/c"), root.path().join("d")).unwrap();
+        assert!(bytes(root.path()) < one + (1 << 20));
+    }
+
+    #[test]
+    fn an_empty_file_counts_too() {
+        let root = tempfile::tempdir().unwrap();
+        for number in 0..100 {
+            fs::write(root.path().join(number.to_string()), "").unwrap();
+        }
+        assert!(bytes(root.path()) >= 100 * FILE_BYTES_MIN);
+    }
+
+    #[test]
+    fn what_was_removed_counts_as_long_as_it_is_open() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        fs::write(root.join("a"), vec![1; 1 << 20]).unwrap();
+        let open = fs::File::open(root.join("a")).unwrap();
+        fs::remove_file(root.join("a")).unwrap();
+        let usage = Usage::of(&root).unwrap();
+        assert!(usage.bytes >= 1 << 20, "{usage:?}");
+        assert_eq!(usage.open_files, 1);
+        drop(open);
+        assert_eq!(Usage::of(&root).unwrap(), Usage::default());
+    }
+
+    #[tokio::test]
+    async fn what_no_path_reaches_is_more_than_there_may_be() {
+        use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
+        let root = tempfile::tempdir().unwrap();
+        let name = "x".repeat(250);
+        let mut folder = openat(CWD, root.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        for _ in 0..20 {
+            mkdirat(&folder, &*name, Mode::RWXU).unwrap();
+            folder = openat(&folder, &*name, OFlags::RDONLY, Mode::empty()).unwrap();
+        }
+        let text = excess(root.path().to_owned(), &Limits::default()).await.unwrap();
+        assert!(text.contains("cannot be told"), "{text}");
     }
 
     #[test]

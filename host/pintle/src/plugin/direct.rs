@@ -167,7 +167,7 @@ impl Bench {
             backend: Arc::clone(&backend.name),
             limits: &backend.limits,
             scrubber,
-            checkpoint: Arc::clone(&backend.checkpoint),
+            checkpoint: backend.checkpoint.writer(),
             data_dir: data_dir.as_ref().map(DataDir::path),
             last_words: last_words.clone(),
             network,

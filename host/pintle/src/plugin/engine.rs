@@ -11,7 +11,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use super::{
     bindings,
-    guest::{Checkpoint, GuestState, HostImports, LogBudget},
+    guest::{CheckpointWriter, GuestState, HostImports, LogBudget},
     limits::{EPOCH_TICK, GuestLimiter, Limits},
     network::{self, Network},
     output::LastWords,
@@ -35,7 +35,7 @@ pub(crate) struct StoreOptions<'a> {
     pub(crate) backend: Arc<str>,
     pub(crate) limits: &'a Limits,
     pub(crate) scrubber: Arc<Scrubber>,
-    pub(crate) checkpoint: Arc<Checkpoint>,
+    pub(crate) checkpoint: CheckpointWriter,
     /// The one directory that the guest sees, at `/data`.
     pub(crate) data_dir: Option<&'a std::path::Path>,
     pub(crate) last_words: LastWords,
@@ -80,7 +80,7 @@ impl Engine {
         if let Some(dir) = options.data_dir {
             wasi.preopened_dir(dir, "/data", FsPerms::ReadWrite)?;
         }
-        let unyielded = Arc::new(Unyielded::new(limits.cpu));
+        let unyielded = Arc::new(Unyielded::default());
         let state = GuestState {
             wasi: wasi.build(),
             table: ResourceTable::new(),
@@ -120,10 +120,14 @@ pub(super) fn code_config() -> Config {
     config
 }
 
+/// One more than is needed: an answer that takes its time does not delay the lease clock.
+const HOST_THREADS: usize = 2;
+
 impl HostRuntime {
     fn start() -> std::io::Result<Self> {
         let mut builder = runtime::Builder::new_multi_thread();
-        let runtime = builder.worker_threads(1).thread_name("pintle-host").enable_all().build()?;
+        let runtime = builder.worker_threads(HOST_THREADS).thread_name("pintle-host");
+        let runtime = runtime.enable_all().build()?;
         Ok(Self(Some(runtime)))
     }
 

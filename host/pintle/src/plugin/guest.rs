@@ -1,7 +1,7 @@
 //! What a plugin's store holds on the host's side, and the imports that it may call.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Instant,
 };
 
@@ -30,7 +30,7 @@ pub(crate) struct GuestState {
 pub(crate) struct HostImports {
     pub(crate) backend: Arc<str>,
     pub(crate) scrubber: Arc<Scrubber>,
-    pub(crate) checkpoint: Arc<Checkpoint>,
+    pub(crate) checkpoint: CheckpointWriter,
     pub(crate) log_budget: LogBudget,
     pub(crate) message_bytes_max: usize,
     pub(crate) checkpoint_bytes_max: usize,
@@ -38,15 +38,49 @@ pub(crate) struct HostImports {
 
 /// The last state that an incarnation handed over for its successor. A secret: never printed.
 #[derive(Default)]
-pub(crate) struct Checkpoint(Mutex<Option<Vec<u8>>>);
+pub(crate) struct Checkpoint(Mutex<Kept>);
+
+#[derive(Default)]
+struct Kept {
+    state: Option<Vec<u8>>,
+    /// Number of the one who may write.
+    writer: u64,
+}
+
+/// Lets one incarnation write its checkpoint, until its successor has a writer of its own.
+pub(crate) struct CheckpointWriter {
+    checkpoint: Arc<Checkpoint>,
+    number: u64,
+}
 
 impl Checkpoint {
-    pub(crate) fn store(&self, state: Vec<u8>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(state);
+    /// Lets the next incarnation write, and no earlier one any more.
+    pub(crate) fn writer(self: &Arc<Self>) -> CheckpointWriter {
+        let mut kept = self.lock();
+        kept.writer += 1;
+        CheckpointWriter { checkpoint: Arc::clone(self), number: kept.writer }
     }
 
     pub(crate) fn load(&self) -> Option<Vec<u8>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.lock().state.clone()
+    }
+
+    /// Puts back what was there before, whatever was written since.
+    pub(crate) fn restore(&self, state: Option<Vec<u8>>) {
+        self.lock().state = state;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl CheckpointWriter {
+    fn store(&self, state: Vec<u8>) {
+        let mut kept = self.checkpoint.lock();
+        if kept.writer == self.number {
+            kept.state = Some(state);
+        }
     }
 }
 
@@ -72,15 +106,15 @@ impl LogBudget {
     }
 
     /// Whether a line of `len` bytes may be logged now; with it, how many messages were dropped
-    /// since the last one that could.
+    /// since the last one that could. A longer one than a second's worth takes all of that.
     pub(crate) fn take(&mut self, len: usize) -> Option<u64> {
         let now = Instant::now();
         let rate = f64::from(self.bytes_per_second);
         let refill = now.duration_since(self.refilled).as_secs_f64() * rate;
         self.left = (self.left + refill).min(rate);
         self.refilled = now;
-        #[allow(clippy::cast_precision_loss, reason = "lengths of log lines are small")]
-        let len = (len + LINE_BYTES) as f64;
+        #[allow(clippy::cast_precision_loss, reason = "only lengths below the rate count")]
+        let len = ((len + LINE_BYTES) as f64).min(rate);
         if len > self.left {
             self.dropped += 1;
             return None;
@@ -100,21 +134,22 @@ impl HostImports {
     ) {
         let cut = self.message_bytes_max;
         let len = fields.iter().map(|(name, value)| name.len() + value.len() + 2).sum::<usize>();
-        let Some(dropped) = self.log_budget.take((message.len() + len).min(cut)) else { return };
-        // Before anything is cut off: half a secret would not be found.
-        let mut text = printable(&self.scrubber.scrub(message), cut);
+        let Some(dropped) = self.log_budget.take(message.len() + len) else { return };
+        let mut text = printable(&self.scrubber.scrub_head(message, cut), cut);
         for (name, value) in fields {
             let left = cut.saturating_sub(text.len());
             if left == 0 {
                 break;
             }
-            let (name, value) = (self.scrubber.scrub(name), self.scrubber.scrub(value));
+            let (name, value) =
+                (self.scrubber.scrub_head(name, left), self.scrubber.scrub_head(value, left));
             text.push_str(&printable(&format!(" {name}={value}"), left));
         }
         let backend = &*self.backend;
         if dropped > 0 {
             tracing::warn!(target: "pintle::plugin", backend, dropped, "messages over the log rate were dropped");
         }
+        // Once more, for one that was taken apart: its pieces stand together now.
         let text = self.scrubber.scrub(&text);
         match level {
             host::Level::Trace => tracing::trace!(target: "pintle::plugin", backend, "{text}"),
@@ -194,6 +229,18 @@ mod tests {
     }
 
     #[test]
+    fn what_an_incarnation_hands_over_after_its_end_is_not_for_its_successor() {
+        let checkpoint = Arc::new(Checkpoint::default());
+        let first = checkpoint.writer();
+        first.store(b"first".to_vec());
+        let second = checkpoint.writer();
+        first.store(b"late".to_vec());
+        assert_eq!(checkpoint.load().as_deref(), Some(&b"first"[..]));
+        second.store(b"second".to_vec());
+        assert_eq!(checkpoint.load().as_deref(), Some(&b"second"[..]));
+    }
+
+    #[test]
     fn a_flood_of_log_lines_is_dropped_and_counted() {
         let limits = Limits { log_bytes_per_second: 100, ..Limits::default() };
         let mut budget = LogBudget::new(&limits);
@@ -202,5 +249,13 @@ mod tests {
         assert_eq!(budget.take(0), None);
         budget.refilled -= std::time::Duration::from_secs(5);
         assert_eq!(budget.take(10), Some(1));
+    }
+
+    #[test]
+    fn a_long_message_takes_what_it_is_long_and_not_what_is_shown_of_it() {
+        let limits = Limits { log_bytes_per_second: 1000, ..Limits::default() };
+        let mut budget = LogBudget::new(&limits);
+        assert_eq!(budget.take(16 << 20), Some(0));
+        assert_eq!(budget.take(10), None);
     }
 }

@@ -148,12 +148,14 @@ limits! {
     start_timeout: Duration = Backend Time(10 * SECOND, 100 * MS, 10 * MINUTE);
     /// How long `stop` may take: it releases leases on the server.
     stop_timeout: Duration = Backend Time(5 * SECOND, 100 * MS, 5 * MINUTE);
-    /// Calls running inside at once; more wait in the queue. Each holds handles.
+    /// Calls running inside at once; more wait in the queue. Each holds handles. Half of them may
+    /// wait for locks.
     calls_running_max: usize = Backend Count(1024, 1, 4096);
-    /// Calls waiting in the queue; more are refused as busy.
+    /// Calls waiting in the queue; more are refused as busy, and so is one whose time is over before
+    /// it begins.
     calls_queued_max: usize = Backend Count(1024, 1, 65_536);
-    /// Longest run without returning to the event loop, in processor time. Time in calls to the host
-    /// does not count; those end by the timeout of the call.
+    /// Longest run without returning to the event loop, in processor time. What a call to the host
+    /// waits for does not count; that ends by the timeout of the call.
     unyielded_max: Duration = Backend Time(SECOND, 10 * MS, MINUTE);
     /// Bytes copied out of the guest by one call to or from it. A batch of spans is the largest.
     hostcall_bytes: usize = Backend Bytes(16 * MIB, 64 * KIB, 256 * MIB);
@@ -186,7 +188,8 @@ limits! {
     polls_per_second: u32 = Backend Count(10_000, 10, 100_000);
     /// How long a poll waits for events; its empty answer is the heartbeat.
     poll_timeout: Duration = Backend Time(10 * SECOND, 100 * MS, MINUTE);
-    /// What one watch may show, keys and values together: it is kept in the host's memory.
+    /// What one watch may show, with all that belongs to its entries: it is kept in the host's
+    /// memory.
     watch_bytes: usize = Backend Bytes(256 * MIB, MIB, 16 * GIB);
     /// Different names that one incarnation may look up; wildcards match without end.
     lookups_max: usize = Backend Count(1_024, 1, 65_536);
@@ -197,8 +200,12 @@ limits! {
     connect_timeout: Duration = Backend Time(5 * SECOND, 100 * MS, MINUTE);
     /// HTTP requests in flight; further ones wait, at most `connect_timeout`.
     requests_max: usize = Backend Count(256, 1, 4_096);
-    /// What its directory may hold, looked at four times a second. Passing it ends the incarnation.
+    /// What its directory may hold, looked at four times a second: at least 4 KiB for each file.
+    /// Passing it ends the incarnation.
     data_bytes: u64 = Backend Bytes(8 * GIB, MIB, 16_384 * GIB);
+    /// Files of its directory that are open at once, looked at four times a second. The host has
+    /// so many for everybody. Passing it ends the incarnation.
+    open_files: u64 = Backend Count(64, 8, 65_536);
 
     /// Size of a component file. Interpreted languages bring 20 MB.
     component_bytes: u64 = File Bytes(256 * MIB, MIB, 1024 * MIB);

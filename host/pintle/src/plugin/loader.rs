@@ -422,7 +422,7 @@ impl Loader {
                 backend: name.into(),
                 limits: &self.limits,
                 scrubber: Arc::new(Scrubber::default()),
-                checkpoint: Arc::new(Checkpoint::default()),
+                checkpoint: Arc::new(Checkpoint::default()).writer(),
                 data_dir: None,
                 last_words: last_words.clone(),
                 network,

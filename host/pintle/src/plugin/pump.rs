@@ -11,7 +11,7 @@ use super::{
     actor::{CallFailure, Operation},
     backend::{Backend, Serving},
     bindings::{config, lock, registry, types},
-    convert,
+    convert::{self, bounds},
     file::Capability,
     limits::Pace,
 };
@@ -60,6 +60,9 @@ trait Events: 'static {
         events_max: u32,
     ) -> BoxFuture<'_, Batch<Self::Event>>;
 
+    /// What is too long to be kept, in words.
+    fn check(event: &Self::Event) -> Result<(), String>;
+
     fn dispatch(backend: &Backend, serving: &Serving, id: u64, event: Self::Event);
 }
 
@@ -80,6 +83,11 @@ async fn pump<E: Events>(backend: Arc<Backend>, serving: Arc<Serving>) {
                         "{} answered {count} events where poll_events = {events_max} were asked for",
                         E::OPERATION.name
                     ));
+                }
+                let problem = events.iter().find_map(|(_, event)| E::check(event).err());
+                if let Some(problem) = problem {
+                    let operation = E::OPERATION.name;
+                    return serving.incarnation.kill(&format!("{operation} answered {problem}"));
                 }
                 for (id, event) in events {
                     E::dispatch(&backend, &serving, id, event);
@@ -125,6 +133,10 @@ impl Events for ConfigEvents {
         poll!(config, serving, timeout, events_max)
     }
 
+    fn check(event: &Self::Event) -> Result<(), String> {
+        bounds::config_event(event)
+    }
+
     fn dispatch(backend: &Backend, serving: &Serving, id: u64, event: Self::Event) {
         // An event for a watch that was just closed is of no use to anybody.
         let (mirror, tail) = (backend.routes.config.find(id), backend.routes.tails.find(id));
@@ -155,20 +167,22 @@ impl Events for RegistryEvents {
         poll!(registry, serving, timeout, events_max)
     }
 
+    fn check(event: &Self::Event) -> Result<(), String> {
+        bounds::registry_event(event)
+    }
+
     fn dispatch(backend: &Backend, serving: &Serving, id: u64, event: Self::Event) {
-        let reason = |text: String| -> Arc<str> { serving.scrubber.scrub(&text).into() };
+        let reason = |text: &str| reason(text, backend, serving);
         let record = |id| backend.routes.registrations.find(id);
         let upstream = match event {
             registry::Event::Registered(_) => {
                 return record(id).into_iter().for_each(|record| record.registered());
             }
             registry::Event::Suspect(text) => {
-                return record(id)
-                    .into_iter()
-                    .for_each(|record| record.suspect(reason(text.clone())));
+                return record(id).into_iter().for_each(|record| record.suspect(reason(&text)));
             }
             registry::Event::Lost(text) => {
-                return record(id).into_iter().for_each(|record| record.lost(reason(text.clone())));
+                return record(id).into_iter().for_each(|record| record.lost(reason(&text)));
             }
             registry::Event::Taken(owner) => {
                 let owner = convert::registry::state(owner);
@@ -186,7 +200,7 @@ impl Events for RegistryEvents {
                 previous: removed.previous.map(|state| Arc::new(convert::registry::state(state))),
             },
             registry::Event::SnapshotEnd => Upstream::SnapshotEnd(None),
-            registry::Event::Resync(text) => Upstream::Resync(reason(text)),
+            registry::Event::Resync(text) => Upstream::Resync(reason(&text)),
             registry::Event::Progress => Upstream::Progress(None),
             registry::Event::Ended(error) => {
                 Upstream::Ended(ended(backend, serving, Self::OPERATION, error))
@@ -212,8 +226,12 @@ impl Events for LockEvents {
         poll!(lock, serving, timeout, events_max)
     }
 
+    fn check(event: &Self::Event) -> Result<(), String> {
+        bounds::lock_event(event)
+    }
+
     fn dispatch(backend: &Backend, serving: &Serving, id: u64, event: Self::Event) {
-        let reason = |text: &str| -> Arc<str> { serving.scrubber.scrub(text).into() };
+        let reason = |text: &str| reason(text, backend, serving);
         if let Some(lease) = backend.routes.leases.find(id) {
             match event {
                 lock::Event::Renewed(validity) => {
@@ -239,6 +257,10 @@ impl Events for LockEvents {
 
 fn key_of(state: &InstanceState) -> Arc<str> {
     mirror_key(&state.instance.service, &state.instance.id)
+}
+
+fn reason(text: &str, backend: &Backend, serving: &Serving) -> Arc<str> {
+    convert::shown(text, &serving.scrubber, &backend.limits).into()
 }
 
 fn ended(backend: &Backend, serving: &Serving, operation: Operation, error: types::Error) -> Error {

@@ -191,6 +191,10 @@ async fn offer(shared: &Arc<Shared>, backend: &Arc<Backend>) {
     };
     let running = backend.plugin();
     if running.as_ref().is_some_and(|running| running.info.sha256 == plugin.info.sha256) {
+        if backend.want_nothing() {
+            let backend = &*backend.name;
+            tracing::info!(backend, "the new file was taken back before it took over");
+        }
         return backend.remark(None);
     }
     if let Some(running) = &running
@@ -215,7 +219,7 @@ pub(crate) fn take_over(backend: &Backend, plugin: &Arc<Plugin>) {
     tracing::info!(backend = &*backend.name, plugin = text, "a new file takes over");
     audit::done("replace-plugin", &backend.name, &text);
     backend.remark(None);
-    backend.want(Some(Arc::clone(plugin)));
+    backend.want(plugin);
 }
 
 fn refuse(backend: &Backend, error: &PluginFileError) {

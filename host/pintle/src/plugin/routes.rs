@@ -9,6 +9,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::{
     feed::{ConfigFeeds, InstanceFeeds},
+    limits::Limits,
     made::Made,
     tail::{TAILS_MAX, Tail},
 };
@@ -33,13 +34,20 @@ pub(crate) struct Routes {
     pub(crate) instances: InstanceFeeds,
     pub(crate) registrations: Table<RegistrationRecord>,
     pub(crate) leases: Table<LeaseRecord>,
+    /// One for each acquire that may wait for its lock.
+    pub(crate) waiting_places: Semaphore,
     /// Releases that are under way: who waits until nothing is held waits for them as well.
     pub(crate) releases: Releases,
     pub(crate) lock_watches: Table<LockWatchRoute>,
 }
 
-impl Default for Routes {
-    fn default() -> Self {
+/// Acquires that may wait at a time: half of the calls that run, so that others run beside them.
+pub(super) fn waiting_max(limits: &Limits) -> usize {
+    (limits.calls_running_max / 2).max(1)
+}
+
+impl Routes {
+    pub(crate) fn new(limits: &Limits) -> Self {
         Self {
             config: ConfigFeeds::default(),
             tails: Table::default(),
@@ -48,8 +56,21 @@ impl Default for Routes {
             instances: InstanceFeeds::default(),
             registrations: Table::default(),
             leases: Table::default(),
+            waiting_places: Semaphore::new(waiting_max(limits)),
             releases: Releases::default(),
             lock_watches: Table::default(),
+        }
+    }
+
+    /// Ends every watch: nothing will ever come of it.
+    pub(crate) fn end_watches(&self, error: &Error) {
+        self.config.end(error);
+        self.instances.end(error);
+        for (_, tail) in self.tails.all() {
+            tail.end(error.clone());
+        }
+        for (_, watch) in self.lock_watches.all() {
+            watch.state.send_replace(Some(Err(error.clone())));
         }
     }
 }
@@ -67,20 +88,6 @@ impl Releases {
 
     pub(crate) fn are_under_way(&self) -> bool {
         Arc::strong_count(&self.0) > 1
-    }
-}
-
-impl Routes {
-    /// Ends every watch: nothing will ever come of it.
-    pub(crate) fn end_watches(&self, error: &Error) {
-        self.config.end(error);
-        self.instances.end(error);
-        for (_, tail) in self.tails.all() {
-            tail.end(error.clone());
-        }
-        for (_, watch) in self.lock_watches.all() {
-            watch.state.send_replace(Some(Err(error.clone())));
-        }
     }
 }
 

@@ -7,27 +7,29 @@ mod prepare;
 mod repeat;
 
 use std::{
-    sync::Arc,
+    path::PathBuf,
+    sync::{Arc, Weak},
     time::{Duration, Instant},
 };
+
+use tokio::sync::watch;
 
 use super::{
     actor::{Incarnation, Operation},
     audit,
     backend::{Backend, BackendState, Serving},
-    data_dir::{DataDir, DataDirError, bytes_below},
+    data_dir::{DataDir, DataDirError, excess},
     engine::StoreOptions,
     file::PluginFileError,
+    limits::Limits,
     loader::Plugin,
     output::LastWords,
     pump,
 };
-use crate::{
-    lock::LeaseStatus,
-    settings::{ByteSize, ShutdownRegistrations},
-};
+use crate::settings::ShutdownRegistrations;
 
 use budget::{RESTARTS_MAX, RestartBudget};
+use handover::Room;
 use prepare::explain;
 pub(super) use prepare::{Prepared, missing_data_dir, network_of, prepare};
 use repeat::repeat_requests;
@@ -38,8 +40,8 @@ const STOP: Operation = Operation::mutation("lifecycle.stop");
 /// How often a data directory that another process has is tried.
 const DATA_DIR_PERIOD: Duration = Duration::from_millis(100);
 
-/// How often the size of a data directory is looked at.
-const DATA_BYTES_PERIOD: Duration = Duration::from_millis(250);
+/// How often it is looked at what a data directory holds.
+const USAGE_PERIOD: Duration = Duration::from_millis(250);
 
 /// How long the store of an incarnation that was ended may take to be gone.
 const END_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,7 +68,11 @@ impl StartFailure {
 
 impl From<PluginFileError> for StartFailure {
     fn from(error: PluginFileError) -> Self {
-        Self::Final(error.to_string())
+        match error {
+            // Its turn comes again when the compiler has come to its end.
+            PluginFileError::Slow { .. } => Self::Passing(error.to_string()),
+            error => Self::Final(error.to_string()),
+        }
     }
 }
 
@@ -74,14 +80,17 @@ impl From<PluginFileError> for StartFailure {
 pub(crate) async fn supervise(backend: Arc<Backend>) {
     let mut supervisor = Supervisor {
         stop: backend.stop_requested(),
+        restart_requests: backend.restart_requests(),
         backend,
         plugin: None,
         earlier: None,
+        last: None,
         data_dir: None,
         restarts: RestartBudget::new(),
         incarnations: 0,
     };
     supervisor.run().await;
+    supervisor.end_last().await;
     let backend = supervisor.backend;
     backend.publish(BackendState::Stopped, "");
     backend.end_watches();
@@ -89,15 +98,35 @@ pub(crate) async fn supervise(backend: Arc<Backend>) {
 
 struct Supervisor {
     backend: Arc<Backend>,
-    stop: tokio::sync::watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
+    /// What was asked for before the last start is not seen any more: that start was the answer.
+    restart_requests: watch::Receiver<u64>,
     /// What it runs, also after an end: another file takes over only when it was let.
     plugin: Option<Arc<Plugin>>,
-    /// What ran before that, and since when it does not any more.
-    earlier: Option<(Arc<Plugin>, Instant)>,
+    /// What ran before another file took over.
+    earlier: Option<Earlier>,
+    /// The incarnation that was started last. It has ended when the next one is started; its store
+    /// may still be there.
+    last: Option<Last>,
     /// Locked from the first start to the end, over all incarnations.
     data_dir: Option<DataDir>,
     restarts: RestartBudget,
     incarnations: u64,
+}
+
+/// What ran before another file took over, and may have to again.
+struct Earlier {
+    plugin: Arc<Plugin>,
+    replaced_at: Instant,
+    /// What it left. A successor that never served has nothing to add to that.
+    checkpoint: Option<Vec<u8>>,
+    successor_served: bool,
+}
+
+struct Last {
+    incarnation: Arc<Incarnation>,
+    /// Whether it writes what nobody else may write at the same time.
+    writes_alone: bool,
 }
 
 /// How the service of an incarnation ended.
@@ -129,14 +158,20 @@ impl Supervisor {
                         continue;
                     }
                     End::Replaced(plugin) => {
-                        self.earlier = self.plugin.replace(plugin).map(|old| (old, Instant::now()));
+                        let checkpoint = self.backend.checkpoint.load();
+                        self.earlier = self.plugin.replace(plugin).map(|plugin| Earlier {
+                            plugin,
+                            replaced_at: Instant::now(),
+                            checkpoint,
+                            successor_served: false,
+                        });
                         continue;
                     }
                 },
                 Err(StartFailure::Final(reason)) if !self.goes_back(&reason) => {
                     tracing::error!(backend = &*self.backend.name, reason, "backend refused");
                     self.backend.publish(BackendState::Refused, &reason);
-                    self.let_go(&reason.into());
+                    self.interrupt(&reason.into());
                     self.backend.end_watches();
                     if self.revived().await {
                         continue;
@@ -168,9 +203,7 @@ impl Supervisor {
                 "plugin ended; starting it again"
             );
             self.backend.publish(BackendState::Restarting, &reason);
-            let mut stop = self.stop.clone();
-            let asked = stop.wait_for(|stop| *stop);
-            if tokio::time::timeout(pause, asked).await.is_ok() {
+            if let Ok(false) = tokio::time::timeout(pause, self.revived()).await {
                 return;
             }
         }
@@ -178,12 +211,16 @@ impl Supervisor {
 
     /// After a replacement that went wrong: whether the earlier plugin takes over again.
     fn goes_back(&mut self, reason: &str) -> bool {
-        let Some((earlier, since)) = self.earlier.take() else { return false };
-        if since.elapsed() > PROBATION {
+        let Some(earlier) = self.earlier.take() else { return false };
+        if earlier.replaced_at.elapsed() > PROBATION {
             return false;
         }
         let text = format!("the new file did not work, so the earlier one runs again: {reason}");
-        let failed = self.plugin.replace(earlier);
+        self.backend.publish_wait(&text);
+        if !earlier.successor_served {
+            self.backend.checkpoint.restore(earlier.checkpoint);
+        }
+        let failed = self.plugin.replace(earlier.plugin);
         let sha256 = failed.map(|failed| failed.info.sha256.clone()).unwrap_or_default();
         tracing::error!(backend = &*self.backend.name, sha256, reason, "plugin not replaced");
         audit::refused("replace-plugin", &self.backend.name, &text);
@@ -191,21 +228,27 @@ impl Supervisor {
         true
     }
 
-    /// Waits for something that lets a backend try again which gave up; false when it is to stop.
+    /// Waits for something that lets a backend try again which gave up, or waits for its next try;
+    /// false when it is to stop.
     async fn revived(&mut self) -> bool {
         let mut wanted = self.backend.wanted();
-        tokio::select! {
-            biased;
-            _ = self.stop.wait_for(|stop| *stop) => return false,
-            () = self.backend.restart_requested() => {
-                // Only what could never be loaded is read again from its file.
-                if !self.backend.has_served() {
-                    self.plugin = None;
+        loop {
+            tokio::select! {
+                biased;
+                _ = self.stop.wait_for(|stop| *stop) => return false,
+                _ = self.restart_requests.changed() => {
+                    // Only what could never be loaded is read again from its file.
+                    if !self.backend.has_served() {
+                        self.plugin = None;
+                    }
+                    break;
                 }
-            }
-            plugin = next_wanted(&mut wanted) => {
-                self.plugin = plugin;
-                self.backend.want(None);
+                plugin = next_wanted(&mut wanted) => {
+                    if self.backend.take_wanted(&plugin) {
+                        self.plugin = Some(plugin);
+                        break;
+                    }
+                }
             }
         }
         self.restarts = RestartBudget::new();
@@ -215,16 +258,20 @@ impl Supervisor {
 
     /// Serves until the plugin ends, somebody wants another, or the backend is to stop.
     async fn serve(&mut self, serving: &Arc<Serving>) -> End {
+        if let Some(earlier) = &mut self.earlier {
+            earlier.successor_served = true;
+        }
         self.backend.set_serving(Some(Arc::clone(serving)));
         self.backend.publish_serving();
         tracing::info!(backend = &*self.backend.name, plugin = &*serving.label, "backend serves");
         pump::start(&self.backend, serving);
         let repeating = tokio::spawn(repeat_requests(Arc::clone(&self.backend)));
         let filling = self.data_dir.as_ref().map(|dir| {
-            tokio::spawn(watch_size(
+            let incarnation = Arc::downgrade(&serving.incarnation);
+            tokio::spawn(watch_usage(
                 dir.path().to_owned(),
-                self.backend.limits.data_bytes,
-                Arc::downgrade(&serving.incarnation),
+                self.backend.limits.clone(),
+                incarnation,
             ))
         });
         let end = self.until_end(serving).await;
@@ -234,8 +281,11 @@ impl Supervisor {
         }
         match &end {
             End::Died(reason) => {
+                let reason = format!("its plugin ended: {reason}");
+                // First: who finds nothing that serves waits for what comes next.
+                self.backend.publish_wait(&reason);
                 self.backend.set_serving(None);
-                self.let_go(&format!("its plugin ended: {reason}").into());
+                self.let_go(serving, &reason.into());
             }
             End::Stopped => self.stop_incarnation(serving).await,
             End::Restarted => self.end_for(serving, "somebody restarts the backend").await,
@@ -254,29 +304,36 @@ impl Supervisor {
             let plugin = tokio::select! {
                 biased;
                 _ = stop.wait_for(|stop| *stop) => return End::Stopped,
-                reason = serving.incarnation.ended() => {
-                    return End::Died(serving.scrubber.scrub(&reason).into_owned());
-                }
-                () = self.backend.restart_requested() => return End::Restarted,
+                reason = serving.incarnation.ended() => return End::Died(reason.to_string()),
+                _ = self.restart_requests.changed() => return End::Restarted,
                 plugin = next_wanted(&mut wanted) => plugin,
             };
-            self.backend.want(None);
-            if let Some(plugin) = plugin {
-                match self.make_room(serving, &plugin).await {
-                    handover::Room::Made => return End::Replaced(plugin),
-                    handover::Room::Refused => {}
-                    handover::Room::Ended(end) => return end,
+            // What is wanted can be taken back until the last moment.
+            match self.make_room(serving, &plugin, &mut wanted).await {
+                Room::Made if self.backend.take_wanted(&plugin) => return End::Replaced(plugin),
+                Room::Refused => {
+                    self.backend.take_wanted(&plugin);
                 }
+                Room::Made | Room::Unwanted => {}
+                Room::Ended(end) => return end,
             }
         }
     }
 
-    /// What an end means for what was open: leases are lost, the rest is asked for again.
-    fn let_go(&self, reason: &Arc<str>) {
-        let routes = &self.backend.routes;
-        for (_, lease) in routes.leases.all() {
-            lease.lose(Arc::clone(reason));
+    /// What the end of an incarnation means for what was open: its leases are lost, the rest is
+    /// asked for again. A lease that another one is asked for meanwhile is none of its business.
+    fn let_go(&self, serving: &Serving, reason: &Arc<str>) {
+        for (_, lease) in self.backend.routes.leases.all() {
+            if lease.was_asked_of(serving.number) {
+                lease.lose(Arc::clone(reason));
+            }
         }
+        self.interrupt(reason);
+    }
+
+    /// Tells everybody who follows something that nothing comes for the time being.
+    fn interrupt(&self, reason: &Arc<str>) {
+        let routes = &self.backend.routes;
         for (_, registration) in routes.registrations.all() {
             registration.suspect(Arc::clone(reason));
         }
@@ -305,13 +362,12 @@ impl Supervisor {
             }
         };
         self.backend.set_stopped_cleanly(clean);
+        self.backend.publish_wait("the host is shutting down");
         self.backend.set_serving(None);
-        for (_, lease) in self.backend.routes.leases.all() {
-            if !matches!(lease.status(), LeaseStatus::Released) {
-                lease.lose("the host is shutting down".into());
-            }
-        }
         serving.incarnation.kill("it was stopped");
+        for (_, lease) in self.backend.routes.leases.all() {
+            lease.lose("the host is shutting down".into());
+        }
     }
 
     /// Releases every lease that is held; whether all could be.
@@ -329,6 +385,7 @@ impl Supervisor {
 
     async fn start(&mut self) -> Result<Arc<Serving>, StartFailure> {
         let backend = Arc::clone(&self.backend);
+        self.restart_requests.mark_unchanged();
         let plugin = match &self.plugin {
             Some(plugin) => Arc::clone(plugin),
             None => {
@@ -339,6 +396,9 @@ impl Supervisor {
         };
         self.plugin = Some(Arc::clone(&plugin));
         backend.set_plugin(&plugin);
+        self.last_gone(&plugin).await;
+        // Before it is read for the successor: what an earlier one still writes comes too late.
+        let checkpoint = backend.checkpoint.writer();
         let Prepared { options, scrubber, network, thread } = prepare(&backend, &plugin)?;
         self.grant_data_dir(&plugin).await?;
 
@@ -350,7 +410,7 @@ impl Supervisor {
                 backend: Arc::clone(&backend.name),
                 limits: &backend.limits,
                 scrubber: Arc::clone(&scrubber),
-                checkpoint: Arc::clone(&backend.checkpoint),
+                checkpoint,
                 data_dir: self.data_dir.as_ref().map(DataDir::path),
                 last_words: last_words.clone(),
                 network,
@@ -364,6 +424,10 @@ impl Supervisor {
             last_words,
             backend.limits.clone(),
         );
+        self.last = Some(Last {
+            incarnation: Arc::clone(&incarnation),
+            writes_alone: plugin.info.single_writer || plugin.info.data_directory,
+        });
         let label = format!("{} {}", plugin.info.name, plugin.info.version).into();
         self.incarnations += 1;
         let number = self.incarnations;
@@ -372,8 +436,44 @@ impl Supervisor {
         let started = serving.incarnation.call(START, timeout, move |accessor, guest, context| {
             Box::pin(async move { guest.lifecycle.call_start(accessor, context, options).await })
         });
-        started.await.map_err(|failure| explain(failure, &serving, &backend.limits))?;
+        started.await.map_err(|failure| {
+            // Whatever became of it: nobody will ask it for anything.
+            serving.incarnation.kill("it did not start");
+            explain(failure, &serving, &backend.limits)
+        })?;
         Ok(serving)
+    }
+
+    /// Waits until nothing is left of the incarnation before `next`. Where one of the two writes
+    /// what only one may write, for as long as it takes.
+    async fn last_gone(&mut self, next: &Plugin) {
+        let Some(Last { incarnation, writes_alone }) = &self.last else { return };
+        if tokio::time::timeout(END_TIMEOUT, incarnation.dropped()).await.is_err() {
+            let backend = &*self.backend.name;
+            tracing::error!(backend, "the plugin has ended and does not let go of its store");
+            if *writes_alone || next.info.single_writer {
+                self.backend.publish_wait(
+                    "its plugin has ended and does not let go of its files; it is not started \
+                     again before that",
+                );
+                incarnation.dropped().await;
+            }
+        }
+        self.last = None;
+    }
+
+    /// Ends the incarnation that was started last, and waits until nothing of it is left: its
+    /// directory is given to others then.
+    async fn end_last(&self) {
+        let Some(Last { incarnation, writes_alone }) = &self.last else { return };
+        incarnation.kill("it was stopped");
+        let gone = incarnation.dropped();
+        if *writes_alone {
+            gone.await;
+        } else {
+            // Late or not: nothing depends on it.
+            let _ = tokio::time::timeout(END_TIMEOUT, gone).await;
+        }
     }
 
     /// Takes the plugin's directory, waiting while another process has it: a server that stops, or
@@ -403,7 +503,8 @@ impl Supervisor {
                 }
             }
         }
-        match full(path, self.backend.limits.data_bytes).await {
+        let Some(dir) = &self.data_dir else { return Ok(()) };
+        match excess(dir.path().to_owned(), &self.backend.limits).await {
             Some(text) => Err(StartFailure::Final(text)),
             None => Ok(()),
         }
@@ -411,41 +512,22 @@ impl Supervisor {
 }
 
 /// The file that is to take over, as soon as there is one.
-async fn next_wanted(
-    wanted: &mut tokio::sync::watch::Receiver<Option<Arc<Plugin>>>,
-) -> Option<Arc<Plugin>> {
-    // Fails only when the backend is gone.
-    wanted.wait_for(Option::is_some).await.ok().and_then(|plugin| plugin.clone())
-}
-
-/// Ends the incarnation when its directory holds more than it may.
-async fn watch_size(path: std::path::PathBuf, max: u64, plugin: std::sync::Weak<Incarnation>) {
-    loop {
-        tokio::time::sleep(DATA_BYTES_PERIOD).await;
-        let Some(incarnation) = plugin.upgrade() else { return };
-        if let Some(text) = full(&path, max).await {
-            return incarnation.kill(&text);
-        }
+async fn next_wanted(wanted: &mut watch::Receiver<Option<Arc<Plugin>>>) -> Arc<Plugin> {
+    let plugin = wanted.wait_for(Option::is_some).await.ok().and_then(|plugin| plugin.clone());
+    match plugin {
+        Some(plugin) => plugin,
+        // The backend is gone, and nothing will ever be wanted.
+        None => std::future::pending().await,
     }
 }
 
-/// What to say of a directory that holds more than `max` bytes.
-async fn full(path: &std::path::Path, max: u64) -> Option<String> {
-    let folder = path.to_owned();
-    let looked = tokio::task::spawn_blocking(move || bytes_below(&folder)).await;
-    match looked {
-        Ok(Ok(bytes)) if bytes > max => {
-            let max = ByteSize::from_bytes(max);
-            Some(format!(
-                "{} holds {bytes} bytes and may hold data_bytes = \"{max}\"; make room, or raise \
-                 that in the backend's limits.more",
-                path.display()
-            ))
-        }
-        Ok(Ok(_)) | Err(_) => None,
-        Ok(Err(error)) => {
-            tracing::warn!(folder = %path.display(), %error, "its size cannot be told");
-            None
+/// Ends the incarnation when it takes more of its directory than it may.
+async fn watch_usage(path: PathBuf, limits: Limits, plugin: Weak<Incarnation>) {
+    loop {
+        tokio::time::sleep(USAGE_PERIOD).await;
+        let Some(incarnation) = plugin.upgrade() else { return };
+        if let Some(text) = excess(path.clone(), &limits).await {
+            return incarnation.kill(&text);
         }
     }
 }

@@ -14,7 +14,6 @@ use std::{
 use rustix::time::{ClockId, clock_gettime};
 use tokio::time::{Sleep, sleep};
 
-use super::limits::EPOCH_TICK;
 use crate::settings::CpuShare;
 
 /// How much may be used at once after a rest, in seconds of the share.
@@ -27,11 +26,11 @@ const TELL_PERIOD: Duration = Duration::from_secs(60);
 /// core over time: while it owes, it is not polled.
 ///
 /// A run of the guest is cut by the epoch, so what it owes at most is one tick and one host call.
-/// `meters` tell how long it ran and for how long it was held back.
+/// `held_back` tells for how long it was held back.
 pub(super) async fn throttle<F: Future>(
     share: CpuShare,
     backend: Arc<str>,
-    meters: Meters,
+    held_back: Arc<HeldBack>,
     store: F,
 ) -> F::Output {
     // A store has one thread at a time, so it never takes more than this.
@@ -49,12 +48,11 @@ pub(super) async fn throttle<F: Future>(
                 return Poll::Pending;
             }
             pause = None;
-            meters.held_back.end(Instant::now());
+            held_back.end(Instant::now());
         }
         let before = thread_time();
         let polled = store.as_mut().poll(context);
         let used = thread_time().saturating_sub(before);
-        meters.unyielded.add(used);
         let now = Instant::now();
         if let (Poll::Pending, Some(owed)) = (&polled, budget.take(used, now)) {
             if told.is_none_or(|at| now.duration_since(at) >= TELL_PERIOD) {
@@ -68,7 +66,7 @@ pub(super) async fn throttle<F: Future>(
             let mut sleep = Box::pin(sleep(owed));
             if sleep.as_mut().poll(context).is_pending() {
                 pause = Some(sleep);
-                meters.held_back.begin(now);
+                held_back.begin(now);
             }
         }
         polled
@@ -76,39 +74,34 @@ pub(super) async fn throttle<F: Future>(
     .await
 }
 
-/// What others are told of a store that is held back.
-pub(super) struct Meters {
-    pub(super) unyielded: Arc<Unyielded>,
-    pub(super) held_back: Arc<HeldBack>,
-}
-
-/// For how long a guest has run without returning to its event loop.
+/// For how long a guest has run without returning to its event loop, in processor time of its thread:
+/// what the machine gives to others meanwhile, or what a call to the host waits for, does not count.
+#[derive(Default)]
 pub(crate) struct Unyielded {
-    nanos: AtomicU64,
-    /// What a tick stands for. A store that is not held back runs from one to the next; of one
-    /// that is, the throttle adds what each run took.
-    tick: Duration,
+    /// Processor time of the thread at the first tick of this run, in nanoseconds; 0 before that.
+    since: AtomicU64,
 }
 
 impl Unyielded {
-    pub(super) fn new(share: CpuShare) -> Self {
-        let tick = if share >= CpuShare::WHOLE_CORE { EPOCH_TICK } else { Duration::ZERO };
-        Self { nanos: AtomicU64::new(0), tick }
-    }
-
-    /// Counts a tick, and answers the time so far.
+    /// At each tick of the epoch, on the guest's thread: the time since the first one of this run.
     pub(super) fn tick(&self) -> Duration {
-        self.add(self.tick);
-        Duration::from_nanos(self.nanos.load(Ordering::Relaxed))
+        self.tick_at(thread_time())
     }
 
+    /// The guest has returned to its event loop.
     pub(super) fn reset(&self) {
-        self.nanos.store(0, Ordering::Relaxed);
+        self.since.store(0, Ordering::Relaxed);
     }
 
-    fn add(&self, time: Duration) {
-        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.nanos.fetch_add(nanos, Ordering::Relaxed);
+    fn tick_at(&self, now: Duration) -> Duration {
+        match self.since.load(Ordering::Relaxed) {
+            0 => {
+                let nanos = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+                self.since.store(nanos.max(1), Ordering::Relaxed);
+                Duration::ZERO
+            }
+            since => now.saturating_sub(Duration::from_nanos(since)),
+        }
     }
 }
 
@@ -193,23 +186,23 @@ mod tests {
         Duration::from_millis(ms)
     }
 
-    fn meters_of(share: CpuShare) -> Meters {
-        Meters { unyielded: Arc::new(Unyielded::new(share)), held_back: Arc::default() }
+    #[test]
+    fn a_run_is_measured_from_its_first_tick_in_processor_time() {
+        let run = Unyielded::default();
+        assert_eq!(run.tick_at(ms(100)), ms(0));
+        assert_eq!(run.tick_at(ms(103)), ms(3));
+        run.reset();
+        assert_eq!(run.tick_at(ms(110)), ms(0));
+        assert_eq!(run.tick_at(ms(111)), ms(1));
     }
 
     #[test]
-    fn a_run_is_measured_by_ticks_or_by_the_time_that_its_slices_took() {
-        let whole = Unyielded::new(CpuShare::WHOLE_CORE);
-        whole.tick();
-        assert_eq!(whole.tick(), EPOCH_TICK * 2);
-        whole.reset();
-        assert_eq!(whole.tick(), EPOCH_TICK);
-
-        let part = Unyielded::new(QUARTER);
-        part.add(ms(2));
-        assert_eq!(part.tick(), ms(2));
-        part.add(ms(3));
-        assert_eq!(part.tick(), ms(5));
+    fn a_run_that_waits_takes_no_time() {
+        let run = Unyielded::default();
+        run.tick();
+        let (_tell, told) = std::sync::mpsc::channel::<()>();
+        told.recv_timeout(ms(100)).unwrap_err();
+        assert!(run.tick() < ms(50), "{:?}", run.tick());
     }
 
     #[test]
@@ -246,9 +239,8 @@ mod tests {
     async fn a_greedy_future_is_polled_only_as_often_as_it_may_and_a_quiet_one_is_not_delayed() {
         let share = CpuShare::from_millis_per_second(20);
         let begin = Instant::now();
-        let meters = meters_of(share);
-        let held = Arc::clone(&meters.held_back);
-        let greedy = throttle(share, "greedy".into(), meters, async {
+        let held = Arc::new(HeldBack::default());
+        let greedy = throttle(share, "greedy".into(), Arc::clone(&held), async {
             for _ in 0..40 {
                 let begun = thread_time();
                 while thread_time() - begun < ms(1) {}
@@ -265,6 +257,6 @@ mod tests {
             tokio::spawn(async move { tell.send(7) });
             told.await
         };
-        assert_eq!(throttle(share, "quiet".into(), meters_of(share), woken).await, Ok(7));
+        assert_eq!(throttle(share, "quiet".into(), Arc::default(), woken).await, Ok(7));
     }
 }

@@ -22,7 +22,11 @@ const SHORT_BYTES: usize = 4;
 const LINE_BYTES_MIN: usize = 8;
 
 /// A text is percent-decoded so many times: an address inside an address is encoded twice.
-const DECODINGS: usize = 2;
+const DECODINGS: u32 = 2;
+/// Bytes that stand for one byte where it is percent-encoded.
+const ENCODED: usize = 3;
+/// By so many bytes a place in base64 is widened.
+const WIDENED: usize = 4;
 
 /// Takes secrets out of every text that leaves a sandbox.
 ///
@@ -40,6 +44,8 @@ pub struct Scrubber(Option<Arc<Tables>>);
 struct Tables {
     needles: AhoCorasick,
     kinds: Vec<Kind>,
+    /// Most bytes of a text that one secret can take, however it is spelled.
+    reach: usize,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,28 +69,41 @@ impl Scrubber {
             return Ok(Self(None));
         }
         let (patterns, kinds): (Vec<_>, Vec<_>) = needles.into_iter().unzip();
+        let longest = patterns.iter().map(Vec::len).max().unwrap_or_default();
+        let reach = (longest + WIDENED).saturating_mul(ENCODED.pow(DECODINGS));
         let needles = AhoCorasick::builder()
             .match_kind(MatchKind::Standard)
             .build(&patterns)
             .map_err(|_| ScrubberError)?;
-        Ok(Self(Some(Arc::new(Tables { needles, kinds }))))
+        Ok(Self(Some(Arc::new(Tables { needles, kinds, reach }))))
     }
 
     /// `text` with `[secret]` in place of each secret.
     pub fn scrub<'t>(&self, text: &'t str) -> Cow<'t, str> {
         let Some(tables) = &self.0 else { return Cow::Borrowed(text) };
-        let mut found = vec![];
-        let mut views = View::of(text).with_variant();
-        for _ in 0..DECODINGS {
-            views.iter().for_each(|view| tables.search(view, text, &mut found));
-            views = views
-                .iter()
-                .filter_map(View::percent_decoded)
-                .flat_map(View::with_variant)
-                .collect();
+        replace(text, tables.find(text))
+    }
+
+    /// The first `len_max` bytes of `text` with `[secret]` in place of each secret that begins there,
+    /// and `…` for the rest, if there is one.
+    ///
+    /// This takes as long as a text of `len_max` bytes takes, however long the rest is. And no part of
+    /// a secret is shown that lies across the cut, as there would be if the text were cut before.
+    pub fn scrub_head<'t>(&self, text: &'t str, len_max: usize) -> Cow<'t, str> {
+        let cut = text.floor_char_boundary(len_max);
+        if cut == text.len() {
+            return self.scrub(text);
         }
-        views.iter().for_each(|view| tables.search(view, text, &mut found));
-        replace(text, found)
+        let mut found = Vec::new();
+        if let Some(tables) = &self.0 {
+            let seen = text.floor_char_boundary(len_max.saturating_add(tables.reach));
+            found = tables.find(text.get(..seen).unwrap_or_default());
+            found.retain(|range| range.start < cut);
+        }
+        let end = found.iter().map(|range| range.end).fold(cut, usize::max);
+        let mut head = replace(text.get(..end).unwrap_or_default(), found).into_owned();
+        head.push('…');
+        Cow::Owned(head)
     }
 }
 
@@ -100,6 +119,22 @@ impl std::fmt::Debug for Scrubber {
 pub struct ScrubberError;
 
 impl Tables {
+    /// The places of `text` that hold a secret.
+    fn find(&self, text: &str) -> Vec<Range<usize>> {
+        let mut found = vec![];
+        let mut views = View::of(text).with_variant();
+        for _ in 0..DECODINGS {
+            views.iter().for_each(|view| self.search(view, text, &mut found));
+            views = views
+                .iter()
+                .filter_map(View::percent_decoded)
+                .flat_map(View::with_variant)
+                .collect();
+        }
+        views.iter().for_each(|view| self.search(view, text, &mut found));
+        found
+    }
+
     /// Adds the places of `text` that hold a secret, as seen through `view`.
     fn search(&self, view: &View<'_>, text: &str, found: &mut Vec<Range<usize>>) {
         for hit in self.needles.find_overlapping_iter(view.bytes.as_ref()) {

@@ -94,6 +94,18 @@ pub(crate) async fn a_snapshot_without_end_ends_the_watch() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_huge_version_ends_its_plugin() -> Result<()> {
+    let stage = Stage::with(Behaviour::HugeVersion, Options::default()).await?;
+    let config = stage.pintle.config("culprit")?;
+    let _watch = within("the watch", config.watch(Target::Prefix("w".into()))).await??;
+    // It does so whenever it is asked for the watch.
+    stage
+        .settles(BackendState::Quarantined, "config.poll answered a version of 5000 bytes")
+        .await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 pub(crate) async fn versions_that_go_back_hurt_nobody() -> Result<()> {
     let stage = Stage::with(Behaviour::VersionsGoBack, Options::default()).await?;
     let config = stage.pintle.config("culprit")?;

@@ -7,13 +7,16 @@ use futures::StreamExt;
 use pintle::{
     BackendState, Config, Pintle,
     config::{Put, PutOutcome, Target, WatchEvent},
-    lock::{AcquireOutcome, LeaseStatus, LockRequest},
+    lock::{AcquireOutcome, Lease, LeaseStatus, LockRequest},
     registry::{Instance, RegisterOutcome},
 };
-use pintle_fixture_hostile::Behaviour;
+use pintle_fixture_hostile::{ALIVE, Behaviour, RESUMED};
 use pintle_test_suites::{
     Sandbox, built, eventually,
-    hostile::bytes::{hostile, marked, variant},
+    hostile::{
+        bytes::{hostile, marked, variant},
+        log,
+    },
     within,
 };
 
@@ -104,18 +107,51 @@ async fn a_file_that_is_removed_is_told_with_who_uses_it() -> Result<()> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_file_that_does_not_start_gives_way_to_the_old_one() -> Result<()> {
-    let sandbox = Sandbox::new(&["fixtures/hostile"])?;
-    let data_dir = sandbox.path().join("main").display().to_string();
-    let text = format!(
-        "[backends.main]\nplugin = \"hostile\"\ndata_dir = {data_dir:?}\n\
-         settings = {{ export = \"lifecycle.start\" }}\n"
-    );
-    let pintle = sandbox.start(&text).await?;
+    let (sandbox, pintle) = with_hostile("lifecycle.start").await?;
     let before = pintle.backend("main")?.plugin_info.context("no plugin")?.sha256;
     put(&sandbox, "hostile", &marked(hostile()?, Behaviour::TrapIn)?)?;
     waits(&pintle, "the earlier one runs again").await?;
     ensure!(pintle.backend("main")?.plugin_info.context("no plugin")?.sha256 == before);
     ensure!(within("an answer", pintle.config("main")?.get("alive")).await??.is_some());
+    Ok(())
+}
+
+/// A backend of the hostile plugin that misbehaves in `export` when its file is marked.
+async fn with_hostile(export: &str) -> Result<(Sandbox, Pintle)> {
+    let sandbox = Sandbox::new(&["fixtures/hostile"])?;
+    let data_dir = sandbox.path().join("main").display().to_string();
+    let text = format!(
+        "[backends.main]\nplugin = \"hostile\"\ndata_dir = {data_dir:?}\n\
+         settings = {{ export = \"{export}\" }}\n"
+    );
+    let pintle = sandbox.start(&text).await?;
+    Ok((sandbox, pintle))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_wait_while_the_earlier_file_takes_over_again() -> Result<()> {
+    let (sandbox, pintle) = with_hostile("lock.poll").await?;
+    // It starts, serves, and ends at its first poll.
+    put(&sandbox, "hostile", &marked(hostile()?, Behaviour::TrapIn)?)?;
+    let config = pintle.config("main")?;
+    eventually("the earlier file", async || {
+        if let Err(error) = within("an answer", config.get(ALIVE)).await? {
+            ensure!(error.code() == "plugin-ended", "{error}");
+        }
+        let status = pintle.backend("main")?;
+        let runs_again = status.reason.contains("the earlier one runs again");
+        Ok((runs_again && status.state == BackendState::Serving).then_some(()))
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn what_a_new_file_left_is_not_for_the_earlier_one() -> Result<()> {
+    let (sandbox, pintle) = with_hostile("").await?;
+    put(&sandbox, "hostile", &marked(hostile()?, Behaviour::PoisonCheckpoint)?)?;
+    waits(&pintle, "the earlier one runs again").await?;
+    let resumed = within("an answer", pintle.config("main")?.get(RESUMED)).await??;
+    ensure!(resumed.context("it has lost its mind")?.value.is_empty());
     Ok(())
 }
 
@@ -159,8 +195,7 @@ async fn a_quarantine_is_lifted_by_a_new_file_and_by_a_restart() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_file_waits_for_locks_that_are_held() -> Result<()> {
     let (sandbox, pintle) = with_local("").await?;
-    let acquired = pintle.lock("main")?.acquire(LockRequest::new("job")).await?;
-    let AcquireOutcome::Held(lease) = acquired else { anyhow::bail!("not held") };
+    let lease = held(&pintle, LockRequest::new("job")).await?;
     put(&sandbox, "local", &variant(&local()?, "patient"))?;
     let next = digest(&pintle).await?;
     // Long enough to be noticed.
@@ -172,11 +207,72 @@ async fn a_new_file_waits_for_locks_that_are_held() -> Result<()> {
     taken_over(&pintle, &next).await
 }
 
+async fn held(pintle: &Pintle, request: LockRequest) -> Result<Lease> {
+    match within("the lock", pintle.lock("main")?.acquire(request)).await?? {
+        AcquireOutcome::Held(lease) => Ok(lease),
+        AcquireOutcome::Busy(holders) => anyhow::bail!("{holders:?} hold it"),
+    }
+}
+
+/// Waits until a file has been noticed that may take over.
+async fn noticed(sha256: &str) -> Result<()> {
+    let told = || log::lines_with(&["a new file takes over", sha256]);
+    eventually("the new file", async || Ok((!told().is_empty()).then_some(()))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_waited_for_is_granted_while_a_new_file_waits() -> Result<()> {
+    log::begin();
+    let (sandbox, pintle) = with_local("").await?;
+    let job = held(&pintle, LockRequest::new("job")).await?;
+    let other = held(&pintle, LockRequest::new("other")).await?;
+    let waiting = tokio::spawn({
+        let pintle = pintle.clone();
+        let request = LockRequest::new("other").wait(Duration::from_secs(20));
+        async move { held(&pintle, request).await }
+    });
+    eventually("the one who waits", async || {
+        let state = pintle.lock("main")?.inspect("other").await?;
+        Ok((!state.waiters.is_empty()).then_some(()))
+    })
+    .await?;
+    put(&sandbox, "local", &variant(&local()?, "waited for"))?;
+    let next = digest(&pintle).await?;
+    noticed(&next).await?;
+    // It waits for what is held, and looks again and again.
+    pintle.config("main")?.put(Put::new("k", "v")).await?;
+    ensure!(other.release().await?);
+    let granted = within("the grant", waiting).await???;
+    ensure!(granted.status() == LeaseStatus::Held, "{:?}", granted.status());
+    ensure!(job.release().await? && granted.release().await?);
+    taken_over(&pintle, &next).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_was_taken_back_does_not_take_over() -> Result<()> {
+    log::begin();
+    let (sandbox, pintle) = with_local("").await?;
+    let before = pintle.backend("main")?.plugin_info.context("no plugin")?.sha256;
+    let lease = held(&pintle, LockRequest::new("job")).await?;
+    put(&sandbox, "local", &variant(&local()?, "taken back"))?;
+    noticed(&digest(&pintle).await?).await?;
+    put(&sandbox, "local", &local()?)?;
+    let told = || log::lines_with(&["the new file was taken back"]);
+    eventually("the host to notice", async || Ok((!told().is_empty()).then_some(()))).await?;
+    ensure!(lease.release().await?);
+    for _ in 0..20 {
+        pintle.config("main")?.put(Put::new("k", "v")).await?;
+    }
+    let status = pintle.backend("main")?;
+    ensure!(status.state == BackendState::Serving, "{:?}: {}", status.state, status.reason);
+    ensure!(status.plugin_info.context("no plugin")?.sha256 == before);
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lock_that_is_held_too_long_is_reported_lost() -> Result<()> {
     let (sandbox, pintle) = with_local("[plugins]\ndrain = \"50ms\"").await?;
-    let acquired = pintle.lock("main")?.acquire(LockRequest::new("job")).await?;
-    let AcquireOutcome::Held(lease) = acquired else { anyhow::bail!("not held") };
+    let lease = held(&pintle, LockRequest::new("job")).await?;
     put(&sandbox, "local", &variant(&local()?, "hasty"))?;
     let reason = within("the loss", lease.lost()).await?;
     ensure!(reason.contains("replaced by local"), "{reason}");

@@ -36,6 +36,10 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::RandomFlood => resources::random_bytes_are_cut_off,
         Behaviour::YieldForever => resources::a_call_that_only_yields_is_ended,
         Behaviour::DataFlood => resources::a_directory_that_is_too_full_ends_its_plugin,
+        Behaviour::FileFlood => resources::too_many_open_files_end_their_plugin,
+        Behaviour::BlockOnFile => {
+            resources::a_plugin_is_not_started_beside_one_that_still_has_its_files
+        }
         Behaviour::LogFlood => speech::a_flood_of_lines_is_dropped,
         Behaviour::EmptyLogFlood => speech::a_flood_of_empty_lines_is_dropped,
         Behaviour::LogForgery => speech::no_line_can_be_forged,
@@ -53,6 +57,7 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::UnknownIds => answers::events_of_unknown_things_are_ignored,
         Behaviour::SnapshotNeverBegun => answers::a_snapshot_that_never_begins_shows_nothing,
         Behaviour::SnapshotNeverEnded => answers::a_snapshot_without_end_ends_the_watch,
+        Behaviour::HugeVersion => answers::a_huge_version_ends_its_plugin,
         Behaviour::VersionsGoBack => answers::versions_that_go_back_hurt_nobody,
         Behaviour::RenewalFromFuture => answers::a_renewal_from_the_future_buys_no_time,
         Behaviour::TrapWhileOthersWait => answers::calls_that_wait_are_told_of_a_trap,
@@ -80,6 +85,7 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::DescribeLoop => file::a_loop_in_describe_is_ended,
         Behaviour::DescribeTrap => file::a_trap_in_describe_is_told,
         Behaviour::DescribeMemoryBomb => file::a_memory_bomb_in_describe_is_ended,
+        Behaviour::PoisonCheckpoint => handover::what_a_new_file_left_is_not_for_the_earlier_one,
         Behaviour::FeatureFlood => file::a_flood_of_features_is_refused,
         Behaviour::SchemaRemote => file::a_schema_that_refers_elsewhere_is_refused,
         Behaviour::SchemaRecursion => file::a_schema_that_refers_to_itself_is_refused,

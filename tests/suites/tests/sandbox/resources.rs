@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use pintle::BackendState;
-use pintle_fixture_hostile::Behaviour;
+use pintle_fixture_hostile::{Behaviour, PIPE};
 use pintle_test_suites::{
+    eventually,
     hostile::{Options, Stage, impatient, log},
     within,
 };
@@ -91,5 +92,35 @@ pub(crate) async fn a_directory_that_is_too_full_ends_its_plugin() -> Result<()>
     std::fs::create_dir(stage.sandbox.path().join("data-of-culprit"))?;
     stage.pintle.restart_backend("culprit")?;
     stage.serves_again(0).await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn too_many_open_files_end_their_plugin() -> Result<()> {
+    let limits = "limits = { call = \"20s\", more = { open_files = 16 } }";
+    let options = Options { backend: limits.to_owned(), ..Options::default() };
+    let stage = Stage::with(Behaviour::FileFlood, options).await?;
+    stage.is_ended_for("open_files = 16").await?;
+    stage.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_plugin_is_not_started_beside_one_that_still_has_its_files() -> Result<()> {
+    let stage = Stage::with(Behaviour::BlockOnFile, impatient()).await?;
+    let pipe = stage.sandbox.path().join("data-of-culprit").join(PIPE);
+    let made = tokio::process::Command::new("mkfifo").arg(&pipe).status().await?;
+    ensure!(made.success(), "there is no pipe");
+    let error = within("the end", stage.provoke()).await?.unwrap_err();
+    ensure!(error.to_string().contains("did not return within"), "{error}");
+    // It has ended for everybody, and waits for the pipe nevertheless.
+    eventually("the host to tell of it", async || {
+        let status = stage.pintle.backend("culprit")?;
+        let told = status.reason.contains("does not let go of its files");
+        Ok((told && status.state == BackendState::Restarting).then_some(()))
+    })
+    .await?;
+    // What it waits for: both ends are open, and the end is reached.
+    tokio::task::spawn_blocking(move || std::fs::write(pipe, "")).await??;
+    stage.serves_again(1).await?;
     stage.is_unharmed().await
 }

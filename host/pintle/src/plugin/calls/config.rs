@@ -196,7 +196,7 @@ impl Backend {
     ) -> Result<(), Error> {
         let opened = made.ensure(self, WATCH, async |serving| {
             let request = from::watch_request(&target, None, serving.plugin.has("watch.previous"));
-            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            let call = Call::new(WATCH, None).on(&serving);
             self.call(call, move |accessor, guest, context| {
                 Box::pin(
                     async move { exports(guest)?.call_watch(accessor, context, id, request).await },
@@ -213,7 +213,7 @@ impl Backend {
             let Some((id, from)) = tail.begin(self) else { return Ok(()) };
             let previous = serving.plugin.has("watch.previous");
             let request = from::watch_request(&tail.target, from.as_ref(), previous);
-            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            let call = Call::new(WATCH, None).on(&serving);
             let call = call.needs_if(true, "watch.from-version");
             let opening = self.call(call, move |accessor, guest, context| {
                 Box::pin(
@@ -234,7 +234,7 @@ impl Backend {
     pub(crate) fn config_close(&self, id: u64) {
         let Some(serving) = self.serving_now() else { return };
         let runtime = self.shared.engine.host_runtime();
-        serving.incarnation.post_in_turn(&runtime, move |accessor, guest| {
+        serving.incarnation.post_urgent(&runtime, move |accessor, guest| {
             Box::pin(async move { exports(guest)?.call_close(accessor, id).await })
         });
     }

@@ -1,7 +1,5 @@
 //! `pintle:plugin/lifecycle`.
 
-use std::sync::Arc;
-
 use crate::{
     error::Error,
     plugin::{
@@ -40,13 +38,13 @@ pub struct Health {
 
 impl Backend {
     pub(crate) async fn health(&self) -> Result<Health, Error> {
-        let call = Call::new(HEALTH, None);
+        let serving = self.serving(HEALTH, self.limits.call_timeout).await?;
+        let call = Call::new(HEALTH, None).on(&serving);
         let report = self.call(call, move |accessor, guest, context| {
             Box::pin(async move { guest.lifecycle.call_health(accessor, context).await })
         });
         let report = report.await?;
-        let scrubber = self.serving_now().map(|serving| Arc::clone(&serving.scrubber));
-        let (scrubber, limits) = (scrubber.unwrap_or_default(), &self.limits);
+        let (scrubber, limits) = (&serving.scrubber, &self.limits);
         let counters = report.counters.iter().take(limits.facts_max);
         Ok(Health {
             state: match report.state {
@@ -54,10 +52,10 @@ impl Backend {
                 wit::State::Degraded => HealthState::Degraded,
                 wit::State::Unavailable => HealthState::Unavailable,
             },
-            message: convert::shown(&report.message, &scrubber, limits),
-            details: convert::facts(&report.details, &scrubber, limits).collect(),
+            message: convert::shown(&report.message, scrubber, limits),
+            details: convert::facts(&report.details, scrubber, limits).collect(),
             counters: counters
-                .map(|(name, count)| (convert::shown(name, &scrubber, limits), *count))
+                .map(|(name, count)| (convert::shown(name, scrubber, limits), *count))
                 .collect(),
         })
     }

@@ -1,19 +1,21 @@
 //! `pintle:lock`.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
+
+use tokio::sync::SemaphorePermit;
 
 use super::config::page_len;
 use crate::{
     clock::BootTime,
-    error::Error,
+    error::{Error, Refusal},
     lock::{Claim, LeaseRecord, LockRequest, LockState, LocksPage, Mode, Token},
     plugin::{
-        actor::Operation,
+        actor::{CallFailure, Operation},
         backend::{Backend, Call},
         bindings::lock as wit,
-        convert::{lock as from, millis},
+        convert::{bounds, lock as from, millis},
         loader::Exports,
-        routes::LockWatchRoute,
+        routes::{LockWatchRoute, waiting_max},
     },
 };
 
@@ -38,16 +40,20 @@ impl Backend {
     /// Acquires under the number of `record`, which is in the table of leases already: an event may
     /// come before the answer.
     pub(crate) async fn lock_acquire(
-        self: &Arc<Self>,
+        &self,
         timeout: Option<Duration>,
-        record: &Arc<LeaseRecord>,
+        record: &LeaseRecord,
         request: LockRequest,
     ) -> Result<Acquired, Error> {
         let timeout = timeout.unwrap_or(self.limits.call_timeout) + request.wait;
+        let serving = self.serving(ACQUIRE, timeout).await?;
+        let _place = self.place_to_wait(request.wait)?;
         let call = Call::new(ACQUIRE, Some(timeout))
+            .on(&serving)
             .needs_if(request.mode == Mode::Shared, "lock.shared")
             .needs_if(matches!(request.mode, Mode::Permit(_)), "lock.permits");
         let id = record.id;
+        record.ask_of(serving.number);
         let request = wit::AcquireRequest {
             name: request.name,
             mode: from::to_mode(request.mode),
@@ -66,14 +72,37 @@ impl Backend {
         abandoned.disarm();
         match outcome? {
             wit::AcquireOutcome::Held(lease) => {
+                bounds::token(lease.token.as_ref())
+                    .map_err(|problem| self.reject(ACQUIRE, &serving, &problem))?;
                 let valid_for = Duration::from_millis(u64::from(lease.validity.valid_for_ms));
                 record.grant(BootTime::from_nanos(lease.validity.sent_at), valid_for);
+                // Its leases are lost after an incarnation has ended: either this one was among
+                // them, or the end is to be seen here.
+                if let Some(reason) = serving.incarnation.end() {
+                    let ended = CallFailure::Ended { reason, begun: true };
+                    return Err(self.error(ACQUIRE, &serving, ended));
+                }
                 Ok(Acquired::Held(lease.token.map(from::token)))
             }
-            wit::AcquireOutcome::Busy(holders) => {
-                Ok(Acquired::Busy(holders.into_iter().map(from::claim).collect()))
-            }
+            wit::AcquireOutcome::Busy(holders) => Ok(Acquired::Busy(from::claims(holders))),
         }
+    }
+
+    /// A place for an acquire that waits. It keeps one for calls busy all the time: with all of them
+    /// taken nobody else would get through.
+    fn place_to_wait(&self, wait: Duration) -> Result<Option<SemaphorePermit<'_>>, Error> {
+        if wait.is_zero() {
+            return Ok(None);
+        }
+        let places = &self.routes.waiting_places;
+        places.try_acquire().map(Some).map_err(|_| {
+            let max = waiting_max(&self.limits);
+            let what = format!(
+                "{max} calls that wait for locks on this backend; wait for fewer at a time, or \
+                 raise calls_running_max in its limits.more"
+            );
+            self.refuse(ACQUIRE, Refusal::Exhausted { what })
+        })
     }
 
     pub(crate) async fn lock_release(&self, id: u64) -> Result<bool, Error> {
@@ -129,7 +158,7 @@ impl Backend {
     /// Opens watch `id` on one lock; its events come over the pump.
     pub(crate) async fn lock_watch(&self, id: u64, route: &LockWatchRoute) -> Result<(), Error> {
         let opened = route.made.ensure(self, WATCH, async |serving| {
-            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            let call = Call::new(WATCH, None).on(&serving);
             let name = route.name.clone();
             self.call(call.needs_if(true, "lock.watch"), move |accessor, guest, context| {
                 Box::pin(
@@ -145,7 +174,7 @@ impl Backend {
     pub(crate) fn lock_close(&self, id: u64) {
         let Some(serving) = self.serving_now() else { return };
         let runtime = self.shared.engine.host_runtime();
-        serving.incarnation.post_in_turn(&runtime, move |accessor, guest| {
+        serving.incarnation.post_urgent(&runtime, move |accessor, guest| {
             Box::pin(async move { exports(guest)?.call_close(accessor, id).await })
         });
     }
@@ -167,6 +196,7 @@ impl CloseLease<'_> {
 impl Drop for CloseLease<'_> {
     fn drop(&mut self) {
         if self.armed {
+            self.backend.routes.leases.remove(self.id);
             self.backend.lock_close(self.id);
         }
     }

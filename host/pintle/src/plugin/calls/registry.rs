@@ -10,7 +10,7 @@ use crate::{
         actor::Operation,
         backend::{Backend, Call},
         bindings::registry as wit,
-        convert::{self, millis, registry as from},
+        convert::{self, bounds, millis, registry as from},
         loader::Exports,
         made::Made,
     },
@@ -53,7 +53,7 @@ impl Backend {
                 ttl_ms: millis(record.ttl),
             };
             let id = record.id;
-            let call = Call { on: Some(serving), ..Call::new(REGISTER, timeout) };
+            let call = Call::new(REGISTER, timeout).on(&serving);
             let outcome = self.call(call, move |accessor, guest, context| {
                 Box::pin(async move {
                     exports(guest)?.call_register(accessor, context, id, registration).await
@@ -67,7 +67,11 @@ impl Backend {
                         self.registry_close(id);
                     }
                 }
-                wit::RegisterOutcome::Taken(owner) => record.taken(from::state(owner)),
+                wit::RegisterOutcome::Taken(owner) => {
+                    bounds::instance(&owner)
+                        .map_err(|problem| self.reject(REGISTER, &serving, &problem))?;
+                    record.taken(from::state(owner));
+                }
             }
             Ok(())
         });
@@ -194,7 +198,7 @@ impl Backend {
         service: Option<String>,
     ) -> Result<(), Error> {
         let opened = made.ensure(self, WATCH, async |serving| {
-            let call = Call { on: Some(serving), ..Call::new(WATCH, None) };
+            let call = Call::new(WATCH, None).on(&serving);
             self.call(call, move |accessor, guest, context| {
                 Box::pin(
                     async move { exports(guest)?.call_watch(accessor, context, id, service).await },
@@ -209,7 +213,7 @@ impl Backend {
     pub(crate) fn registry_close(&self, id: u64) {
         let Some(serving) = self.serving_now() else { return };
         let runtime = self.shared.engine.host_runtime();
-        serving.incarnation.post_in_turn(&runtime, move |accessor, guest| {
+        serving.incarnation.post_urgent(&runtime, move |accessor, guest| {
             Box::pin(async move { exports(guest)?.call_close(accessor, id).await })
         });
     }

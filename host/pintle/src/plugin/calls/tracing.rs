@@ -11,6 +11,7 @@ use crate::{
         actor::Operation,
         backend::{Backend, Call},
         bindings::tracing as wit,
+        convert::shown,
         loader::Exports,
     },
     tracing::{ExportResult, Rejection, TraceQuery},
@@ -30,11 +31,17 @@ impl Backend {
         batch: Bytes,
     ) -> Result<ExportResult, Error> {
         let batch = batch.into();
-        let result = self.call(Call::new(EXPORT, timeout), move |accessor, guest, context| {
+        let waiting = timeout.unwrap_or(self.limits.call_timeout);
+        let serving = self.serving(EXPORT, waiting).await?;
+        let call = Call::new(EXPORT, timeout).on(&serving);
+        let result = self.call(call, move |accessor, guest, context| {
             Box::pin(async move { exports(guest)?.call_export(accessor, context, batch).await })
         });
         let wit::ExportResult { accepted, rejected } = result.await?;
-        let rejection = |wit::Rejection { reason, spans }| Rejection { reason, spans };
+        let rejection = |wit::Rejection { reason, spans }| Rejection {
+            reason: shown(&reason, &serving.scrubber, &self.limits),
+            spans,
+        };
         Ok(ExportResult { accepted, rejected: rejected.into_iter().map(rejection).collect() })
     }
 

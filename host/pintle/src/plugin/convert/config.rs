@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::time;
+use super::{shown, time};
 use crate::{
     config::{
         DeleteOutcome, Entry, Expect, HistoryPage, Page, PutOutcome, Revision, Target, TxnOp,
@@ -152,7 +152,7 @@ pub(crate) fn event(
             previous: removed.previous.map(|previous| Arc::new(entry(previous))),
         },
         wit::Event::SnapshotEnd(version) => Upstream::SnapshotEnd(version.map(Into::into)),
-        wit::Event::Resync(reason) => Upstream::Resync(scrubber.scrub(&reason).into()),
+        wit::Event::Resync(reason) => Upstream::Resync(shown(&reason, scrubber, limits).into()),
         wit::Event::Progress(version) => Upstream::Progress(version.map(Into::into)),
         wit::Event::Ended(error) => {
             let cause = Cause::Plugin(super::error(error, scrubber, limits));

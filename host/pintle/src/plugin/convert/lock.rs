@@ -3,8 +3,13 @@
 use super::time;
 use crate::{
     lock::{Claim, LockState, Mode, Token},
-    plugin::bindings::lock as wit,
+    plugin::{bindings::lock as wit, guest::printable},
 };
+
+/// Most bytes that are shown of who holds a lock or waits for it.
+const OWNER_BYTES_MAX: usize = 4 << 10;
+/// Most holders that are shown of a lock, and most who wait for it.
+const CLAIMS_MAX: usize = 1024;
 
 pub(crate) const fn to_mode(mode: Mode) -> wit::Mode {
     match mode {
@@ -26,9 +31,9 @@ pub(crate) fn token(token: wit::Token) -> Token {
     Token { epoch: token.epoch.into(), value: token.value }
 }
 
-pub(crate) fn claim(claim: wit::Claim) -> Claim {
+fn claim(claim: wit::Claim) -> Claim {
     Claim {
-        owner: claim.owner,
+        owner: printable(&claim.owner, OWNER_BYTES_MAX),
         mode: from_mode(claim.mode),
         token: claim.token.map(token),
         claim_id: claim.claim_id,
@@ -36,10 +41,11 @@ pub(crate) fn claim(claim: wit::Claim) -> Claim {
     }
 }
 
+/// The first of them.
+pub(crate) fn claims(claims: Vec<wit::Claim>) -> Vec<Claim> {
+    claims.into_iter().take(CLAIMS_MAX).map(claim).collect()
+}
+
 pub(crate) fn state(state: wit::LockState) -> LockState {
-    LockState {
-        name: state.name,
-        holders: state.holders.into_iter().map(claim).collect(),
-        waiters: state.waiters.into_iter().map(claim).collect(),
-    }
+    LockState { name: state.name, holders: claims(state.holders), waiters: claims(state.waiters) }
 }

@@ -11,11 +11,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{END_TIMEOUT, End, Serving, Supervisor, missing_data_dir, prepare};
-use crate::{
-    lock::LeaseStatus,
-    plugin::{audit, loader::Plugin},
-};
+use tokio::sync::watch;
+
+use super::{End, Serving, Supervisor, missing_data_dir, prepare};
+use crate::plugin::{audit, loader::Plugin};
 
 /// How long calls under way may take to come to their end. Others wait meanwhile.
 const QUIET_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,13 +26,20 @@ pub(super) enum Room {
     Made,
     /// The new one cannot work here; the old one goes on.
     Refused,
+    /// It was taken back meanwhile, or another is wanted.
+    Unwanted,
     /// Something else came first.
     Ended(End),
 }
 
 impl Supervisor {
     /// Waits until `plugin` can take over from the incarnation that serves.
-    pub(super) async fn make_room(&mut self, serving: &Arc<Serving>, plugin: &Arc<Plugin>) -> Room {
+    pub(super) async fn make_room(
+        &mut self,
+        serving: &Arc<Serving>,
+        plugin: &Arc<Plugin>,
+        wanted: &mut watch::Receiver<Option<Arc<Plugin>>>,
+    ) -> Room {
         if let Err(reason) = self.fits(plugin) {
             let text = format!("the new file cannot run with these settings: {reason}");
             tracing::error!(backend = &*self.backend.name, reason, "plugin not replaced");
@@ -43,9 +49,13 @@ impl Supervisor {
         }
         let mut stop = self.stop.clone();
         let drain = self.backend.shared.settings.plugins.drain;
+        let is_other = |wanted: &Option<Arc<Plugin>>| {
+            wanted.as_ref().is_none_or(|wanted| !Arc::ptr_eq(wanted, plugin))
+        };
         tokio::select! {
             biased;
             _ = stop.wait_for(|stop| *stop) => Room::Ended(End::Stopped),
+            _ = wanted.wait_for(is_other) => Room::Unwanted,
             reason = serving.incarnation.ended() => {
                 // Then it takes over at once.
                 tracing::warn!(backend = &*self.backend.name, %reason, "plugin ended while it was being replaced");
@@ -68,10 +78,8 @@ impl Supervisor {
         let begun = Instant::now();
         let is_held = || {
             let leases = self.backend.routes.leases.all();
-            let held = leases.iter().any(|(_, lease)| {
-                matches!(lease.status(), LeaseStatus::Held | LeaseStatus::Suspect(_))
-            });
-            held || self.backend.routes.releases.are_under_way()
+            leases.iter().any(|(_, lease)| lease.is_held())
+                || self.backend.routes.releases.are_under_way()
         };
         while begun.elapsed() < drain && is_held() {
             tokio::time::sleep(LOOK).await;
@@ -91,14 +99,8 @@ impl Supervisor {
                 break;
             }
         }
-        self.let_go(&reason.into());
+        // Before its leases are lost: none that it grants after that is believed.
         serving.incarnation.kill(reason);
-        // Its files and connections are closed then.
-        if tokio::time::timeout(END_TIMEOUT, serving.incarnation.dropped()).await.is_err() {
-            tracing::error!(
-                backend = &*self.backend.name,
-                "the old plugin did not let go of its store"
-            );
-        }
+        self.let_go(serving, &reason.into());
     }
 }

@@ -130,9 +130,7 @@ pub(super) fn explain(failure: CallFailure, serving: &Serving, limits: &Limits) 
             };
             if settled { StartFailure::Final(text) } else { StartFailure::Passing(text) }
         }
-        CallFailure::Ended { reason, .. } => {
-            StartFailure::Passing(serving.scrubber.scrub(&reason).into_owned())
-        }
+        CallFailure::Ended { reason, .. } => StartFailure::Passing(reason.to_string()),
         CallFailure::Busy { waiting } => {
             StartFailure::Passing(Refusal::Busy { waiting }.to_string())
         }

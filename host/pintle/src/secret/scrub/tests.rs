@@ -125,3 +125,36 @@ proptest! {
             || !once.replace(SCRUBBED, "\n").contains(&secret));
     }
 }
+
+#[test]
+fn a_secret_across_the_cut_is_taken_out_whole_and_nothing_behind_it_is_shown() {
+    let scrubber = scrubber(&["hunter2-hunter2"]);
+    let encoded: String = "hunter2-hunter2".bytes().map(|byte| format!("%25{byte:02X}")).collect();
+    for secret in ["hunter2-hunter2", &encoded] {
+        for before in 0..=20 {
+            let text = format!("{}{secret}{}", "x".repeat(before), "tail".repeat(1000));
+            let shown = scrubber.scrub_head(&text, 20).into_owned();
+            let hidden = format!("{}{SCRUBBED}", "x".repeat(before));
+            if before == 20 {
+                assert_eq!(shown, format!("{}…", "x".repeat(20)));
+            } else {
+                assert!(shown.starts_with(&hidden), "{shown}");
+                assert!(shown.len() <= hidden.len() + 20, "{shown}");
+            }
+        }
+    }
+    assert_eq!(scrubber.scrub_head("short", 20), "short");
+    assert_eq!(Scrubber::default().scrub_head("äöü", 3), "ä…");
+}
+
+#[test]
+fn the_length_of_what_is_cut_off_takes_no_time() {
+    let scrubber = scrubber(&["hunter2-hunter2"]);
+    let text = "%2B".repeat(16 << 20);
+    let begun = std::time::Instant::now();
+    for _ in 0..20 {
+        assert!(scrubber.scrub_head(&text, 8 << 10).len() < 9 << 10);
+    }
+    // Whole, it is some hundreds of megabytes each time.
+    assert!(begun.elapsed() < std::time::Duration::from_secs(5), "{:?}", begun.elapsed());
+}
