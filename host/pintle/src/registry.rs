@@ -277,3 +277,34 @@ fn check_weight(weight: u32) -> Result<(), Refusal> {
     let problem = format!("{weight}; it has to be 0 to {WEIGHT_MAX}");
     Err(Refusal::Invalid { argument: "weight", problem })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_of_an_instance_and_each_of_its_labels_weighs_something() {
+        let state = InstanceState {
+            instance: Instance::new("web", "1", "127.0.0.1", 80),
+            operator: None,
+            ephemeral: true,
+            owner: String::new(),
+            health: InstanceHealth::Unknown,
+            version: String::new(),
+            registered: None,
+        };
+        let (bytes, text) = (state.bytes(), "x".repeat(1000));
+        let mut with = vec![state.clone(); 5];
+        with[0].owner.clone_from(&text);
+        with[1].version.clone_from(&text);
+        with[2].operator = Some(Override { note: text.clone(), ..Override::default() });
+        with[3].instance.zone = Some(text.clone());
+        with[4].instance.version.clone_from(&text);
+        for (number, state) in with.iter().enumerate() {
+            assert_eq!(state.bytes(), bytes + 1000, "{number}");
+        }
+        let mut labelled = state;
+        labelled.instance.labels = vec![(String::new(), String::new()); 100];
+        assert!(labelled.bytes() >= bytes + 100 * size_of::<String>());
+    }
+}

@@ -207,6 +207,31 @@ fn what_waits_is_bounded_by_count_and_by_bytes_and_goes_on_after_it_was_read() {
 }
 
 #[test]
+fn what_belongs_to_an_entry_counts_as_its_value_does() {
+    let mut backlog = after("0");
+    let entry = |content_type: Option<String>, version: String| Entry {
+        key: "a".into(),
+        value: Bytes::new(),
+        content_type,
+        version: version.into(),
+        modified: None,
+    };
+    let mut taken = 0;
+    loop {
+        let long = "9".repeat(WAITING_BYTES_MAX / 16);
+        let value = Arc::new(entry(Some(long.clone()), format!("{taken}{long}")));
+        let put = Upstream::Put { key: "a".into(), value, previous: None };
+        if backlog.apply(put) == Fit::Full {
+            break;
+        }
+        taken += 1;
+    }
+    assert_eq!(taken, 8);
+    // Nor is what is empty free.
+    assert!(entry(None, String::new()).bytes() > 64);
+}
+
+#[test]
 fn an_error_is_the_last_thing_that_is_told() {
     let mut backlog = after("4");
     let error = Error::from(crate::error::Refusal::ShuttingDown);
