@@ -386,22 +386,16 @@ async fn calls_without_a_place_are_refused_as_busy_and_what_frees_one_gets_throu
     let AcquireOutcome::Held(lease) = lock.acquire(LockRequest::new("job")).await? else {
         bail!("not held")
     };
-    let waiting = tokio::spawn({
+    let mut waiting = Box::pin({
         let lock = lock.clone();
         async move { lock.acquire(LockRequest::new("job").wait(Duration::from_secs(20))).await }
     });
-    // It takes the only place, and the only one of those who wait.
+    // It takes the only place, and the only one of those who wait, before anybody else comes.
+    assert!(futures::future::poll_immediate(&mut waiting).await.is_none());
+    let waiting = tokio::spawn(waiting);
     let further = LockRequest::new("other").wait(Duration::from_secs(1));
-    let refused = within("the refusal", async {
-        loop {
-            if let Err(error) = lock.acquire(further.clone()).await
-                && error.code() == "exhausted"
-            {
-                return error;
-            }
-        }
-    })
-    .await?;
+    let refused = within("the refusal", lock.acquire(further)).await?.unwrap_err();
+    assert_eq!(refused.code(), "exhausted", "{refused}");
     assert!(refused.to_string().contains("calls_running_max"), "{refused}");
     let busy = pintle.config("main")?.get("a").await.unwrap_err();
     assert_eq!((busy.code(), busy.effect()), ("busy", Effect::None), "{busy}");
