@@ -18,7 +18,8 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use imbl::HashMap;
+use foldhash::quality::RandomState;
+use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 use tokio::sync::watch;
 
 use ring::{After, Ring};
@@ -98,9 +99,13 @@ pub(crate) struct Published<V> {
     change: Change<V>,
 }
 
+/// Every entry by its key; a copy is a pointer. The hash of the standard library would take most of
+/// the time of a look-up.
+type Entries<V> = GenericHashMap<Arc<str>, Arc<V>, RandomState, DefaultSharedPtr>;
+
 /// All keys at one point of the sequence.
 struct State<V> {
-    entries: HashMap<Arc<str>, Arc<V>>,
+    entries: Entries<V>,
     sequence: u64,
 }
 
@@ -155,7 +160,7 @@ struct Writer<V> {
 
 /// Entries with what they take.
 struct Held<V> {
-    entries: HashMap<Arc<str>, Arc<V>>,
+    entries: Entries<V>,
     bytes: usize,
 }
 
@@ -164,7 +169,7 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
     pub(crate) fn bounded(bytes_max: usize) -> Self {
         Self {
             epoch: BootTime::now().nanos(),
-            state: ArcSwap::from_pointee(State { entries: HashMap::new(), sequence: 0 }),
+            state: ArcSwap::from_pointee(State { entries: Entries::default(), sequence: 0 }),
             writer: Mutex::new(Writer { staging: None, bytes: 0, resync: None }),
             phase: watch::Sender::new(Phase::Filling),
             ring: Mutex::default(),
@@ -188,7 +193,7 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
         }
         match event {
             Upstream::SnapshotBegin => {
-                writer.staging = Some(Held { entries: HashMap::new(), bytes: 0 });
+                writer.staging = Some(Held { entries: Entries::default(), bytes: 0 });
             }
             Upstream::Put { key, value, previous } => {
                 let bytes = weight(&key, &*value);
@@ -301,7 +306,8 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
             self.bytes_max
         );
         self.finish(Refusal::Exhausted { what }.into());
-        self.state.store(Arc::new(State { entries: HashMap::new(), sequence: self.sequence() }));
+        self.state
+            .store(Arc::new(State { entries: Entries::default(), sequence: self.sequence() }));
     }
 
     fn sequence(&self) -> u64 {
@@ -352,7 +358,7 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
     }
 
     /// Publishes one change together with the state that it leads to.
-    fn advance(&self, entries: HashMap<Arc<str>, Arc<V>>, change: Change<V>) {
+    fn advance(&self, entries: Entries<V>, change: Change<V>) {
         let sequence = self.state.load().sequence + 1;
         self.state.store(Arc::new(State { entries, sequence }));
         self.ring().push(Arc::new(Published { sequence, change }));
