@@ -62,13 +62,13 @@ async fn enter(pintle: Arc<Pintle>, export: Export) -> Result<(), pintle::Error>
             watching.await.map(drop)
         }
         Export::RegistryClose => {
-            let registering = registry.register(instance(), ttl);
-            let _ = futures::poll!(std::pin::pin!(registering));
+            // Given up while it waits; the plugin may be quick enough to answer.
+            while futures::poll!(std::pin::pin!(registry.register(instance(), ttl))).is_ready() {}
             Ok(())
         }
         Export::LockClose => {
-            let acquiring = lock.acquire(LockRequest::new("job"));
-            let _ = futures::poll!(std::pin::pin!(acquiring));
+            let acquire = || lock.acquire(LockRequest::new("job"));
+            while futures::poll!(std::pin::pin!(acquire())).is_ready() {}
             Ok(())
         }
         Export::ConfigWatch | Export::ConfigPoll => {
