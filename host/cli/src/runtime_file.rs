@@ -61,12 +61,8 @@ pub(crate) fn read(data_root: &Path) -> Option<Record> {
     serde_json::from_slice(&text).ok()
 }
 
-/// What shows a server on this data directory that one may read it; none where that is not so.
-pub(crate) fn owner_secret(data_root: &Path) -> Option<String> {
-    fs::read_to_string(owner_path(data_root)).ok().map(|text| text.trim().to_owned())
-}
-
-fn owner_path(data_root: &Path) -> PathBuf {
+/// The file of what shows a server on this data directory that one may read it.
+pub(crate) fn owner_path(data_root: &Path) -> PathBuf {
     path(data_root).with_file_name("owner.token")
 }
 
@@ -266,10 +262,10 @@ mod tests {
         let file = Reservation::of(root.path()).unwrap().announce(record(17)).unwrap();
         fs::write(owner_path(root.path()), "left behind").unwrap();
         file.write_owner_secret("pintle_x").unwrap();
-        assert_eq!(owner_secret(root.path()).as_deref(), Some("pintle_x"));
+        assert_eq!(fs::read_to_string(owner_path(root.path())).unwrap(), "pintle_x");
         assert_eq!(fs::metadata(owner_path(root.path())).unwrap().mode() & 0o777, 0o600);
         drop(file);
-        assert_eq!(owner_secret(root.path()), None);
+        assert!(!owner_path(root.path()).exists());
     }
 
     #[test]

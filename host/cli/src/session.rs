@@ -124,10 +124,9 @@ async fn find_server(global: &Global) -> anyhow::Result<Option<Client>> {
         let doing = match &record {
             Some(record) if record.state == State::Serving => {
                 if let Some(client) = answering(&root, record).await? {
-                    let token = token.or_else(|| runtime_file::owner_secret(&root));
                     return Ok(Some(match token {
                         Some(token) => client.with_token(&token)?,
-                        None => client,
+                        None => client.with_token_file(runtime_file::owner_path(&root)),
                     }));
                 }
                 // It began to stop a moment ago, or this is what a killed one left behind.

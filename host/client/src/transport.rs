@@ -1,6 +1,11 @@
 //! How requests reach the server: over HTTP, or straight into a router in the same process.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{
@@ -48,11 +53,36 @@ pub struct Client {
     transport: Transport,
     scheme: Scheme,
     authority: Authority,
-    /// The value of `Authorization`.
-    token: Option<HeaderValue>,
+    token: Option<Token>,
     timeout: Duration,
     /// What dropped guards left to be done.
     background: TaskTracker,
+}
+
+/// Where the value of `Authorization` comes from.
+#[derive(Clone)]
+enum Token {
+    Given(HeaderValue),
+    /// Another one each time that the server is started.
+    File(Arc<Path>),
+}
+
+impl Token {
+    fn value(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Given(value) => Some(value.clone()),
+            Self::File(path) => bearer(std::fs::read_to_string(path).ok()?.trim()).ok(),
+        }
+    }
+}
+
+fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
+    // Nothing of it belongs in a text.
+    let mut value = HeaderValue::from_str(&format!("Bearer {token}")).map_err(|_| {
+        ClientError::Invalid("the access token has characters that no token has".into())
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
 }
 
 impl Client {
@@ -93,14 +123,16 @@ impl Client {
     /// # Errors
     /// [`ClientError::Invalid`] when that can be no token.
     pub fn with_token(mut self, token: &str) -> Result<Self, ClientError> {
-        let value = HeaderValue::from_str(&format!("Bearer {token}"));
-        // Nothing of it belongs in a text.
-        let mut value = value.map_err(|_| {
-            ClientError::Invalid("the access token has characters that no token has".into())
-        })?;
-        value.set_sensitive(true);
-        self.token = Some(value);
+        self.token = Some(Token::Given(bearer(token)?));
         Ok(self)
+    }
+
+    /// The same client with the access token in a file, which is read for each request: a server that
+    /// is started again writes another one. Without the file, requests have no token.
+    #[must_use]
+    pub fn with_token_file(mut self, path: impl Into<PathBuf>) -> Self {
+        self.token = Some(Token::File(path.into().into()));
+        self
     }
 
     /// A client of a service in this process, such as a server's router.
@@ -231,8 +263,8 @@ impl Client {
         *request.uri_mut() = uri;
         *request.headers_mut() = call.headers;
         request.headers_mut().insert(header::HOST, host);
-        if let Some(token) = &self.token {
-            request.headers_mut().insert(header::AUTHORIZATION, token.clone());
+        if let Some(token) = self.token.as_ref().and_then(Token::value) {
+            request.headers_mut().insert(header::AUTHORIZATION, token);
         }
         Ok(request)
     }

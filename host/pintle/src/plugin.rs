@@ -16,6 +16,7 @@ mod data_dir;
 mod diff;
 pub mod direct;
 mod engine;
+mod estate;
 mod feed;
 mod file;
 pub(crate) mod grants;

@@ -1,4 +1,4 @@
-//! The wasmtime engine, its clock, and the two runtimes.
+//! The wasmtime engine, its clock, and the runtime of the host.
 
 use std::{sync::Arc, thread};
 

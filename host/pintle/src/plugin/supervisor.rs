@@ -20,6 +20,7 @@ use super::{
     backend::{Backend, BackendState, Serving},
     data_dir::{DataDir, DataDirError, excess},
     engine::StoreOptions,
+    estate,
     file::PluginFileError,
     limits::Limits,
     loader::Plugin,
@@ -78,6 +79,7 @@ impl From<PluginFileError> for StartFailure {
 
 /// Runs until the backend is asked to stop.
 pub(crate) async fn supervise(backend: Arc<Backend>) {
+    estate::take(&backend);
     let mut supervisor = Supervisor {
         stop: backend.stop_requested(),
         restart_requests: backend.restart_requests(),
@@ -345,7 +347,7 @@ impl Supervisor {
         let keep =
             self.backend.shared.settings.shutdown.registrations == ShutdownRegistrations::Keep;
         let clean = if keep {
-            // Without `stop`, which takes everything back: the successor adopts what it finds.
+            // Without `stop`, which takes everything back: the next host adopts what it finds.
             self.release_leases().await
         } else {
             let timeout = self.backend.limits.stop_timeout;
@@ -367,6 +369,9 @@ impl Supervisor {
         serving.incarnation.kill("it was stopped");
         for (_, lease) in self.backend.routes.leases.all() {
             lease.lose("the host is shutting down".into());
+        }
+        if keep && clean {
+            estate::leave(&self.backend);
         }
     }
 

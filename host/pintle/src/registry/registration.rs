@@ -149,7 +149,8 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.backend.routes.registrations.remove(self.record.id);
-        if !self.record.end() {
+        // A host that stops takes everything back itself, or keeps it.
+        if !self.record.end() || *self.backend.stop_requested().borrow() {
             return;
         }
         let (backend, id) = (Arc::clone(&self.backend), self.record.id);

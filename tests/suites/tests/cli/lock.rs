@@ -116,8 +116,8 @@ async fn giving_up_while_waiting_leaves_no_waiter() -> Result<()> {
         anyhow::Ok(())
     })
     .await??;
-    waiter.signal("INT")?;
-    assert_eq!(waiter.ended().await?.code(), Some(128 + 2));
+    waiter.signal("TERM")?;
+    assert_eq!(waiter.ended().await?.code(), Some(128 + 15));
     assert!(lock.inspect("l").await?.waiters.is_empty());
     Ok(())
 }

@@ -9,6 +9,7 @@ mod examples;
 mod lock;
 mod registry;
 mod reload;
+mod rolling;
 mod serve;
 mod shell;
 mod trace;

@@ -36,7 +36,11 @@ pub(crate) struct Running {
 
 impl Shell {
     pub(crate) fn new() -> Result<Self> {
-        let sandbox = Sandbox::new(&["plugins/local"])?;
+        Self::with_plugins(&["plugins/local"])
+    }
+
+    pub(crate) fn with_plugins(plugins: &[&str]) -> Result<Self> {
+        let sandbox = Sandbox::new(plugins)?;
         // Beside the folder of this test's program.
         let here = std::env::current_exe()?;
         let program = here.ancestors().nth(2).context("a folder")?.join("pintle");

@@ -91,6 +91,14 @@ impl Supervisor {
     pub(super) async fn end_for(&self, serving: &Serving, reason: &str) {
         self.backend.publish_wait(reason);
         self.backend.set_serving(None);
+        // What was granted since nobody held one. A release would go to the successor from now on,
+        // which does not know it.
+        let leases = self.backend.routes.leases.all();
+        for (_, lease) in leases.iter().filter(|(_, lease)| lease.was_asked_of(serving.number)) {
+            if lease.is_held() {
+                lease.lose(reason.into());
+            }
+        }
         let begun = Instant::now();
         // At least once: who has found the old one just now is about to call it.
         loop {
