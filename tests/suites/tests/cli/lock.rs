@@ -1,10 +1,10 @@
 //! `pintle lock`.
 
-use std::{process::Stdio, time::Duration};
+use std::process::Stdio;
 
 use anyhow::{Context, Result};
-use pintle_client::{Client, api::lock::LockState};
-use pintle_test_suites::within;
+use pintle_client::{Client, api::lock::LockState, lock::Lock};
+use pintle_test_suites::{eventually, within};
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, BufReader},
     process::Command,
@@ -101,6 +101,15 @@ async fn a_command_is_ended_with_all_that_it_started_when_the_lock_is_lost() -> 
     Ok(())
 }
 
+/// Until somebody waits for the lock `l`.
+async fn somebody_waits(lock: &Lock) -> Result<()> {
+    eventually(
+        "a waiter",
+        async || Ok((!lock.inspect("l").await?.waiters.is_empty()).then_some(())),
+    )
+    .await
+}
+
 #[tokio::test]
 async fn giving_up_while_waiting_leaves_no_waiter() -> Result<()> {
     let shell = Shell::new()?;
@@ -109,13 +118,7 @@ async fn giving_up_while_waiting_leaves_no_waiter() -> Result<()> {
     holder.line_with("go").await?;
     let mut waiter = shell.start(&["lock", "run", "l", "--", "true"])?;
     let lock = Client::http(&url)?.lock("default");
-    within("the waiter", async {
-        while lock.inspect("l").await?.waiters.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        anyhow::Ok(())
-    })
-    .await??;
+    somebody_waits(&lock).await?;
     waiter.signal("TERM")?;
     assert_eq!(waiter.ended().await?.code(), Some(128 + 15));
     assert!(lock.inspect("l").await?.waiters.is_empty());
@@ -150,13 +153,7 @@ async fn who_waits_for_a_lock_waits_on_while_the_server_is_started_again() -> Re
     holder.line_with("go").await?;
     let mut waiter = shell.command(&["lock", "run", "l", "--", "echo", "mine"]).spawn()?;
     let lock = Client::http(&url)?.lock("default");
-    within("the waiter", async {
-        while lock.inspect("l").await?.waiters.is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        anyhow::Ok(())
-    })
-    .await??;
+    somebody_waits(&lock).await?;
     server.signal("TERM")?;
     let mut told = BufReader::new(waiter.stderr.take().context("standard error")?).lines();
     let line = within("a word", told.next_line()).await??.context("a line")?;
