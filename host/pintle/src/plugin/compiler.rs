@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Resource, Rlimit, setrlimit};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::{io::AsyncWriteExt, process::Command, runtime::Handle};
 use wasmtime::Engine;
 
@@ -108,7 +108,7 @@ impl Processes {
         }
         format!(
             "the compiler ended with {status}, perhaps for want of memory: compile_memory = {} \
-             bytes; {said}",
+             bytes; raise it under `limits` in [plugins]; {said}",
             self.memory_bytes
         )
     }
@@ -138,9 +138,7 @@ impl From<io::Error> for Failure {
 pub fn compile_plugin(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     let mut memory = [0; 8];
     input.read_exact(&mut memory)?;
-    let most = Some(u64::from_be_bytes(memory));
-    // Of writable memory: what the engine only reserves is no use of it.
-    setrlimit(Resource::Data, Rlimit { current: most, maximum: most })?;
+    bound_memory(u64::from_be_bytes(memory))?;
     let mut component = Vec::new();
     input.read_to_end(&mut component)?;
     let failed = |error: wasmtime::Error| io::Error::other(format!("{error:#}"));
@@ -148,6 +146,13 @@ pub fn compile_plugin(mut input: impl Read, mut output: impl Write) -> io::Resul
     let compiled = engine.precompile_component(&component).map_err(failed)?;
     output.write_all(&compiled)?;
     output.flush()
+}
+
+/// Bounds the writable memory of this process: what the engine only reserves is no use of it. A bound
+/// that is lower already stays, since only the superuser could raise it.
+fn bound_memory(most: u64) -> io::Result<()> {
+    let most = Some(getrlimit(Resource::Data).maximum.map_or(most, |set| set.min(most)));
+    Ok(setrlimit(Resource::Data, Rlimit { current: most, maximum: most })?)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -33,7 +33,8 @@ struct Left {
 pub(super) fn leave(backend: &Backend) {
     let Some(state) = backend.checkpoint.load() else { return };
     let left = Left { plugin: backend.settings.plugin.clone(), checkpoint: STANDARD.encode(state) };
-    if let Err(error) = place(backend).and_then(|path| write(&path, &left)) {
+    let Some(path) = place(backend) else { return };
+    if let Err(error) = write(&path, &left) {
         tracing::warn!(
             backend = &*backend.name,
             %error,
@@ -44,7 +45,8 @@ pub(super) fn leave(backend: &Backend) {
 
 /// Takes what the last host left for the backend, if anything.
 pub(super) fn take(backend: &Backend) {
-    match place(backend).and_then(|path| read(&path)) {
+    let Some(path) = place(backend) else { return };
+    match read(&path) {
         Ok(left) if left.plugin == backend.settings.plugin => {
             let state = STANDARD.decode(left.checkpoint).ok();
             backend.checkpoint.restore(state);
@@ -59,13 +61,14 @@ pub(super) fn take(backend: &Backend) {
     }
 }
 
-fn place(backend: &Backend) -> io::Result<PathBuf> {
-    let root = backend.shared.settings.data_root().map_err(io::Error::other)?;
+/// Nothing where the host has no folder for data.
+fn place(backend: &Backend) -> Option<PathBuf> {
+    let root = backend.shared.settings.data_root().ok()?;
     let name = utf8_percent_encode(&backend.name, NON_ALPHANUMERIC);
-    Ok(root.join(FOLDER).join(format!("{name}.json")))
+    Some(root.join(FOLDER).join(format!("{name}.json")))
 }
 
-fn write(path: &std::path::Path, left: &Left) -> io::Result<()> {
+fn write(path: &Path, left: &Left) -> io::Result<()> {
     let folder = path.parent().unwrap_or(path);
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     // It may hold what opens a session of the plugin's.
@@ -78,7 +81,7 @@ fn write(path: &std::path::Path, left: &Left) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn read(path: &std::path::Path) -> io::Result<Left> {
+fn read(path: &Path) -> io::Result<Left> {
     // Of two who come at the same time one finds nothing.
     let mine = path.with_extension(format!("{}.taken", std::process::id()));
     fs::rename(path, &mine)?;
