@@ -8,7 +8,7 @@ use pintle_client::{
         audit::{AuditQuery, Record},
         bytes::Value,
         config::{Condition, Expect, Txn, TxnOp},
-        registry::{InstanceSpec, Override, OwnerQuery, Register},
+        registry::{InstanceSpec, Override, OwnerQuery},
     },
     config::{Delete, Put, WriteOutcome},
     lock::LeaseName,
@@ -16,7 +16,10 @@ use pintle_client::{
 };
 use pintle_test_suites::eventually;
 
-use crate::served::{Served, request};
+use crate::{
+    registry::registration,
+    served::{Served, request},
+};
 
 async fn records(served: &Served, query: AuditQuery) -> Result<Vec<Record>> {
     Ok(served.owner().admin().audit(&query).await?.records)
@@ -193,13 +196,7 @@ async fn a_heartbeat_is_no_change() -> Result<()> {
     let served = Served::guarded("").await?;
     let registry = served.owner().registry("main");
     let name = InstanceName { service: "web".into(), id: "one".into() };
-    let mut register = Register {
-        instance: InstanceSpec::new("h", 1),
-        owner: "me".into(),
-        ttl_ms: 15_000,
-        persistent: false,
-        replace: false,
-    };
+    let mut register = registration();
     for _ in 0..5 {
         registry.put(&name, &register).await?;
     }

@@ -18,6 +18,17 @@ use crate::served::Served;
 
 const INSTANCE: &str = "/v1/backends/main/registry/services/web/instances/one";
 
+/// Of an owner who will come again within 15 seconds.
+pub(crate) fn registration() -> Register {
+    Register {
+        instance: InstanceSpec::new("h", 1),
+        owner: "me".into(),
+        ttl_ms: 15_000,
+        persistent: false,
+        replace: false,
+    }
+}
+
 fn name(id: &str) -> InstanceName {
     InstanceName { service: "web".into(), id: id.into() }
 }
@@ -148,13 +159,7 @@ async fn a_watch_resumes_after_the_last_event_that_was_seen() -> Result<()> {
 async fn only_its_owner_renews_changes_or_removes_a_registration() -> Result<()> {
     let served = Served::new().await?;
     let registry = served.client().registry("main");
-    let mut register = Register {
-        instance: InstanceSpec::new("h", 1),
-        owner: "me".into(),
-        ttl_ms: 15_000,
-        persistent: false,
-        replace: false,
-    };
+    let mut register = registration();
     assert!(matches!(registry.put(&name("one"), &register).await?, RegisterOutcome::Registered(_)));
     let stranger = OwnerQuery { owner: "you".into() };
     assert_eq!(registry.keepalive(&name("one"), &stranger).await.unwrap_err().code(), code::TAKEN);
