@@ -2,7 +2,8 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
+use std::process::{Command, ExitCode};
+use std::thread::available_parallelism;
 
 use anyhow::{Context, Result, bail};
 use clap::Args;
@@ -40,8 +41,8 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         GuestToolchain::ensure(workspace, arguments.target.force_target_fallback)
     })?;
     let profile = Profile::of(arguments.release);
-    let binary = timed("host", || host(workspace, profile))?;
-    let plugins = timed("plugins", || plugins(workspace, &toolchain))?;
+    let (binary, plugins) =
+        timed("host and plugins", || host_and_plugins(workspace, profile, &toolchain))?;
     eprintln!("host     {}", binary.display());
     list("plugin", &plugins);
     if arguments.fixtures {
@@ -91,6 +92,25 @@ pub(crate) fn host(workspace: &Workspace, profile: Profile) -> Result<PathBuf> {
     Ok(workspace.target.join(profile.folder()).join("pintle"))
 }
 
+/// Builds the host and, beside it, every plugin: wherever one crate keeps all others waiting, as the
+/// host's last ones do, a core would be idle.
+pub(crate) fn host_and_plugins(
+    workspace: &Workspace,
+    profile: Profile,
+    toolchain: &GuestToolchain,
+) -> Result<(PathBuf, Vec<PathBuf>)> {
+    let (plugins, folder) = (workspace.plugins()?, plugins_folder(workspace));
+    let Some(mut command) = guests_command(workspace, toolchain, &plugins) else {
+        return Ok((host(workspace, profile)?, Vec::new()));
+    };
+    // The host's crates take longer, and keep their share of the machine.
+    let jobs = available_parallelism().map_or(1, |cores| cores.get().div_ceil(2));
+    let building = process::Background::start(command.args(["--jobs", &jobs.to_string()]))?;
+    let binary = host(workspace, profile)?;
+    building.wait()?;
+    Ok((binary, publish_all(workspace, toolchain, &plugins, &folder)?))
+}
+
 /// Builds every plugin into `target/plugins/`.
 pub(crate) fn plugins(workspace: &Workspace, toolchain: &GuestToolchain) -> Result<Vec<PathBuf>> {
     guests(workspace, toolchain, &workspace.plugins()?, &plugins_folder(workspace))
@@ -114,16 +134,37 @@ pub(crate) fn guests(
     guests: &[Guest],
     folder: &Path,
 ) -> Result<Vec<PathBuf>> {
-    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    if let Some(mut command) = guests_command(workspace, toolchain, guests) {
+        process::run(&mut command)?;
+    }
+    publish_all(workspace, toolchain, guests, folder)
+}
+
+/// One call of cargo for all of them; nothing where there are none.
+fn guests_command(
+    workspace: &Workspace,
+    toolchain: &GuestToolchain,
+    guests: &[Guest],
+) -> Option<Command> {
     if guests.is_empty() {
-        return Ok(Vec::new());
+        return None;
     }
     let mut command = toolchain.cargo(workspace);
     command.args(["build", "--profile", "guest", "--target", crate::target::NAME]);
     for guest in guests {
         command.args(["--package", &guest.package]);
     }
-    process::run(&mut command)?;
+    Some(command)
+}
+
+/// Copies what was built of them into `folder`.
+fn publish_all(
+    workspace: &Workspace,
+    toolchain: &GuestToolchain,
+    guests: &[Guest],
+    folder: &Path,
+) -> Result<Vec<PathBuf>> {
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     let built = toolchain.output(workspace).join("guest");
     guests.iter().map(|guest| publish(&built.join(&guest.artifact), folder, guest)).collect()
 }

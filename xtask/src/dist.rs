@@ -44,9 +44,9 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
     let toolchain = timed("wasm target", || {
         GuestToolchain::ensure(workspace, arguments.target.force_target_fallback)
     })?;
-    let binary =
-        timed("build the host for release (minutes)", || build::host(workspace, Profile::Release))?;
-    let plugins = timed("build the plugins", || build::plugins(workspace, &toolchain))?;
+    let (binary, plugins) = timed("build the host for release and its plugins (minutes)", || {
+        build::host_and_plugins(workspace, Profile::Release, &toolchain)
+    })?;
     let folder = arguments.out.clone().unwrap_or_else(|| workspace.target.join("dist"));
     assemble(&workspace.root, &folder, &binary, &plugins)?;
     strip(&folder.join("pintle"))?;

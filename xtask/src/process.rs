@@ -1,7 +1,10 @@
 //! Running other programs, with errors that say what was run.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Output};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -36,6 +39,68 @@ pub(crate) fn run_for(command: &mut Command, limit: Duration) -> Result<()> {
             child.wait().context("cannot wait for its end")?;
             bail!("`{}` did not end within {} s", describe(command), limit.as_secs())
         }
+    }
+}
+
+/// A program that runs beside another one that has the terminal. It is killed when this is dropped.
+pub(crate) struct Background {
+    child: Child,
+    what: String,
+    printed: Arc<Mutex<Printed>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+/// What it printed to standard error.
+#[derive(Default)]
+struct Printed {
+    kept: Vec<String>,
+    /// Lines are shown as they come, because somebody waits.
+    live: bool,
+}
+
+impl Background {
+    /// Starts it; what it prints to standard error is kept.
+    pub(crate) fn start(command: &mut Command) -> Result<Self> {
+        let what = describe(command);
+        let child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn();
+        let mut child = child.with_context(|| format!("cannot run `{what}`"))?;
+        let errors = child.stderr.take().context("it has no standard error")?;
+        let printed = Arc::new(Mutex::new(Printed::default()));
+        let keep = Arc::clone(&printed);
+        let reader = thread::spawn(move || {
+            for line in BufReader::new(errors).lines().map_while(Result::ok) {
+                let mut printed = keep.lock().unwrap_or_else(PoisonError::into_inner);
+                if printed.live {
+                    eprintln!("{line}");
+                } else {
+                    printed.kept.push(line);
+                }
+            }
+        });
+        Ok(Self { child, what, printed, reader: Some(reader) })
+    }
+
+    /// Waits for its end, showing what it prints from now on, and before that too if it fails.
+    pub(crate) fn wait(mut self) -> Result<()> {
+        self.printed.lock().unwrap_or_else(PoisonError::into_inner).live = true;
+        let status = self.child.wait().context("cannot wait for a program")?;
+        // What it started may still write; who panicked while reading has said so.
+        let _ = self.reader.take().map(JoinHandle::join);
+        if !status.success() {
+            for line in &self.printed.lock().unwrap_or_else(PoisonError::into_inner).kept {
+                eprintln!("{line}");
+            }
+            bail!("`{}` failed ({status})", self.what);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Background {
+    fn drop(&mut self) {
+        // Fails for one that has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
@@ -92,6 +157,23 @@ mod tests {
         let result = run_for(Command::new("sleep").arg("60"), Duration::from_millis(50));
         assert!(result.unwrap_err().to_string().contains("sleep 60"));
         assert!(start.elapsed() < Duration::from_secs(30));
+    }
+
+    #[test]
+    fn a_program_in_the_background_is_waited_for_and_its_failure_named() {
+        let background = |script| Background::start(Command::new("sh").args(["-c", script]));
+        background("echo working >&2").unwrap().wait().unwrap();
+        let error = background("echo broken >&2; exit 3").unwrap().wait().unwrap_err();
+        assert!(error.to_string().contains("exit status: 3"), "{error}");
+    }
+
+    #[test]
+    fn a_program_in_the_background_ends_with_its_owner() {
+        let background = Background::start(Command::new("sleep").arg("600")).unwrap();
+        let process = PathBuf::from(format!("/proc/{}", background.child.id()));
+        assert!(process.exists());
+        drop(background);
+        assert!(!process.exists());
     }
 
     #[test]

@@ -32,9 +32,10 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         GuestToolchain::ensure(workspace, arguments.target.force_target_fallback)
     })?;
     let profile = Profile::of(arguments.release);
-    let binary =
-        timed("build the host (the first time takes minutes)", || build::host(workspace, profile))?;
-    timed("build the plugins", || build::plugins(workspace, &toolchain))?;
+    let (binary, _) =
+        timed("build the host and its plugins (the first time takes minutes)", || {
+            build::host_and_plugins(workspace, profile, &toolchain)
+        })?;
 
     let mut command = Command::new(&binary);
     command.arg("serve").args(&arguments.rest);
