@@ -1,5 +1,13 @@
 //! What the programs that inject faults share.
 
+pub mod backend;
+pub mod lives;
+pub mod locks;
+pub mod register;
+pub mod replies;
+pub mod stage;
+pub mod watches;
+
 use std::{future::Future, time::Duration};
 
 use anyhow::Result;

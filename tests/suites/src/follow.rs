@@ -106,11 +106,15 @@ impl Follower {
 
     /// Checks everything against what was written, each change once where there was no resync.
     pub fn check(&self, written: &Written, resyncs_max: usize) -> Report {
+        self.check_for(Promise::EveryChange, written, resyncs_max)
+    }
+
+    /// The same for a backend whose watches promise this.
+    pub fn check_for(&self, promise: Promise, written: &Written, resyncs_max: usize) -> Report {
         let followed = self.now();
         // After a resync the library delivers the differences only, without saying where they end:
         // from then on they cannot be told from changes.
-        let promise =
-            if followed.resyncs.is_empty() { Promise::EveryChange } else { Promise::FinalState };
+        let promise = if followed.resyncs.is_empty() { promise } else { Promise::FinalState };
         let mut seen: Vec<Seen> = followed.events.iter().filter_map(seen).collect();
         seen.extend(followed.ended.clone().map(Seen::Ended));
         let watcher = Watcher {

@@ -1,35 +1,35 @@
 //! `cargo xtask chaos etcd`: what the etcd plugin promises while connections, members and holders
 //! fail. With `--smoke` the loads are small.
 
-mod lives;
-mod locks;
-mod register;
-mod replies;
-mod stage;
-mod watches;
+mod etcd;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use pintle_test_bench::Report;
-use pintle_test_suites::chaos::{Size, row};
+use pintle_test_suites::chaos::{
+    Size, backend::Kind, lives, locks, register, replies, row, watches,
+};
+
+use crate::etcd::OnEtcd;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let size = Size::from_arguments();
     let mut report = Report::default();
-    report.push(row("R1-etcd", register::linearizable(size)).await);
-    report.push(row("R2-etcd", watches::complete(size)).await);
-    report.push(row("R4-etcd", locks::fenced(size)).await);
-    report.push(row("R5-etcd", locks::told_in_time(size)).await);
-    report.extend(replies::lost(size).await);
-    report.push(row("R7-etcd", lives::restarts(size)).await);
-    report.push(row("R8-etcd", watches::converges(size)).await);
-    report.push(row("R13-etcd", lives::shutdown(size)).await);
+    report.push(row("R1-etcd", register::linearizable::<OnEtcd>(size)).await);
+    report.push(row("R2-etcd", watches::complete::<OnEtcd>(size)).await);
+    report.push(row("R4-etcd", locks::fenced::<OnEtcd>(size)).await);
+    report.push(row("R5-etcd", locks::told_in_time::<OnEtcd>(size)).await);
+    for (kind, id) in [
+        (Kind::Register, "R6-etcd-register"),
+        (Kind::Acquire, "R6-etcd-acquire"),
+        (Kind::Put, "R6-etcd-put"),
+    ] {
+        report.push(row(id, replies::lost::<OnEtcd>(kind, size)).await);
+    }
+    report.push(row("R7-etcd", lives::restarts::<OnEtcd>(size)).await);
+    report.push(row("R8-etcd", watches::converges::<OnEtcd>(size)).await);
+    report.push(row("R13-etcd", lives::shutdown::<OnEtcd>(size)).await);
     pintle_test_suites::finish(&report)
-}
-
-/// Whole milliseconds, for texts.
-fn millis(duration: std::time::Duration) -> u128 {
-    duration.as_millis()
 }

@@ -11,12 +11,13 @@ use pintle::lock::{AcquireOutcome, Lease, Lock, LockRequest};
 use pintle_test_bench::ChaosRow;
 use pintle_test_history::{LockHistory, LockMode, Resource, Token, check_locks, check_writes};
 use pintle_test_proxy::{Fault, Proxy};
-use pintle_test_suites::{eventually, within};
 
-use crate::{
+use super::{
     Size,
-    stage::{Host, Stage, leased_keys},
+    backend::{Backend, Control},
+    stage::{Host, Stage},
 };
+use crate::{eventually, within};
 
 const CONTENDERS: usize = 16;
 const NAME: &str = "contended";
@@ -24,8 +25,8 @@ const TTL: Duration = Duration::from_secs(2);
 const WAIT: Duration = Duration::from_secs(300);
 
 /// One run of R4.
-struct Contest<'a> {
-    stage: &'a Stage,
+struct Contest<'a, B: Backend> {
+    stage: &'a Stage<B>,
     resource: &'a Resource,
     history: &'a LockHistory,
     acquired: &'a AtomicUsize,
@@ -34,13 +35,18 @@ struct Contest<'a> {
     pause_every: usize,
 }
 
-pub(crate) async fn fenced(size: Size) -> Result<ChaosRow> {
+/// R4: contenders for one lock that guards a resource.
+///
+/// # Errors
+///
+/// Fails when it does not come to its end.
+pub async fn fenced<B: Backend>(size: Size) -> Result<ChaosRow> {
     let wanted = size.of(10_000, 400);
     let pause_every = size.of(100, 80);
     let (checking, unchecked) = (Resource::checking(), Resource::unchecked());
-    let (acquired, mut locks) = run(&checking, wanted, pause_every).await?;
+    let (acquired, mut locks) = run::<B>(&checking, wanted, pause_every).await?;
     // The same without the check, to show what it is good for. The locks exclude all the same.
-    let (_, locks_unchecked) = run(&unchecked, pause_every * 3, pause_every).await?;
+    let (_, locks_unchecked) = run::<B>(&unchecked, pause_every * 3, pause_every).await?;
     locks.absorb(locks_unchecked);
     let writes = check_writes(&checking.accepted());
     let stale_unchecked = check_writes(&unchecked.accepted()).violations.len();
@@ -52,17 +58,17 @@ pub(crate) async fn fenced(size: Size) -> Result<ChaosRow> {
     );
     let what = "16 contenders who pause for longer than the TTL, and a resource that checks tokens";
     let done = if stale_unchecked > 0 && checking.refused() > 0 { acquired as u64 } else { 0 };
-    Ok(ChaosRow::new("R4-etcd", what, "0 stale writes taken", wanted as u64, done)
+    Ok(ChaosRow::new(&B::id("R4"), what, "0 stale writes taken", wanted as u64, done)
         .violations((writes.violations.len() + locks.violations.len()) as u64)
         .detail(detail))
 }
 
-async fn run(
+async fn run<B: Backend>(
     resource: &Resource,
     wanted: usize,
     pause_every: usize,
 ) -> Result<(usize, pintle_test_history::Report)> {
-    let stage = Stage::start(CONTENDERS).await?;
+    let stage = Stage::<B>::start(CONTENDERS).await?;
     let (history, acquired) = (LockHistory::new(), AtomicUsize::new(0));
     let contest = Contest {
         stage: &stage,
@@ -76,7 +82,7 @@ async fn run(
     Ok((acquired.load(Ordering::Relaxed), check_locks(&history.holdings())))
 }
 
-impl Contest<'_> {
+impl<B: Backend> Contest<'_, B> {
     async fn contend(&self, number: usize) -> Result<()> {
         let lock = self.stage.host.pintle.lock(&Host::name(number))?;
         let proxy = self.stage.host.proxy(number)?;
@@ -139,10 +145,15 @@ impl Contest<'_> {
     }
 }
 
-pub(crate) async fn told_in_time(size: Size) -> Result<ChaosRow> {
+/// R5: holders of leases that are cut off, all at once.
+///
+/// # Errors
+///
+/// Fails when it does not come to its end.
+pub async fn told_in_time<B: Backend>(size: Size) -> Result<ChaosRow> {
     let (leases, rounds) = (size.of(100, 20), size.of(10, 2));
-    let stage = Stage::start(leases).await?;
-    let mut client = stage.client().await?;
+    let stage = Stage::<B>::start(leases).await?;
+    let control = stage.control().await?;
     let (mut done, mut late) = (0_u64, 0_u64);
     for round in 0..rounds {
         let mut held = Vec::new();
@@ -150,20 +161,18 @@ pub(crate) async fn told_in_time(size: Size) -> Result<ChaosRow> {
             let lock = stage.host.pintle.lock(&Host::name(number))?;
             held.push(hold(&lock, &format!("told/{round}/{number}")).await?);
         }
-        let keys = leased_keys(&mut client).await?;
+        let names = control.leased().await?;
         for proxy in &stage.host.proxies {
             proxy.set(Fault::Blackhole);
         }
         let notices = held.iter().enumerate().map(|(number, lease)| {
-            let mut client = client.clone();
             let part = format!("/told%2F{round}%2F{number}/");
-            let has_part = |key: &&str| key.contains(&part);
-            let names = keys.iter().filter_map(|pair| pair.key_str().ok());
-            let key = names.into_iter().find(has_part).map(str::to_owned);
+            let name = names.iter().find(|name| name.contains(&part));
+            let control = &control;
             async move {
-                let key = key.context("the key of a claim")?;
+                let name = name.context("the name of a claim")?;
                 within("the notice", lease.lost()).await?;
-                anyhow::Ok(client.get(key, None).await?.count() == 1)
+                control.is_there(name).await
             }
         });
         for in_time in join_all(notices).await {
@@ -176,7 +185,7 @@ pub(crate) async fn told_in_time(size: Size) -> Result<ChaosRow> {
     }
     let what = "holders who are cut off, each on its own connections";
     let target = "all told before the server lets go";
-    Ok(ChaosRow::new("R5-etcd", what, target, size.of(1_000, 40), done)
+    Ok(ChaosRow::new(&B::id("R5"), what, target, size.of(1_000, 40), done)
         .violations(late)
         .detail(format!("{leases} at once")))
 }

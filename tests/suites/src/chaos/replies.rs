@@ -2,8 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use etcd_client::Client;
+use anyhow::{Result, bail};
 use futures::future::try_join_all;
 use pintle::{
     Effect,
@@ -12,77 +11,65 @@ use pintle::{
     registry::{Instance, RegisterOutcome},
 };
 use pintle_test_bench::ChaosRow;
-use pintle_test_proxy::{Action, Cut, Rule};
-use pintle_test_suites::{eventually, within};
+use pintle_test_proxy::{Action, Cut};
 
-use crate::{
+use super::{
     Size,
-    stage::{Host, ROOT, Stage, leased_keys},
+    backend::{Backend, Control, Kind},
+    stage::{Host, Stage},
 };
+use crate::{eventually, within};
 
 /// So long that nothing ends by itself.
 const TTL: Duration = Duration::from_secs(3_000);
 
-/// What loses its reply.
-#[derive(Debug, Clone, Copy)]
-enum Kind {
-    Register,
-    Acquire,
-    Put,
-}
-
-pub(crate) async fn lost(size: Size) -> Vec<ChaosRow> {
-    let mut rows = Vec::new();
-    for (kind, id) in [
-        (Kind::Register, "R6-etcd-register"),
-        (Kind::Acquire, "R6-etcd-acquire"),
-        (Kind::Put, "R6-etcd-put"),
-    ] {
-        rows.push(crate::row(id, of(kind, id, size)).await);
-    }
-    rows
-}
-
-async fn of(kind: Kind, id: &str, size: Size) -> Result<ChaosRow> {
+/// R6: replies to one kind of call are lost, one after the other on each of many connections.
+///
+/// # Errors
+///
+/// Fails when it does not come to its end.
+pub async fn lost<B: Backend>(kind: Kind, size: Size) -> Result<ChaosRow> {
     let (backends, rounds) = (size.of(25, 5), size.of(40, 4));
-    let stage = Stage::start(backends).await?;
+    let stage = Stage::<B>::start(backends).await?;
     let workers = (0..backends).map(|number| work(&stage, kind, number, rounds));
     let wrong: Vec<Vec<String>> = try_join_all(workers).await?;
     let mut wrong: Vec<String> = wrong.into_iter().flatten().collect();
-    let mut client = stage.client().await?;
-    let left = eventually("no orphan", async || {
-        Ok(leased_keys(&mut client).await?.is_empty().then_some(()))
-    });
+    let control = stage.control().await?;
+    let left =
+        eventually("no orphan", async || Ok(control.leased().await?.is_empty().then_some(())));
     if left.await.is_err() {
-        let orphans = leased_keys(&mut stage.client().await?).await?;
-        wrong.extend(orphans.iter().map(|pair| format!("orphan {:?}", pair.key_str())));
+        wrong.extend(control.leased().await?.iter().map(|name| format!("orphan {name:?}")));
     }
     let done = (backends * rounds) as u64;
-    let what = match kind {
-        Kind::Register => "registrations whose reply is lost",
-        Kind::Acquire => "claims whose reply is lost",
-        Kind::Put => "puts whose reply is lost",
+    let (which, what) = match kind {
+        Kind::Register => ("register", "registrations whose reply is lost"),
+        Kind::Acquire => ("acquire", "claims whose reply is lost"),
+        Kind::Put => ("put", "puts whose reply is lost"),
     };
-    Ok(ChaosRow::new(id, what, "0 orphans, 0 doubles", size.of(1_000, 20), done)
+    let id = format!("{}-{which}", B::id("R6"));
+    Ok(ChaosRow::new(&id, what, "0 orphans, 0 doubles", size.of(1_000, 20), done)
         .violations(wrong.len() as u64)
         .detail(wrong.first().cloned().unwrap_or_default()))
 }
 
 /// Loses replies one after the other; what was wrong.
-async fn work(stage: &Stage, kind: Kind, number: usize, rounds: usize) -> Result<Vec<String>> {
-    let mut client = stage.client().await?;
+async fn work<B: Backend>(
+    stage: &Stage<B>,
+    kind: Kind,
+    number: usize,
+    rounds: usize,
+) -> Result<Vec<String>> {
+    let control = stage.control().await?;
     let mut wrong = Vec::new();
     for round in 0..rounds {
         let name = format!("lost-{number}-{round}-");
-        let needle = name.clone().into_bytes();
         let how = if round % 2 == 0 { Cut::Reset } else { Cut::Close };
-        let rule = Rule::reply_to(move |message| message.contains(&needle));
-        let armed = stage.host.proxy(number)?.arm(rule, Action::CutBefore(how));
+        let armed = stage.host.proxy(number)?.arm(B::reply_of(kind, &name), Action::CutBefore(how));
         let backend = Host::name(number);
         let found = match kind {
-            Kind::Register => register(stage, &backend, &name).await?,
-            Kind::Acquire => acquire(stage, &backend, &name).await?,
-            Kind::Put => put(stage, &backend, &name, &mut client).await?,
+            Kind::Register => register(&stage.host, &backend, &name).await?,
+            Kind::Acquire => acquire(&stage.host, &backend, &name).await?,
+            Kind::Put => put(&stage.host, &backend, &name, &control).await?,
         };
         armed.fired().await?;
         wrong.extend(found);
@@ -90,8 +77,8 @@ async fn work(stage: &Stage, kind: Kind, number: usize, rounds: usize) -> Result
     Ok(wrong)
 }
 
-async fn register(stage: &Stage, backend: &str, name: &str) -> Result<Option<String>> {
-    let registry = stage.host.pintle.registry(backend)?;
+async fn register(host: &Host, backend: &str, name: &str) -> Result<Option<String>> {
+    let registry = host.pintle.registry(backend)?;
     let instance = Instance::new("lost", name, "127.0.0.1", 1);
     let outcome = within("an answer", registry.register(instance.clone(), TTL)).await?;
     let taken = |owner| Some(format!("{name}: taken by {owner:?}"));
@@ -115,8 +102,8 @@ async fn register(stage: &Stage, backend: &str, name: &str) -> Result<Option<Str
     }
 }
 
-async fn acquire(stage: &Stage, backend: &str, name: &str) -> Result<Option<String>> {
-    let lock = stage.host.pintle.lock(backend)?;
+async fn acquire(host: &Host, backend: &str, name: &str) -> Result<Option<String>> {
+    let lock = host.pintle.lock(backend)?;
     let request = || LockRequest::new(name).ttl(TTL).wait(Duration::from_secs(10));
     match within("an answer", lock.acquire(request())).await? {
         Ok(AcquireOutcome::Held(lease)) => drop(lease.release().await),
@@ -137,12 +124,12 @@ async fn acquire(stage: &Stage, backend: &str, name: &str) -> Result<Option<Stri
 }
 
 async fn put(
-    stage: &Stage,
+    host: &Host,
     backend: &str,
     name: &str,
-    client: &mut Client,
+    control: &impl Control,
 ) -> Result<Option<String>> {
-    let config = stage.host.pintle.config(backend)?;
+    let config = host.pintle.config(backend)?;
     let key = format!("lost/{name}");
     match within("an answer", config.put(Put::new(key.as_str(), "1"))).await? {
         Ok(PutOutcome::Stored { .. }) => {}
@@ -150,7 +137,6 @@ async fn put(
         Err(error) if error.effect() == Effect::Unknown => {}
         Err(error) => return Ok(Some(format!("{key}: it happened, and {error} denies it"))),
     }
-    let stored = client.get(format!("{ROOT}{key}"), None).await?;
-    let version = stored.kvs().first().context("what was put")?.version();
-    Ok((version != 1).then(|| format!("{key}: written {version} times")))
+    let writes = control.writes(&key).await?;
+    Ok((writes != 1).then(|| format!("{key}: written {writes} times")))
 }

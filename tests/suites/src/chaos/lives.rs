@@ -5,52 +5,64 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use pintle::{
-    lock::{AcquireOutcome, LockRequest},
+    lock::{AcquireOutcome, Lease, LockRequest},
     registry::{Instance, RegisterOutcome, Registration, RegistrationStatus},
 };
 use pintle_test_bench::ChaosRow;
-use pintle_test_suites::{chaos::p99, within};
 
-use crate::{
-    Size, millis,
-    stage::{Host, Stage, leased_keys},
+use super::{
+    Size,
+    backend::{Backend, Control},
+    p99,
+    stage::{Host, Stage},
 };
+use crate::within;
 
-const BACKENDS: usize = 4;
+/// Among which what is held is divided.
+pub(super) const BACKENDS: usize = 4;
 /// How many are asked for at once.
 const AT_ONCE: usize = 50;
 /// Longest wait for all to be there again.
 const LIMIT: Duration = Duration::from_secs(60);
 
-pub(crate) async fn restarts(size: Size) -> Result<ChaosRow> {
+/// R7: many instances, and a server that is killed again and again.
+///
+/// # Errors
+///
+/// Fails when it does not come to its end.
+pub async fn restarts<B: Backend>(size: Size) -> Result<ChaosRow> {
     const P99_MAX: Duration = Duration::from_secs(2);
     let (instances, restarts) = (size.of(2_000, 200), size.of(20, 2));
-    let mut stage = Stage::start(BACKENDS).await?;
+    let mut stage = Stage::<B>::start(BACKENDS).await?;
     let ttl = Duration::from_secs(10);
-    let registrations = register(&stage, instances, ttl).await?;
+    let registrations = register(&stage.host, instances, ttl).await?;
     let (mut times, mut missing) = (Vec::new(), 0);
     for _ in 0..restarts {
-        stage.etcd.kill()?;
-        stage.etcd.restart().await?;
+        B::kill(&mut stage.server)?;
+        B::restart(&mut stage.server).await?;
         let back = until_back(&registrations).await;
         missing += back.iter().filter(|time| time.is_none()).count();
         times.extend(back.into_iter().flatten());
     }
-    let listed = leased_keys(&mut stage.client().await?).await?.len();
+    let listed = stage.control().await?.leased().await?.len();
     missing += instances.saturating_sub(listed);
     let p99 = p99(times);
     let late = u64::from(p99 > P99_MAX);
     let what = "instances over restarts of the server";
     let target = "100 %, p99 ≤ 2 s after the port answers";
     let (wanted, done) = (size.of(20, 2), restarts as u64);
-    Ok(ChaosRow::new("R7-etcd", what, target, wanted, done)
+    Ok(ChaosRow::new(&B::id("R7"), what, target, wanted, done)
         .violations(missing as u64 + late)
-        .detail(format!("{instances} instances, {missing} missing, p99 {} ms", millis(p99))))
+        .detail(format!("{instances} instances, {missing} missing, p99 {} ms", p99.as_millis())))
 }
 
-async fn register(stage: &Stage, count: usize, ttl: Duration) -> Result<Vec<Registration>> {
+pub(super) async fn register(
+    host: &Host,
+    count: usize,
+    ttl: Duration,
+) -> Result<Vec<Registration>> {
     let registering = (0..count).map(|number| async move {
-        let registry = stage.host.pintle.registry(&Host::name(number % BACKENDS))?;
+        let registry = host.pintle.registry(&Host::name(number % BACKENDS))?;
         let instance = Instance::new("lives", number.to_string(), "127.0.0.1", 1);
         match within("a registration", registry.register(instance, ttl)).await?? {
             RegisterOutcome::Registered(registration) => Ok(registration),
@@ -58,6 +70,19 @@ async fn register(stage: &Stage, count: usize, ttl: Duration) -> Result<Vec<Regi
         }
     });
     stream::iter(registering).buffer_unordered(AT_ONCE).try_collect().await
+}
+
+/// Takes so many locks, each of its own name.
+pub(super) async fn acquire(host: &Host, count: usize, ttl: Duration) -> Result<Vec<Lease>> {
+    let acquiring = (0..count).map(|number| async move {
+        let lock = host.pintle.lock(&Host::name(number % BACKENDS))?;
+        let request = LockRequest::new(format!("lives/{number}")).ttl(ttl);
+        match within("a lease", lock.acquire(request)).await?? {
+            AcquireOutcome::Held(lease) => Ok(lease),
+            AcquireOutcome::Busy(holders) => bail!("held by {holders:?}"),
+        }
+    });
+    stream::iter(acquiring).buffer_unordered(AT_ONCE).try_collect().await
 }
 
 /// How long each takes until it is certainly registered; none when it is not in time.
@@ -75,34 +100,34 @@ async fn until_back(registrations: &[Registration]) -> Vec<Option<Duration>> {
     back
 }
 
-pub(crate) async fn shutdown(size: Size) -> Result<ChaosRow> {
+/// R13: a host that stops while it has many leases and registrations.
+///
+/// # Errors
+///
+/// Fails when it does not come to its end.
+pub async fn shutdown<B: Backend>(size: Size) -> Result<ChaosRow> {
     const TOOK_MAX: Duration = Duration::from_secs(1);
     let count = size.of(500, 100);
-    let stage = Stage::start(BACKENDS).await?;
+    let stage = Stage::<B>::start(BACKENDS).await?;
     let ttl = Duration::from_secs(600);
-    let registrations = register(&stage, count, ttl).await?;
-    let locking = (0..count).map(|number| {
-        let stage = &stage;
-        async move {
-            let lock = stage.host.pintle.lock(&Host::name(number % BACKENDS))?;
-            let request = LockRequest::new(format!("lives/{number}")).ttl(ttl);
-            match within("a lease", lock.acquire(request)).await?? {
-                AcquireOutcome::Held(lease) => anyhow::Ok(lease),
-                AcquireOutcome::Busy(holders) => bail!("held by {holders:?}"),
-            }
-        }
-    });
-    let leases: Vec<_> = stream::iter(locking).buffer_unordered(AT_ONCE).try_collect().await?;
-    let mut client = stage.client().await?;
-    let before = leased_keys(&mut client).await?.len();
+    let registrations = register(&stage.host, count, ttl).await?;
+    let leases = acquire(&stage.host, count, ttl).await?;
+    let control = stage.control().await?;
+    let before = control.leased().await?.len();
     let begun = Instant::now();
     within("the shutdown", stage.host.pintle.shutdown()).await.context("R13")?;
     let took = begun.elapsed();
-    let left = leased_keys(&mut client).await?.len();
+    let left = control.leased().await?.len();
     let wrong = left as u64 + u64::from(took > TOOK_MAX);
     drop((registrations, leases));
     let what = "leases and registrations of a host that stops";
-    Ok(ChaosRow::new("R13-etcd", what, "all gone within 1 s", size.of(1_000, 200), before as u64)
-        .violations(wrong)
-        .detail(format!("{left} left, stopped in {} ms", millis(took))))
+    Ok(ChaosRow::new(
+        &B::id("R13"),
+        what,
+        "all gone within 1 s",
+        size.of(1_000, 200),
+        before as u64,
+    )
+    .violations(wrong)
+    .detail(format!("{left} left, stopped in {} ms", took.as_millis())))
 }
