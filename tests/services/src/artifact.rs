@@ -29,6 +29,8 @@ pub enum Artifact {
     Jaeger162,
     /// `opentracing-java`: a tracer for programs written for OpenTracing, as jars.
     OpenTracingJava,
+    /// `curator-5.7`: Apache Curator's recipes for ZooKeeper, as jars.
+    Curator57,
     /// `opentelemetry-python`: the SDK, from the Python package index.
     OpenTelemetryPython,
 }
@@ -41,7 +43,7 @@ struct Pin {
 
 impl Artifact {
     /// All artifacts.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Etcd34,
         Self::Etcd35,
         Self::Etcd36,
@@ -52,6 +54,7 @@ impl Artifact {
         Self::Zipkin36,
         Self::Jaeger162,
         Self::OpenTracingJava,
+        Self::Curator57,
         Self::OpenTelemetryPython,
     ];
 
@@ -68,6 +71,7 @@ impl Artifact {
             Self::Zipkin36 => "zipkin-3.6",
             Self::Jaeger162 => "jaeger-1.62",
             Self::OpenTracingJava => "opentracing-java",
+            Self::Curator57 => "curator-5.7",
             Self::OpenTelemetryPython => "opentelemetry-python",
         }
     }
@@ -93,7 +97,8 @@ impl Artifact {
             | Self::ZooKeeper39
             | Self::SkyWalking101
             | Self::Zipkin36
-            | Self::OpenTracingJava => &[("java", "default-jdk-headless"), ("mvn", "maven")],
+            | Self::OpenTracingJava
+            | Self::Curator57 => &[("java", "default-jdk-headless"), ("mvn", "maven")],
             Self::OpenTelemetryPython => &[("python3", "python3"), ("pip3", "python3-pip")],
         }
     }
@@ -125,6 +130,7 @@ impl Artifact {
                 Self::SkyWalking101 => maven::SKYWALKING.copy(&folder.join("lib")),
                 Self::Zipkin36 => maven::copy_file(&folder.join("lib"), maven::ZIPKIN),
                 Self::OpenTracingJava => maven::copy_jars(&folder.join("lib"), maven::OPENTRACING),
+                Self::Curator57 => maven::copy_jars(&folder.join("lib"), maven::CURATOR),
                 Self::OpenTelemetryPython => {
                     python::install(&folder.join("lib"), python::OPENTELEMETRY)
                 }
@@ -162,6 +168,7 @@ impl Artifact {
             Self::Zipkin36 => maven::ZIPKIN.to_owned(),
             Self::Jaeger162 => go::JAEGER_1.pins(),
             Self::OpenTracingJava => describe_jars(maven::OPENTRACING),
+            Self::Curator57 => describe_jars(maven::CURATOR),
             Self::OpenTelemetryPython => python::OPENTELEMETRY.join(";"),
         };
         let digest = cache::digest_of_text(&pins);

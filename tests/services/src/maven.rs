@@ -102,6 +102,17 @@ pub(crate) const OPENTRACING: &[Jar] = &[
     jar("io.zipkin.reporter2", "zipkin-sender-urlconnection", "3.4.3"),
 ];
 
+/// Apache Curator's recipes, the locks that other programs take in ZooKeeper.
+pub(crate) const CURATOR: &[Jar] = &[
+    Jar {
+        group: "org.apache.curator",
+        artifact: "curator-recipes",
+        version: "5.7.1",
+        without: Some(("io.netty", "netty-tcnative-boringssl-static")),
+    },
+    jar("org.slf4j", "slf4j-simple", "2.0.13"),
+];
+
 /// One file with everything in it.
 pub(crate) const ZIPKIN: &str = "io.zipkin:zipkin-server:3.6.1:jar:slim";
 

@@ -43,6 +43,8 @@ pub struct ZooKeeperOptions {
     pub tls: Option<ZooKeeperTls>,
     /// The tick, from which session timeouts follow: 2 to 20 ticks.
     pub tick_ms: u32,
+    /// In an ensemble, how many ticks a follower may be out of touch with its leader.
+    pub sync_ticks: u32,
     /// More lines for its settings file, `key=value`.
     pub settings: Vec<String>,
     /// More arguments for `java`, such as `-Dkey=value`.
@@ -84,7 +86,14 @@ struct Ports {
 impl Default for ZooKeeperOptions {
     fn default() -> Self {
         let version = ZooKeeperVersion::default();
-        Self { version, tls: None, tick_ms: 500, settings: Vec::new(), java: Vec::new() }
+        Self {
+            version,
+            tls: None,
+            tick_ms: 500,
+            sync_ticks: 6,
+            settings: Vec::new(),
+            java: Vec::new(),
+        }
     }
 }
 
@@ -277,12 +286,6 @@ impl ZooKeeper {
         Ok(Self { name: name.to_owned(), options, class_path, ports, process: None, folder })
     }
 
-    /// This member's line of an ensemble's settings.
-    fn member_line(&self, number: usize) -> String {
-        let (quorum, election) = (self.ports.quorum.number(), self.ports.election.number());
-        format!("server.{number}=127.0.0.1:{quorum}:{election}\n")
-    }
-
     /// Writes the settings: for an ensemble its lines and this member's number.
     fn configure(&self, ensemble: Option<(&str, usize)>) -> Result<()> {
         let data = self.folder.path().join("data");
@@ -299,8 +302,12 @@ impl ZooKeeper {
             text.push_str(&self.secure_settings(tls));
         }
         if let Some((members, number)) = ensemble {
-            text.push_str(
-                "initLimit=20\nsyncLimit=6\nstandaloneEnabled=false\nreconfigEnabled=false\n",
+            let sync_ticks = self.options.sync_ticks;
+            // Writing to a string cannot fail.
+            let _ = write!(
+                text,
+                "initLimit=20\nsyncLimit={sync_ticks}\nstandaloneEnabled=false\n\
+                 reconfigEnabled=false\n"
             );
             text.push_str(members);
             let path = data.join("myid");

@@ -1,5 +1,6 @@
 //! An ensemble of three.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::{ZooKeeper, ZooKeeperOptions, fetch};
@@ -23,20 +24,54 @@ impl ZooKeeperEnsemble {
     /// # Cancellation
     /// Dropping the future kills the processes.
     pub async fn start(options: ZooKeeperOptions) -> Result<Self> {
+        Self::start_behind(options, async |address| Ok::<_, Error>(address)).await
+    }
+
+    /// The same with something between the last member and the others: `front` is given each address
+    /// on which another listens for it, and gives the one that it uses instead, such as a proxy's. It
+    /// joins as a follower.
+    ///
+    /// # Errors
+    /// Those of `front`, and as [`ZooKeeper::start`].
+    ///
+    /// # Cancellation
+    /// Dropping the future kills the processes.
+    pub async fn start_behind<E: From<Error>>(
+        options: ZooKeeperOptions,
+        mut front: impl AsyncFnMut(SocketAddr) -> Result<SocketAddr, E>,
+    ) -> Result<Self, E> {
         let jars = fetch(options.version).await?;
         let mut members = Vec::new();
         for number in 1..=MEMBERS {
             let name = format!("zookeeper-{number}");
             members.push(ZooKeeper::prepare(&name, options.clone(), &jars)?);
         }
-        let lines: String =
-            (1..).zip(&members).map(|(number, member)| member.member_line(number)).collect();
-        for (number, member) in (1..).zip(&mut members) {
+        let mut lines = String::new();
+        let mut fronted = String::new();
+        for (number, member) in (1..).zip(&members) {
+            let own = [member.ports.quorum.address(), member.ports.election.address()];
+            lines.push_str(&member_line(number, own));
+            let used = match number == MEMBERS {
+                true => own,
+                false => [front(own[0]).await?, front(own[1]).await?],
+            };
+            fronted.push_str(&member_line(number, used));
+        }
+        // The others have chosen a leader before the last one comes, which would be chosen otherwise.
+        let (last, others) = members
+            .split_last_mut()
+            .map_or((None, &mut [][..]), |(last, others)| (Some(last), others));
+        for (number, member) in (1..).zip(&mut *others) {
             member.configure(Some((&lines, number)))?;
             member.run()?;
         }
-        for member in &mut members {
+        for member in others {
             member.ready().await?;
+        }
+        if let Some(last) = last {
+            last.configure(Some((&fronted, MEMBERS)))?;
+            last.run()?;
+            last.ready().await?;
         }
         Ok(Self { members })
     }
@@ -73,4 +108,10 @@ impl ZooKeeperEnsemble {
             problem: format!("no leader within {} s", LEADER_LIMIT.as_secs()),
         })
     }
+}
+
+/// A member's line of an ensemble's settings: where it listens for followers, and for elections.
+fn member_line(number: usize, [quorum, election]: [SocketAddr; 2]) -> String {
+    let (host, quorum, election) = (quorum.ip(), quorum.port(), election.port());
+    format!("server.{number}={host}:{quorum}:{election}\n")
 }

@@ -6,6 +6,7 @@
 )]
 
 mod config;
+mod curator;
 mod ensemble;
 mod faults;
 mod layout;
