@@ -37,6 +37,9 @@ pub(crate) struct BenchRow {
     aa: Option<f64>,
     target: String,
     verdict: Verdict,
+    /// Sizes and costs that an exponent was fitted to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    curve: Option<serde_json::Value>,
 }
 
 const FAMILY: Family = Family { prefix: "bench-" };

@@ -31,7 +31,7 @@ mod row;
 mod statistics;
 
 pub use comparison::{BenchError, Comparison, Side};
-pub use growth::{Growth, GrowthResult};
+pub use growth::{Cost, Curve, Growth};
 pub use measure::{Measure, Round};
 pub use process::{cpu_seconds, resident_bytes};
 pub use report::{Cells, Report};

@@ -19,6 +19,11 @@ pub trait Cells: Serialize {
 
     /// Its result.
     fn verdict(&self) -> Verdict;
+
+    /// What is shown below the table.
+    fn plot(&self) -> Option<String> {
+        None
+    }
 }
 
 /// The rows of one run.
@@ -95,6 +100,9 @@ impl<R: Cells> fmt::Display for Report<R> {
                 line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
             writeln!(f, "{}", padded.join("  ").trim_end())?;
         }
+        for plot in self.rows.iter().filter_map(Cells::plot) {
+            write!(f, "\n{plot}")?;
+        }
         Ok(())
     }
 }
@@ -122,6 +130,10 @@ impl Cells for Row {
     fn verdict(&self) -> Verdict {
         self.verdict
     }
+
+    fn plot(&self) -> Option<String> {
+        self.curve.as_ref().map(|curve| curve.plot(&self.id))
+    }
 }
 
 impl Cells for ChaosRow {
@@ -146,7 +158,7 @@ impl Cells for ChaosRow {
 }
 
 /// About four digits.
-fn short(value: f64) -> String {
+pub(crate) fn short(value: f64) -> String {
     match value.abs() {
         size if size >= 1000.0 => format!("{value:.0}"),
         size if size >= 100.0 => format!("{value:.1}"),

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Serialize, Serializer};
 
+use crate::growth::Curve;
 use crate::statistics::Bounds;
 
 /// How far A/A may stray from 1.
@@ -90,6 +91,9 @@ pub struct Row {
     pub target: Target,
     /// Whether it is met.
     pub verdict: Verdict,
+    /// What the figure was fitted to, where it is an exponent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub curve: Option<Curve>,
 }
 
 impl Row {
@@ -113,6 +117,7 @@ impl Row {
             aa: Some(aa),
             target,
             verdict: verdict(ratio.low, ratio.high, Some(aa), target),
+            curve: None,
         }
     }
 
@@ -136,6 +141,7 @@ impl Row {
             aa,
             target,
             verdict: verdict(ours.low, ours.high, aa, target),
+            curve: None,
         }
     }
 }

@@ -61,12 +61,6 @@ pub(crate) fn mean_ratio(ratios: &[f64]) -> f64 {
 
 /// The exponent k of `cost = c · size^k` that fits best, by least squares of logarithms.
 pub fn fitted_exponent(points: &[(f64, f64)]) -> f64 {
-    let (slope, _) = fitted_line(points);
-    slope
-}
-
-/// Slope and intercept of the fit in logarithms.
-pub(crate) fn fitted_line(points: &[(f64, f64)]) -> (f64, f64) {
     let logarithms: Vec<(f64, f64)> =
         points.iter().map(|(size, cost)| (size.ln(), cost.ln())).collect();
     let count = logarithms.len() as f64;
@@ -74,8 +68,7 @@ pub(crate) fn fitted_line(points: &[(f64, f64)]) -> (f64, f64) {
     let mean_y = logarithms.iter().map(|(_, y)| y).sum::<f64>() / count;
     let covariance: f64 = logarithms.iter().map(|(x, y)| (x - mean_x) * (y - mean_y)).sum();
     let variance: f64 = logarithms.iter().map(|(x, _)| (x - mean_x).powi(2)).sum();
-    let slope = covariance / variance;
-    (slope, mean_y - slope * mean_x)
+    covariance / variance
 }
 
 #[cfg(test)]

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use futures::executor::block_on;
 use pintle_test_bench::{
-    Bounds, ChaosRow, Comparison, Growth, Measure, Report, Row, Target, Verdict, bootstrap, midmean,
+    Bounds, ChaosRow, Comparison, Cost, Curve, Growth, Measure, Report, Row, Target, Verdict,
+    bootstrap, midmean,
 };
 use rand::rngs::SmallRng;
 use rand::{RngExt, SeedableRng};
@@ -176,24 +177,37 @@ fn failing_operation_names_the_side_and_the_round() {
 }
 
 #[test]
-fn growth_finds_the_exponent_and_judges_it() {
-    let grow = |exponent: f64, target| {
-        let growth = Growth::new("P12-keys", "list of <n> keys", "ms", &[10, 100, 1_000, 10_000]);
-        let mut random = SmallRng::seed_from_u64(3);
-        let cost = move |size: u64| {
-            let noise = random.random_range(0.98..1.02);
-            std::future::ready(Ok::<_, Infallible>((size as f64).powf(exponent) * noise))
-        };
-        block_on(growth.target(target).run(cost)).unwrap()
+fn growth_finds_the_exponent_of_each_cost_and_judges_it() {
+    let growth = Growth::new("P12-keys", "a list of keys", &[10, 100, 1_000, 10_000]);
+    let mut random = SmallRng::seed_from_u64(3);
+    let costs = move |size: u64| {
+        let noise = random.random_range(0.98..1.02);
+        let size = size as f64;
+        std::future::ready(Ok::<_, Infallible>([size * noise, size.powi(2) * noise]))
     };
-    let linear = grow(1.0, Target::AtMost(1.1));
-    assert_eq!(linear.row.verdict, Verdict::Pass, "{:?}", linear.row);
-    assert!((linear.row.ours - 1.0).abs() < 0.02);
-    let square = grow(2.0, Target::AtMost(1.1));
-    assert_eq!(square.row.verdict, Verdict::Fail);
-    let svg = linear.svg();
-    assert_eq!(svg.matches("<circle").count(), 4);
-    assert!(svg.contains("list of &lt;n&gt; keys") && !svg.contains("NaN"), "{svg}");
+    let kinds = [("-time", "ms"), ("-cpu", "CPU ms")].map(|(suffix, unit)| Cost { suffix, unit });
+    let rows = block_on(growth.run(kinds, costs)).unwrap();
+    let [linear, square] = rows.as_slice() else { panic!("{rows:?}") };
+    assert_eq!((linear.id.as_str(), linear.verdict), ("P12-keys-time", Verdict::Pass));
+    assert!((linear.ours - 1.0).abs() < 0.02, "{linear:?}");
+    assert_eq!((square.id.as_str(), square.verdict), ("P12-keys-cpu", Verdict::Fail));
+    assert!((square.ours - 2.0).abs() < 0.02, "{square:?}");
+}
+
+#[test]
+fn plot_shows_growth_in_proportion_as_ten_columns_for_a_tenfold() {
+    let points = vec![(10.0, 2.0), (100.0, 20.0), (1_000.0, 200.0)];
+    let curve = Curve { unit: "ms".to_owned(), points };
+    let expected = "P12, ms; ten columns are a tenfold\n  10 │█ 2.000\n \
+                    100 │███████████ 20.00\n1000 │█████████████████████ 200.0\n";
+    assert_eq!(curve.plot("P12"), expected);
+    let bounds = Bounds { estimate: 1.0, low: 1.0, high: 1.0 };
+    let row = Row::absolute(("P12", "keys", "exponent"), bounds, None, Target::AtMost(1.1));
+    let mut report = Report::default();
+    report.push(Row { curve: Some(curve), ..row });
+    assert!(report.to_string().ends_with(&format!("\n\n{expected}")), "{report}");
+    let json = serde_json::to_value(report.rows()).unwrap();
+    assert_eq!(json[0]["curve"]["points"][2], serde_json::json!([1_000.0, 200.0]));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 pub mod capabilities;
 pub mod chaos;
 pub mod follow;
+pub mod growth;
 pub mod hostile;
 pub mod load;
 pub mod measured;

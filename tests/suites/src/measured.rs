@@ -24,7 +24,8 @@ pub const EVENT_LIMIT: Duration = Duration::from_secs(10);
 pub struct Measured {
     /// The backend's configuration.
     pub config: Config,
-    _pintle: Pintle,
+    /// The host.
+    pub pintle: Pintle,
     _sandbox: Sandbox,
 }
 
@@ -41,7 +42,27 @@ impl Measured {
              settings = {{ root = {root:?} }}\n"
         );
         let pintle = sandbox.start(&settings).await?;
-        Ok(Self { config: pintle.config("main")?, _pintle: pintle, _sandbox: sandbox })
+        Ok(Self { config: pintle.config("main")?, pintle, _sandbox: sandbox })
+    }
+
+    /// Ends the host.
+    ///
+    /// # Errors
+    ///
+    /// It leaves something behind.
+    pub async fn end(self) -> Result<()> {
+        let report = self.pintle.shutdown().await;
+        ensure!(report.is_clean(), "{report:?}");
+        Ok(())
+    }
+
+    /// What the plugin has sent to its server.
+    ///
+    /// # Errors
+    ///
+    /// There is no such backend.
+    pub fn sent_bytes(&self) -> Result<u64> {
+        Ok(self.pintle.backend("main")?.network.bytes_sent)
     }
 
     /// P1 to P3: gets by one caller, then 64 outstanding on one connection. Each closure does one get.

@@ -7,7 +7,10 @@ use etcd_client::{Client, GetOptions, WatchOptions, WatchStream};
 use pintle::config::Put;
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_services::{Etcd, EtcdOptions};
-use pintle_test_suites::measured::{EVENT_LIMIT, Measured};
+use pintle_test_suites::{
+    growth,
+    measured::{EVENT_LIMIT, Measured},
+};
 use tokio::sync::Mutex;
 
 const ROOT: &str = "/bench/";
@@ -21,6 +24,8 @@ async fn main() -> Result<ExitCode> {
     report.extend(stage.gets().await?);
     report.extend(stage.one_writer().await?);
     report.extend(stage.change_to_event().await?);
+    drop(stage);
+    report.extend(growth::rows("etcd", &server.endpoint(), ROOT).await?);
     pintle_test_suites::finish(&report)
 }
 
