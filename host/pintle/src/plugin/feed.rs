@@ -1,8 +1,9 @@
 //! One upstream watch per target, shared by everybody who wants it.
 
 use std::{
+    collections::HashMap,
     hash::Hash,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -101,7 +102,14 @@ pub(crate) struct Feed<K: Watched> {
 
 /// The feeds of one kind of one backend.
 #[derive(Default)]
-pub(crate) struct Feeds<K: Watched>(Mutex<Vec<Slot<K>>>);
+pub(crate) struct Feeds<K: Watched>(Mutex<Slots<K>>);
+
+/// Found in the same time however many there are.
+struct Slots<K: Watched> {
+    by_id: HashMap<u64, Slot<K>>,
+    /// Which feed a target has. One that has ended may still have users, and another follows it.
+    by_target: HashMap<K::Target, u64>,
+}
 
 struct Slot<K: Watched> {
     feed: Arc<Feed<K>>,
@@ -117,19 +125,20 @@ pub(crate) struct FeedUser<K: Watched> {
 /// Joins the feed of `target`, opening it if nobody has.
 pub(crate) fn join<K: Watched>(backend: &Arc<Backend>, target: K::Target) -> FeedUser<K> {
     let mut slots = K::feeds(backend).lock();
-    let usable =
-        |slot: &&mut Slot<K>| slot.feed.target == target && slot.feed.mirror.end().is_none();
-    if let Some(slot) = slots.iter_mut().find(usable) {
+    let known = slots.by_target.get(&target).copied();
+    let slot = known.and_then(|id| slots.by_id.get_mut(&id));
+    if let Some(slot) = slot.filter(|slot| slot.feed.mirror.end().is_none()) {
         slot.users += 1;
         return FeedUser { backend: Arc::clone(backend), feed: Arc::clone(&slot.feed) };
     }
-    let feed = Arc::new(Feed {
+    let feed: Arc<Feed<K>> = Arc::new(Feed {
         id: backend.next_id(),
         target,
         made: Made::default(),
         mirror: Arc::new(Mirror::bounded(backend.limits.watch_bytes)),
     });
-    slots.push(Slot { feed: Arc::clone(&feed), users: 1 });
+    slots.by_target.insert(feed.target.clone(), feed.id);
+    slots.by_id.insert(feed.id, Slot { feed: Arc::clone(&feed), users: 1 });
     drop(slots);
     let opening = (Arc::clone(backend), Arc::clone(&feed));
     backend.shared.engine.host_runtime().spawn(async move {
@@ -159,34 +168,53 @@ impl<K: Watched> Feed<K> {
 
 impl<K: Watched> Feeds<K> {
     pub(crate) fn find(&self, id: u64) -> Option<Arc<Mirror<K::Value>>> {
-        let slots = self.lock();
-        let slot = slots.iter().find(|slot| slot.feed.id == id)?;
-        Some(Arc::clone(&slot.feed.mirror))
+        self.lock().by_id.get(&id).map(|slot| Arc::clone(&slot.feed.mirror))
     }
 
     /// Tells every mirror that its upstream is gone.
     pub(crate) fn interrupt(&self, reason: &Arc<str>) {
-        for slot in self.lock().iter() {
+        for slot in self.lock().by_id.values() {
             slot.feed.mirror.interrupt(Arc::clone(reason));
         }
     }
 
     /// Ends every watch for good.
     pub(crate) fn end(&self, error: &Error) {
-        for slot in self.lock().iter() {
+        for slot in self.lock().by_id.values() {
             slot.feed.mirror.apply(Upstream::Ended(error.clone()));
         }
     }
 
     /// Opens every watch again on a new incarnation, each on its own.
     pub(crate) async fn reopen(&self, backend: &Backend) {
-        let feeds: Vec<_> = self.lock().iter().map(|slot| Arc::clone(&slot.feed)).collect();
+        let feeds: Vec<_> = self.lock().by_id.values().map(|slot| Arc::clone(&slot.feed)).collect();
         let open = feeds.iter().map(|feed| feed.open(backend));
         open.collect::<FuturesUnordered<_>>().collect::<()>().await;
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Slot<K>>> {
+    fn lock(&self) -> MutexGuard<'_, Slots<K>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<K: Watched> Default for Slots<K> {
+    fn default() -> Self {
+        Self { by_id: HashMap::new(), by_target: HashMap::new() }
+    }
+}
+
+impl<K: Watched> Slots<K> {
+    /// Takes a feed out that nobody uses; answers whether it was there.
+    fn remove_unused(&mut self, id: u64) -> bool {
+        let Some(slot) = self.by_id.remove(&id) else { return false };
+        if slot.users > 0 {
+            self.by_id.insert(id, slot);
+            return false;
+        }
+        if self.by_target.get(&slot.feed.target) == Some(&id) {
+            self.by_target.remove(&slot.feed.target);
+        }
+        true
     }
 }
 
@@ -211,8 +239,7 @@ impl<K: Watched> Clone for FeedUser<K> {
 impl<K: Watched> Drop for FeedUser<K> {
     fn drop(&mut self) {
         let mut slots = K::feeds(&self.backend).lock();
-        let mine = |slot: &&mut Slot<K>| Arc::ptr_eq(&slot.feed, &self.feed);
-        let Some(slot) = slots.iter_mut().find(mine) else { return };
+        let Some(slot) = slots.by_id.get_mut(&self.feed.id) else { return };
         slot.users -= 1;
         if slot.users > 0 {
             return;
@@ -222,11 +249,7 @@ impl<K: Watched> Drop for FeedUser<K> {
         self.backend.shared.engine.host_runtime().spawn(async move {
             tokio::time::sleep(LINGER).await;
             let Some(backend) = backend.upgrade() else { return };
-            let mut slots = K::feeds(&backend).lock();
-            let before = slots.len();
-            slots.retain(|slot| slot.feed.id != id || slot.users > 0);
-            let removed = slots.len() < before;
-            drop(slots);
+            let removed = K::feeds(&backend).lock().remove_unused(id);
             if removed {
                 K::close(&backend, id);
             }
