@@ -1,6 +1,7 @@
 //! What the programs that inject faults share.
 
 pub mod backend;
+pub mod killed;
 pub mod lives;
 pub mod locks;
 pub mod register;

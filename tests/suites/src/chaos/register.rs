@@ -17,6 +17,8 @@ use crate::load::Load;
 
 const CLIENTS: u32 = 8;
 const BACKENDS: usize = 4;
+/// Operations between two faults, where there are few: each kind comes all the same.
+const SMOKE_PACE: usize = 200;
 
 /// R1: eight clients on three servers.
 ///
@@ -49,10 +51,11 @@ pub async fn linearizable<B: Backend>(size: Size) -> Result<ChaosRow> {
     let load = Load::start(&configs, CLIENTS);
     let (control, controlled) = control(B::Control::connect(&members).await?);
     let mut faults = 0;
+    let pace = size.of(B::PACE, SMOKE_PACE);
     while load.count() < wanted {
-        break_something::<B>(&mut cluster, &host.proxies, &load, faults).await?;
+        break_something::<B>(&mut cluster, &host.proxies, &load, faults, pace / 4).await?;
         faults += 1;
-        load.more(B::PACE).await?;
+        load.more(pace).await?;
     }
     let (done, report) = (load.count() as u64, load.end().await?);
     control.abort();
@@ -89,6 +92,7 @@ async fn break_something<B: Backend>(
     proxies: &[Proxy],
     load: &Load,
     number: usize,
+    pause: usize,
 ) -> Result<()> {
     let reply = || Rule::reply_to(|message| message.contains(b"reg/"));
     let Some(proxy) = proxies.get(number % proxies.len().max(1)) else { return Ok(()) };
@@ -98,19 +102,19 @@ async fn break_something<B: Backend>(
         2 => drop(proxy.cut_all(Cut::Reset).await?),
         3 => {
             proxy.set(Fault::Blackhole);
-            load.more(B::PACE / 4).await?;
+            load.more(pause).await?;
             proxy.heal().await?;
         }
         4 => {
             let killed = leader::<B>(cluster).await?;
             B::kill(killed)?;
-            load.more(B::PACE / 4).await?;
+            load.more(pause).await?;
             B::restart(killed).await?;
         }
         _ => {
             let paused = leader::<B>(cluster).await?;
             B::pause(paused)?;
-            load.more(B::PACE / 4).await?;
+            load.more(pause).await?;
             B::resume(paused)?;
         }
     }

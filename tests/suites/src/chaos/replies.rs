@@ -31,10 +31,12 @@ const TTL: Duration = Duration::from_secs(3_000);
 pub async fn lost<B: Backend>(kind: Kind, size: Size) -> Result<ChaosRow> {
     let (backends, rounds) = (size.of(25, 5), size.of(40, 4));
     let stage = Stage::<B>::start(backends).await?;
+    let control = stage.control().await?;
+    // Where a backend has directories, this one is there before all of them want to make it.
+    control.put("lost/first", "").await?;
     let workers = (0..backends).map(|number| work(&stage, kind, number, rounds));
     let wrong: Vec<Vec<String>> = try_join_all(workers).await?;
     let mut wrong: Vec<String> = wrong.into_iter().flatten().collect();
-    let control = stage.control().await?;
     let left =
         eventually("no orphan", async || Ok(control.leased().await?.is_empty().then_some(())));
     if left.await.is_err() {
