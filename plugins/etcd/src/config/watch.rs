@@ -92,11 +92,15 @@ impl Etcd {
 
     /// Passes changes on as the reader takes them, and answers what ended that.
     async fn deliver(&self, watched: Watched, sink: &WatchSink) -> Delivered {
+        let prev_kv = watched.prev_kv;
         let mut changes = Changes::open(&self.watches, watched);
         loop {
             match changes.next().await {
                 Next::Notice(Notice::Events(events)) => {
                     for event in events {
+                        if prev_kv && event.lacks_previous() {
+                            return Delivered::Ended(End::Compacted(event.revision()));
+                        }
                         self.change(sink, event).await;
                     }
                 }

@@ -381,6 +381,13 @@ impl Event {
     pub fn is_deletion(&self) -> bool {
         self.r#type == i32::from(EventType::Delete)
     }
+
+    /// Whether something was there before that is not told though it was asked for: the server reads
+    /// it when it sends the change, and leaves it out when it was compacted meanwhile.
+    pub fn lacks_previous(&self) -> bool {
+        let was_there = self.is_deletion() || self.kv.as_ref().is_some_and(|kv| kv.version > 1);
+        was_there && self.prev_kv.is_none()
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Message)]
