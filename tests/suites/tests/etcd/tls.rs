@@ -1,12 +1,22 @@
 //! TLS and mutual TLS; what is wrong is said.
 
+use std::{net::SocketAddr, sync::Arc};
+
 use anyhow::{Context, Result};
 use pintle::{Effect, lock::LockRequest};
 use pintle_test_services::{EtcdOptions, EtcdTls, Leaf, TestCa};
 use pintle_test_suites::{eventually, follow::Follower, within};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpListener,
+};
+use tokio_rustls::{
+    TlsAcceptor,
+    rustls::{
+        ServerConfig,
+        crypto::ring,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
 };
 
 use crate::{
@@ -154,26 +164,69 @@ async fn plain_text_to_a_tls_port_is_told() -> Result<()> {
     Ok(())
 }
 
+/// Answers as servers do that know only the protocol before HTTP/2.
+async fn answer_in_http_1(mut stream: impl AsyncRead + AsyncWrite + Unpin) -> Result<()> {
+    let mut request = [0; 1024];
+    let _ = stream.read(&mut request).await?;
+    stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await?;
+    Ok(stream.shutdown().await?)
+}
+
+/// Where such servers listen, over TLS with this certificate and these protocols, or without.
+async fn http_1_server(tls: Option<(Leaf, &[&str])>) -> Result<SocketAddr> {
+    let acceptor = tls.map(|(leaf, protocols)| {
+        let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let chain = vec![CertificateDer::from_pem_slice(leaf.certificate_pem.as_bytes())?];
+        let key = PrivateKeyDer::from_pem_slice(leaf.key_pem.as_bytes())?;
+        let config = config.with_safe_default_protocol_versions()?.with_no_client_auth();
+        let mut config = config.with_single_cert(chain, key)?;
+        config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+        anyhow::Ok(TlsAcceptor::from(Arc::new(config)))
+    });
+    let acceptor = acceptor.transpose()?;
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = listener.local_addr()?;
+    // It ends with the test's runtime.
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                match acceptor {
+                    Some(acceptor) => answer_in_http_1(acceptor.accept(stream).await?).await,
+                    None => answer_in_http_1(stream).await,
+                }
+            });
+        }
+    });
+    Ok(address)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tls_server_that_knows_no_http_2_is_refused_with_the_reason() -> Result<()> {
+    let ca = TestCa::new()?;
+    let stage = Stage::new().await?;
+    // One that does not know ALPN says nothing in the handshake, one that does refuses there.
+    let servers: [(&[&str], _); 2] =
+        [(&[], "speaks HTTP/2 over TLS"), (&["http/1.1"], "none of the protocols offered (h2)")];
+    for (protocols, wanted) in servers {
+        let address = http_1_server(Some((ca.server()?, protocols))).await?;
+        let settings = trusting(&stage, &ca).endpoints([address.to_string()]);
+        let node = stage.start(settings).await?;
+        let error = within("an answer", node.config.get("k")).await?.unwrap_err();
+        assert_eq!((error.code(), error.effect()), ("unavailable", Effect::None), "{error}");
+        let text = error.to_string();
+        assert!(text.contains(&address.to_string()), "{text}");
+        assert!(text.contains(wanted), "{protocols:?}: {text}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_server_that_speaks_no_http_2_is_told() -> Result<()> {
     let stage = Stage::new().await?;
-    let listener = TcpListener::bind("127.0.0.1:0").await?;
-    let address = listener.local_addr()?;
-    let answering = tokio::spawn(async move {
-        loop {
-            let (mut stream, _) = listener.accept().await?;
-            let mut request = [0; 1024];
-            let _ = stream.read(&mut request).await?;
-            // As servers answer that know only the old protocol.
-            stream.write_all(b"HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await?;
-            stream.shutdown().await?;
-        }
-        #[allow(unreachable_code, reason = "it names the type")]
-        anyhow::Ok(())
-    });
+    let address = http_1_server(None).await?;
     let node = stage.start(stage.settings("a").endpoints([address.to_string()])).await?;
     let error = within("an answer", node.config.get("k")).await?.unwrap_err();
-    answering.abort();
     assert_eq!((error.code(), error.effect()), ("unavailable", Effect::None), "{error}");
     let text = error.to_string();
     assert!(text.contains(&address.to_string()), "{text}");
