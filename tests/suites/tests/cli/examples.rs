@@ -1,12 +1,19 @@
 //! The examples in other languages, and the tour of the README, as they are written.
 
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    process::Stdio,
+};
 
 use anyhow::{Context, Result, ensure};
+use pintle_test_services::{EtcdCluster, EtcdOptions};
 use pintle_test_suites::within;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    process::Command,
+};
 
-use crate::shell::Shell;
+use crate::shell::{Running, Shell};
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
@@ -71,28 +78,138 @@ fn fits(shown: &str, line: &str) -> bool {
     rest.ends_with(others)
 }
 
-#[tokio::test]
-async fn the_tour_of_the_readme_goes_as_it_is_written() -> Result<()> {
-    let steps = tour()?;
-    assert!((5..=10).contains(&steps.len()), "{} commands", steps.len());
-    let shell = Shell::new()?;
-    let (_server, url) = shell.serve().await?;
-    // The tour's names for the program and for the server.
-    let bin = shell.path("bin");
-    std::fs::create_dir(&bin)?;
-    std::os::unix::fs::symlink(shell.program(), bin.join("pintle"))?;
-    let path = format!("{}:{}", bin.display(), std::env::var("PATH")?);
-    for (command, shown) in steps {
-        let line = command.replace("http://127.0.0.1:7468", &url);
-        let mut run = Command::new("sh");
-        run.args(["-c", &line]).envs(shell.environment()).env("PATH", &path).kill_on_drop(true);
-        let output = within(&command, run.output()).await??;
+/// Where the tour is taken: a program called `pintle`, a server, and perhaps its settings.
+struct Place {
+    shell: Shell,
+    /// The server and its URL. It ends when this is dropped.
+    server: (Running, String),
+    settings: Option<PathBuf>,
+}
+
+impl Place {
+    /// With the settings that these lines are, or without any.
+    async fn new(plugin: &str, settings: Option<&str>) -> Result<Self> {
+        let shell = Shell::with_plugins(&[plugin])?;
+        let bin = shell.path("bin");
+        std::fs::create_dir(&bin)?;
+        std::os::unix::fs::symlink(shell.program(), bin.join("pintle"))?;
+        let file = settings.map(|text| {
+            let file = shell.path("pintle.toml");
+            std::fs::write(&file, text).map(|()| file)
+        });
+        let settings = file.transpose()?;
+        let server = shell.serve_with(settings.as_deref()).await?;
+        Ok(Self { shell, server, settings })
+    }
+
+    /// A command of the tour. `http://127.0.0.1:7468` stands for the server.
+    fn command(&self, line: &str) -> Result<Command> {
+        let path = format!("{}:{}", self.shell.path("bin").display(), std::env::var("PATH")?);
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &line.replace("http://127.0.0.1:7468", &self.server.1)])
+            .envs(self.shell.environment())
+            .envs(self.settings.as_ref().map(|file| ("PINTLE_SETTINGS", file)))
+            .env("PATH", path)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        Ok(command)
+    }
+
+    /// Runs a command, and compares what it prints with what is shown.
+    async fn step(&self, line: &str, shown: &[String]) -> Result<()> {
+        let output = within(line, self.command(line)?.stdin(Stdio::null()).output()).await??;
         let text = String::from_utf8(output.stdout)? + &String::from_utf8(output.stderr)?;
         let lines: Vec<&str> = text.lines().map(str::trim_end).collect();
         let same = lines.len() == shown.len()
             && shown.iter().zip(&lines).all(|(shown, line)| fits(shown.trim_end(), line));
-        assert!(same, "$ {command}\nshown:\n{}\nprinted:\n{text}", shown.join("\n"));
+        ensure!(same, "$ {line}\nshown:\n{}\nprinted:\n{text}", shown.join("\n"));
+        Ok(())
     }
+}
+
+#[tokio::test]
+async fn the_tour_of_the_readme_goes_as_it_is_written() -> Result<()> {
+    let steps = tour()?;
+    assert!((5..=10).contains(&steps.len()), "{} commands", steps.len());
+    let place = Place::new("plugins/local", None).await?;
+    for (command, shown) in steps {
+        place.step(&command, &shown).await?;
+    }
+    Ok(())
+}
+
+/// Settings with one backend on this line.
+fn settings(backend: &str) -> String {
+    let defaults = "config = \"main\"\nregistry = \"main\"\nlock = \"main\"";
+    format!("[defaults]\n{defaults}\n\n[backends]\n{backend}\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_changed_line_moves_the_tour_to_etcd_and_its_lock_outlives_the_leader() -> Result<()> {
+    let mut cluster = EtcdCluster::start(EtcdOptions::default()).await?;
+    let on_local = settings("main = { plugin = \"local\" }");
+    let endpoints = cluster.endpoints();
+    let on_etcd = settings(&format!("main = {{ plugin = \"etcd\", endpoints = {endpoints:?} }}"));
+    let changed = on_local.lines().zip(on_etcd.lines()).filter(|(before, after)| before != after);
+    assert_eq!((changed.count(), on_local.lines().count()), (1, on_etcd.lines().count()));
+
+    for (plugin, text) in [("local", &on_local), ("etcd", &on_etcd)] {
+        let place = Place::new(&format!("plugins/{plugin}"), Some(text)).await?;
+        let mut locks = 0;
+        for (command, mut shown) in tour()? {
+            // The backend has a name of its own here.
+            for line in shown.iter_mut().filter(|line| line.starts_with("local ")) {
+                *line = "main …".to_owned();
+            }
+            if plugin == "etcd" && command.starts_with("pintle lock run ") {
+                locks += 1;
+                killing_the_leader(&place, &mut cluster, &command, &shown).await?;
+            } else {
+                place.step(&command, &shown).await.with_context(|| format!("on {plugin}"))?;
+            }
+        }
+        assert_eq!(locks, usize::from(plugin == "etcd"), "the tour takes a lock");
+    }
+    Ok(())
+}
+
+/// Runs the tour's command under a lock, kills the leader while it runs, and lets it go on.
+async fn killing_the_leader(
+    place: &Place,
+    cluster: &mut EtcdCluster,
+    command: &str,
+    shown: &[String],
+) -> Result<()> {
+    // The same, but it does not end before it is told to.
+    let (held, quote) = command.split_at(command.len() - 1);
+    ensure!(quote == "'" && shown == ["token …"], "the tour has changed: {command}");
+    let mut child = place.command(&format!("{held}; read line'"))?.spawn()?;
+    let mut lines = BufReader::new(child.stdout.take().context("standard output")?).lines();
+    let mut line = async || within("a line", lines.next_line()).await?.map_err(anyhow::Error::from);
+    let token = |line: String| -> Result<u64> {
+        Ok(line.strip_prefix("token ").context("a token")?.parse()?)
+    };
+    let first = token(line().await?.context("it printed nothing")?)?;
+    cluster.leader().await?.kill()?;
+    // There is another: what is asked from here on is answered by it.
+    cluster.leader().await?;
+    let tried = place.command("pintle lock run nightly --wait 0s -- true")?.output();
+    let tried = within("a second holder", tried).await??;
+    assert!(!tried.status.success(), "two holders: {tried:?}");
+    let mut input = child.stdin.take().context("standard input")?;
+    input.write_all(b"go on\n").await?;
+    assert_eq!(line().await?, None);
+    let output = within("its end", child.wait_with_output()).await??;
+    assert!(output.status.success(), "{output:?}");
+
+    let mut next = place.command(command)?.spawn()?;
+    let mut lines = BufReader::new(next.stdout.take().context("standard output")?).lines();
+    let after = within("a line", lines.next_line()).await??.context("it printed nothing")?;
+    assert!(token(after)? > first);
+    assert!(within("its end", next.wait()).await??.success());
     Ok(())
 }
 

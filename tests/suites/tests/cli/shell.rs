@@ -126,7 +126,14 @@ impl Shell {
 
     /// Starts `pintle serve` on a free port, and waits until it serves; its URL.
     pub(crate) async fn serve(&self) -> Result<(Running, String)> {
-        let mut server = self.start(&["serve", "--listen", "127.0.0.1:0", "-o", "json"])?;
+        self.serve_with(None).await
+    }
+
+    /// The same with a file of settings.
+    pub(crate) async fn serve_with(&self, settings: Option<&Path>) -> Result<(Running, String)> {
+        let mut command = self.command(&["serve", "--listen", "127.0.0.1:0", "-o", "json"]);
+        command.envs(settings.map(|file| ("PINTLE_SETTINGS", file)));
+        let mut server = self.running(command)?;
         let line: serde_json::Value = serde_json::from_str(&server.line().await?)?;
         let url = line.get("url").and_then(|url| url.as_str()).context("a url")?.to_owned();
         Ok((server, url))
