@@ -10,7 +10,7 @@ use pintle::{
     lock::{LeaseStatus, LockRequest},
     registry::RegistrationStatus,
 };
-use pintle_test_proxy::{Action, Cut, Proxy, Rule};
+use pintle_test_proxy::{Action, Cut, Fault, Proxy, Rule};
 use pintle_test_services::{EtcdCluster, EtcdOptions};
 use pintle_test_suites::{
     DEADLINE, eventually,
@@ -109,7 +109,15 @@ async fn a_member_that_stops_without_a_word_is_left_for_another() -> Result<()> 
     let used = |proxies: &[Proxy]| -> Vec<usize> {
         (0..3).filter(|&member| !proxies[member].connections().is_empty()).collect()
     };
-    let first = *used(&proxies).first().context("a connection")?;
+    // The member that carries the watch stops: each kind of request has a connection of its own.
+    let delivered = proxies.iter().map(|proxy| {
+        let marked = Rule::reply(|message| message.contains(b"marked"));
+        proxy.arm(marked, Action::Fault(Fault::None))
+    });
+    let delivered: Vec<_> = delivered.collect();
+    put(&node.config, "w/k", "marked").await?;
+    follower.until("the mark", |now| now.state["w/k"] == "marked").await?;
+    let first = delivered.iter().position(|armed| armed.count() > 0).context("a delivery")?;
     cluster.cluster.members()[first].pause()?;
 
     // What others write through the rest arrives, and reads are answered.
@@ -132,6 +140,7 @@ async fn a_member_that_stops_without_a_word_is_left_for_another() -> Result<()> 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_without_a_leader_is_not_believed() -> Result<()> {
+    const ENDED: [(&str, &str); 2] = [("grpc_method", "Watch"), ("grpc_code", "Unavailable")];
     let mut cluster = Cluster::start().await?;
     let mine = cluster.cluster.endpoints().swap_remove(0);
     let node = cluster.stage.start(cluster.settings("a").endpoints([mine.clone()])).await?;
@@ -141,7 +150,12 @@ async fn a_member_without_a_leader_is_not_believed() -> Result<()> {
     for member in cluster.cluster.members().iter_mut().skip(1) {
         member.pause()?;
     }
-    // The member answers pings, and would keep an ordinary watch open and silent.
+    // The member answers pings, and would keep an ordinary watch open and silent: it ends this one.
+    eventually("the end of the watch", async || {
+        let ended = cluster.cluster.members()[0].metric("grpc_server_handled_total", &ENDED);
+        Ok((ended.await? >= 1.0).then_some(()))
+    })
+    .await?;
     eventually("the doubt", async || {
         let cached = mirror.cached("w/k", DEADLINE).context("the last that was known")?;
         let health = node.pintle.check_backend("main").await?.health?;

@@ -9,7 +9,7 @@ use pintle::{
     config::{Delete, DeleteOutcome, Put, PutOutcome, Txn, TxnOp, TxnOutcome},
     lock::{AcquireOutcome, Lease, LeaseStatus, LockRequest},
 };
-use pintle_test_proxy::{Action, Cut, Direction, Fault, Rule};
+use pintle_test_proxy::{Action, Cut, Direction, Fault, Message, Rule};
 use pintle_test_services::EtcdOptions;
 use pintle_test_suites::{eventually, within};
 
@@ -111,11 +111,37 @@ async fn a_holder_who_is_cut_off_is_told_before_the_server_lets_go() -> Result<(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_time_of_a_lease_counts_from_the_sending_of_its_renewal() -> Result<()> {
+    const DELAY: Duration = Duration::from_millis(400);
+    /// The shortest lease with the least margin.
+    const SAFE: Duration = Duration::from_millis(2_500);
+    let stage = Stage::new().await?;
+    let proxy = stage.proxy().await?;
+    let node = stage.node_through("a", &proxy).await?;
+    node.config.get("k").await?;
+    proxy.set(Fault::Delay { to_server: Duration::ZERO, to_client: DELAY });
+    let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(3))).await?;
+    // No answer took less than the delay, so that of every grant so much is over when it is known.
+    let (mut before, mut renewals) = (lease.remaining(), 0);
+    eventually("three renewals", async || {
+        let now = lease.remaining();
+        assert!(lease.is_held() && now <= SAFE - DELAY, "{now:?} are left, {renewals} renewals");
+        renewals += u32::from(now > before);
+        before = now;
+        Ok((renewals == 3).then_some(()))
+    })
+    .await?;
+    assert!(lease.release().await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_holder_is_in_doubt_while_cut_off_and_holds_on_when_it_was_short() -> Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;
     let node = stage.node_through("a", &proxy).await?;
-    let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(30))).await?;
+    // It would be renewed after minutes: nothing but the lost connection can say so.
+    let lease = node.hold(LockRequest::new("l").ttl(LONG)).await?;
     let before = stage.leased_key().await?;
     proxy.refuse().await?;
     proxy.cut_all(Cut::Reset).await?;
@@ -162,18 +188,22 @@ async fn a_lost_reply_to_a_claim_leaves_no_orphan() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_lost_reply_to_a_release_is_made_up_for() -> Result<()> {
+async fn a_release_that_is_lost_on_its_way_is_made_up_for() -> Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;
     let node = stage.node_through("a", &proxy).await?;
-    let lease = node.hold(LockRequest::new("release").ttl(LONG)).await?;
-    let key = stage.leased_key().await?.key().to_owned();
-    let in_request = key.clone();
-    let rule = Rule::reply_to(move |message| message.contains(&in_request));
-    proxy.arm(rule, Action::CutBefore(Cut::Reset));
-    // Released or in doubt: no claim may be left in the end.
-    let _ = within("an answer", lease.release()).await?;
-    no_claim(&stage).await
+    for is_done in [false, true] {
+        let lease = node.hold(LockRequest::new("release").ttl(LONG)).await?;
+        let key = stage.leased_key().await?.key().to_owned();
+        let names_it = move |message: &Message<'_>| message.contains(&key);
+        let rule = if is_done { Rule::reply_to(names_it) } else { Rule::request(names_it) };
+        let lost = proxy.arm(rule, Action::CutBefore(Cut::Reset));
+        // Released or in doubt: its TTL is ten minutes, and no claim may be left in the end.
+        let _ = within("an answer", lease.release()).await?;
+        lost.fired().await?;
+        no_claim(&stage).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -351,6 +381,38 @@ async fn large_reads_do_not_starve_the_renewal_of_leases() -> Result<()> {
     }
     let after = stage.leased_key().await?;
     assert_eq!(after.create_revision(), before.create_revision());
+    assert!(lease.release().await?);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_that_is_stuck_on_its_way_does_not_hold_up_renewals() -> Result<()> {
+    let stage = Stage::alone(EtcdOptions::default()).await?;
+    let proxy = stage.proxy().await?;
+    let node = stage.node_through("a", &proxy).await?;
+    stage.client().await?.put(stage.key("stuck"), "1", None).await?;
+    let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(3))).await?;
+    // Its answer, and what comes behind it on the same connection.
+    let towards = Fault::BlackholeTowards(Direction::ToClient);
+    let rule = Rule::reply_to(|message| message.contains(b"stuck"));
+    let stuck = proxy.arm(rule, Action::Fault(towards));
+    let config = node.config.clone();
+    let reading = tokio::spawn(async move { config.get("stuck").await });
+    stuck.fired().await?;
+    let renewals = async || stage.etcd.metric("etcd_debugging_lease_renewed_total", &[]).await;
+    let before = renewals().await?;
+    let renewed =
+        eventually(
+            "three renewals",
+            async || Ok((renewals().await? >= before + 3.0).then_some(())),
+        );
+    tokio::select! {
+        renewed = renewed => renewed?,
+        status = lease.changed() => bail!("the lease is {status:?}"),
+    }
+    proxy.heal().await?;
+    // In time or too late: it is no concern of the lease.
+    let _ = within("the end of the read", reading).await??;
     assert!(lease.release().await?);
     Ok(())
 }

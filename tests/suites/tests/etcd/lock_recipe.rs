@@ -7,9 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use etcd_client::{
-    Client, Compare, CompareOp, GetOptions, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
+    Client, Compare, CompareOp, GetOptions, KeyValue, PutOptions, SortOrder, SortTarget, Txn, TxnOp,
 };
-use pintle::lock::{AcquireOutcome, LockRequest};
+use pintle::{
+    config::{Put, PutOutcome},
+    lock::{AcquireOutcome, Lease, LockRequest},
+};
 use pintle_test_suites::{eventually, within};
 
 use crate::{
@@ -93,6 +96,42 @@ async fn a_native_claim_waits_for_ours_and_then_excludes_us() -> Result<()> {
     };
     let after = next.token().context("a token")?.value;
     assert!(token < revision && revision < after, "{token}, {revision}, {after}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_the_revision_at_which_the_claim_came_into_being() -> Result<()> {
+    let stage = Stage::new().await?;
+    let node = stage.node("a").await?;
+    let first = node.hold(LockRequest::new("r/token").ttl(LONG)).await?;
+    let before = stage.leased_key().await?;
+    let token = |lease: &Lease| -> Result<(String, u64)> {
+        let token = lease.token().context("a token")?;
+        Ok((token.epoch.to_string(), token.value))
+    };
+    let mut client = stage.client().await?;
+    let cluster = client.status().await?.header().context("a header")?.cluster_id();
+    let expected = |claim: &KeyValue| -> Result<(String, u64)> {
+        Ok((format!("{cluster:x}"), claim.create_revision().try_into()?))
+    };
+    assert_eq!(token(&first)?, expected(&before)?);
+
+    let lock = node.lock.clone();
+    let waiter = tokio::spawn(async move { lock.acquire(waiting("r/token")).await });
+    state_with(&node, "r/token", |state| state.waiters.len() == 1).await?;
+    // The store goes on while it waits, and somebody writes its claim again.
+    let claims = stage.leased_keys().await?;
+    let own = claims.iter().find(|claim| claim.key() != before.key()).context("its claim")?;
+    let options = PutOptions::new().with_lease(own.lease());
+    client.put(own.key(), own.value(), Some(options)).await?;
+    first.release().await?;
+    let AcquireOutcome::Held(next) = within("the waiter", waiter).await??? else {
+        bail!("it waited in vain")
+    };
+    assert_eq!(token(&next)?, expected(own)?);
+    // A write that it guards is taken.
+    let guarded = Put::new("r/guarded", "1").held(next.reference());
+    assert!(matches!(node.config.put(guarded).await?, PutOutcome::Stored { .. }));
     Ok(())
 }
 

@@ -101,7 +101,8 @@ async fn a_backlog_larger_than_any_message_arrives_whole() -> Result<()> {
     proxy.cut_all(Cut::Reset).await?;
     let mut client = stage.client().await?;
     let mut record = Record::default();
-    for number in 0..60 {
+    // 18 MB, where a message may have 16.
+    for number in 0..180 {
         let (key, value) =
             (format!("b/{}", number % 3), format!("{number}-{}", "x".repeat(100 << 10)));
         client.put(stage.key(&key), value.as_str(), None).await?;
@@ -115,19 +116,26 @@ async fn a_backlog_larger_than_any_message_arrives_whole() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_connection_that_fell_silent_is_noticed_and_replaced() -> Result<()> {
+async fn a_connection_that_fell_silent_is_noticed_by_a_ping_and_replaced() -> Result<()> {
     let stage = Stage::new().await?;
-    let proxy = stage.proxy().await?;
-    let node = stage.brisk_node_through("a", &proxy).await?;
-    put(&node.config, "s/k", "1").await?;
-    let follower = Follower::open(&node.config, "watcher", prefix("s")).await?;
+    let proxies = [stage.proxy().await?, stage.proxy().await?];
+    let brisk = stage.brisk_node_through("brisk", &proxies[0]).await?;
+    // Without PINGs it is noticed as well, when a proof that nothing is missing is overdue.
+    let settings = stage.settings("slow").endpoints([proxies[1].addr().to_string()]);
+    let slow = stage.start(settings.plugin("ping_after_ms = 600000")).await?;
+    put(&brisk.config, "s/k", "1").await?;
+    let noticing = Follower::open(&brisk.config, "noticing", prefix("s")).await?;
+    let waiting = Follower::open(&slow.config, "waiting", prefix("s")).await?;
     // The server's side of every connection ends and the client is not told.
-    for connection in proxy.connections() {
+    for connection in proxies.iter().flat_map(pintle_test_proxy::Proxy::connections) {
         connection.strand().await?;
     }
     stage.client().await?.put(stage.key("s/k"), "2", None).await?;
-    follower.until("the change", |now| now.state["s/k"] == "2").await?;
-    assert!(follower.now().resyncs.is_empty());
+    noticing.until("the change", |now| now.state["s/k"] == "2").await?;
+    assert_eq!(waiting.now().state["s/k"], "1", "it was no PING that noticed it");
+    assert!(noticing.now().resyncs.is_empty());
+    waiting.until("the change", |now| now.state["s/k"] == "2").await?;
+    assert!(waiting.now().resyncs.is_empty());
     Ok(())
 }
 
