@@ -15,6 +15,10 @@ use crate::workspace::Workspace;
 pub(crate) struct Arguments {
     /// One benchmark; without it all of them, and an unknown name lists what there is
     name: Option<String>,
+    /// Only this row of the benchmark, or all that begin so, where it offers the choice, as etcd does:
+    /// P1-etcd, P12; more than once for more
+    #[arg(long, value_name = "ROW", requires = "name")]
+    only: Vec<String>,
     /// Write all rows to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -46,7 +50,8 @@ const FAMILY: Family = Family { prefix: "bench-" };
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let names = FAMILY.choose(workspace, arguments.name.as_deref())?;
-    let rows: Vec<BenchRow> = FAMILY.run(workspace, &names, Profile::Release, &[])?;
+    let flags: Vec<&str> = arguments.only.iter().flat_map(|row| ["--only", row]).collect();
+    let rows: Vec<BenchRow> = FAMILY.run(workspace, &names, Profile::Release, &flags)?;
     rows::publish(&rows, arguments.json.as_ref())
 }
 

@@ -18,6 +18,9 @@ pub(crate) struct Arguments {
     /// Small loads, as the tests run them: at most five minutes
     #[arg(long)]
     smoke: bool,
+    /// Only this row of the program, or all that begin so: R4-etcd, R6; more than once for more
+    #[arg(long, value_name = "ROW", requires = "name")]
+    only: Vec<String>,
     /// Write all rows to this file as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -40,12 +43,13 @@ const FAMILY: Family = Family { prefix: "chaos-" };
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let names = FAMILY.choose(workspace, arguments.name.as_deref())?;
-    let (profile, flags): (_, &[&str]) = if arguments.smoke {
-        (Profile::Development, &["--smoke"])
+    let (profile, mut flags) = if arguments.smoke {
+        (Profile::Development, vec!["--smoke"])
     } else {
-        (Profile::Release, &[])
+        (Profile::Release, Vec::new())
     };
-    let rows: Vec<ChaosRow> = FAMILY.run(workspace, &names, profile, flags)?;
+    flags.extend(arguments.only.iter().flat_map(|row| ["--only", row]));
+    let rows: Vec<ChaosRow> = FAMILY.run(workspace, &names, profile, &flags)?;
     rows::publish(&rows, arguments.json.as_ref())
 }
 

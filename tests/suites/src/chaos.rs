@@ -40,15 +40,19 @@ impl Size {
     }
 }
 
-/// A row, or one that says why there is none: the others are wanted all the same.
-pub async fn row(id: &str, run: impl Future<Output = Result<ChaosRow>>) -> ChaosRow {
+/// A row, or one that says why there is none: the others are wanted all the same. None when the
+/// command line [chooses](crate::is_chosen) others.
+pub async fn row(id: &str, run: impl Future<Output = Result<ChaosRow>>) -> Option<ChaosRow> {
+    if !crate::is_chosen(id) {
+        return None;
+    }
     eprintln!("    {id}");
-    match run.await {
+    Some(match run.await {
         Ok(row) => row,
         Err(error) => ChaosRow::new(id, "it did not come to its end", "", 1, 0)
             .violations(1)
             .detail(format!("{error:#}")),
-    }
+    })
 }
 
 /// The duration below which 99 of 100 lie; for ever without any.

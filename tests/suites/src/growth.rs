@@ -40,10 +40,20 @@ const SENT: Cost = Cost { suffix: "-sent", unit: "bytes" };
 /// The first call that fails.
 pub async fn rows(plugin: &str, endpoint: &str, root: &str) -> Result<Vec<Row>> {
     let growing = &Growing { plugin, endpoint, root };
-    let mut rows = growing.keys().await?;
-    rows.extend(growing.watches().await?);
-    rows.extend(growing.instances().await?);
-    rows.extend(growing.leases().await?);
+    let is_chosen = |of: &str| crate::is_chosen(&growing.id(of));
+    let mut rows = Vec::new();
+    if is_chosen("keys") {
+        rows.extend(growing.keys().await?);
+    }
+    if is_chosen("watches") {
+        rows.extend(growing.watches().await?);
+    }
+    if is_chosen("instances") {
+        rows.extend(growing.instances().await?);
+    }
+    if is_chosen("leases") {
+        rows.extend(growing.leases().await?);
+    }
     Ok(rows)
 }
 
@@ -54,8 +64,13 @@ struct Growing<'a> {
 }
 
 impl Growing<'_> {
+    fn id(&self, of: &str) -> String {
+        format!("P12-{}-{of}", self.plugin)
+    }
+
     fn growth(&self, of: &str, what: &str, rounds: usize) -> Growth {
-        Growth::new(&format!("P12-{}-{of}", self.plugin), what, &SIZES).rounds(rounds)
+        eprintln!("    {}", self.id(of));
+        Growth::new(&self.id(of), what, &SIZES).rounds(rounds)
     }
 
     /// A host that is connected.

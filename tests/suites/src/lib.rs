@@ -151,6 +151,25 @@ pub async fn eventually<T>(
     .await?
 }
 
+/// Whether the command line of a measuring program chooses this row: without `--only ROW` it chooses
+/// all, with it those that begin so, up to a dash.
+#[must_use]
+pub fn is_chosen(id: &str) -> bool {
+    let arguments: Vec<String> = std::env::args().collect();
+    is_among(id, &arguments)
+}
+
+fn is_among(id: &str, arguments: &[String]) -> bool {
+    let mut chosen = arguments
+        .array_windows()
+        .filter_map(|[flag, value]| (flag == "--only").then_some(value.as_str()))
+        .peekable();
+    let is_this = |chosen: &str| {
+        id.strip_prefix(chosen).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
+    chosen.peek().is_none() || chosen.any(is_this)
+}
+
 /// Prints the rows of a measuring program, writes them to the file that it was told (`--json FILE`), and
 /// answers its exit code: success only when all pass.
 ///
@@ -164,4 +183,21 @@ pub fn finish<R: Cells>(report: &Report<R>) -> Result<ExitCode> {
         report.write_json(Path::new(&file))?;
     }
     Ok(report.exit_code())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_chosen_by_their_ids_or_the_beginnings_of_these() {
+        let chooses = |line: &str, id: &str| {
+            let arguments: Vec<String> = line.split(' ').map(str::to_owned).collect();
+            is_among(id, &arguments)
+        };
+        assert!(chooses("chaos-etcd --smoke", "R1-etcd"));
+        assert!(chooses("chaos-etcd --only R1-etcd", "R1-etcd"));
+        assert!(chooses("chaos-etcd --only R2 --only R6-etcd", "R6-etcd-put"));
+        assert!(!chooses("chaos-etcd --only R1 --only R2", "R13-etcd"));
+    }
 }

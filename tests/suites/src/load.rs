@@ -40,9 +40,9 @@ impl Load {
                     let Some(config) = config else { return };
                     let mut turn = 0;
                     while !stop.load(Ordering::Relaxed) {
-                        operate(&config, &history, client, turn).await;
+                        let answered = operate(&config, &history, client, turn).await;
                         turn += 1;
-                        done.fetch_add(1, Ordering::Relaxed);
+                        done.fetch_add(usize::from(answered), Ordering::Relaxed);
                     }
                 })
             })
@@ -50,13 +50,13 @@ impl Load {
         Self { history, stop, done, tasks }
     }
 
-    /// How many operations have ended.
+    /// How many operations were answered; those that failed or are unknown do not count.
     #[must_use]
     pub fn count(&self) -> usize {
         self.done.load(Ordering::Relaxed)
     }
 
-    /// Waits until this many more operations have ended.
+    /// Waits until this many more operations were answered.
     ///
     /// # Errors
     ///
@@ -80,21 +80,26 @@ impl Load {
     }
 }
 
-/// One operation on one of a few keys; what is unknown is recorded as unknown.
-async fn operate(config: &Config, history: &History, client: u32, turn: u64) {
+/// One operation on one of a few keys; what is unknown is recorded as unknown. Whether there was an
+/// answer.
+async fn operate(config: &Config, history: &History, client: u32, turn: u64) -> bool {
     let key = format!("reg/{}", turn % KEYS);
     let value = format!("{client}.{turn}");
     if turn.is_multiple_of(3) {
         let pending = history.begin(client, &key, Call::Get);
-        match config.get(&key).await {
+        let got = config.get(&key).await;
+        let answered = got.is_ok();
+        match got {
             Ok(entry) => pending.ok(Answer::Got(entry.map(recorded))),
             Err(_) => pending.failed(),
         }
-        return;
+        return answered;
     }
     let call = Call::Put { value: value.clone(), expect: Expect::Anything };
     let pending = history.begin(client, &key, call);
-    match config.put(Put::new(key.as_str(), value)).await {
+    let put = config.put(Put::new(key.as_str(), value)).await;
+    let answered = put.is_ok();
+    match put {
         Ok(PutOutcome::Stored { version, .. }) => {
             pending.ok(Answer::Stored(Some(version.to_string())));
         }
@@ -102,6 +107,7 @@ async fn operate(config: &Config, history: &History, client: u32, turn: u64) {
         // An outcome that cannot be is found by the checker as well.
         Ok(_) | Err(_) => pending.unknown(),
     }
+    answered
 }
 
 fn recorded(entry: pintle::config::Entry) -> Entry {

@@ -8,7 +8,7 @@ use pintle::config::Put;
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_services::{Etcd, EtcdOptions};
 use pintle_test_suites::{
-    growth,
+    growth, is_chosen,
     measured::{EVENT_LIMIT, Measured},
 };
 use tokio::sync::Mutex;
@@ -21,9 +21,15 @@ async fn main() -> Result<ExitCode> {
     let server = Etcd::start(EtcdOptions::default()).await?;
     let stage = Stage::new(&server).await?;
     let mut report = Report::default();
-    report.extend(stage.gets().await?);
-    report.extend(stage.one_writer().await?);
-    report.extend(stage.change_to_event().await?);
+    if ["P1-etcd", "P2-etcd", "P3-etcd"].into_iter().any(is_chosen) {
+        report.extend(stage.gets().await?);
+    }
+    if is_chosen("P1w-etcd") {
+        report.extend(stage.one_writer().await?);
+    }
+    if is_chosen("P4-etcd") {
+        report.extend(stage.change_to_event().await?);
+    }
     drop(stage);
     report.extend(growth::rows("etcd", &server.endpoint(), ROOT).await?);
     pintle_test_suites::finish(&report)

@@ -39,9 +39,9 @@ const OTHER_GROWTH_MIB: u64 = 96;
 async fn main() -> Result<ExitCode> {
     let size = Size::from_arguments();
     let mut report = Report::default();
-    report.push(row("R9-away", away(size)).await);
-    report.push(row("R9-slow", slow(size)).await);
-    report.push(row("R9-killed", killed(size)).await);
+    report.extend(row("R9-away", away(size)).await);
+    report.extend(row("R9-slow", slow(size)).await);
+    report.extend(row("R9-killed", killed(size)).await);
     pintle_test_suites::finish(&report)
 }
 

@@ -16,7 +16,7 @@ use super::{
     p99,
     stage::{Host, Stage},
 };
-use crate::within;
+use crate::{eventually, within};
 
 /// Among which what is held is divided.
 pub(super) const BACKENDS: usize = 4;
@@ -39,13 +39,19 @@ pub async fn restarts<B: Backend>(size: Size) -> Result<ChaosRow> {
     let (mut times, mut missing) = (Vec::new(), 0);
     for _ in 0..restarts {
         B::kill(&mut stage.server)?;
+        // What does not know that its server is gone would count as back at once.
+        eventually("doubt about all instances", async || {
+            let in_doubt = |one: &Registration| one.status() != RegistrationStatus::Registered;
+            Ok(registrations.iter().all(in_doubt).then_some(()))
+        })
+        .await?;
         B::restart(&mut stage.server).await?;
         let back = until_back(&registrations).await;
         missing += back.iter().filter(|time| time.is_none()).count();
         times.extend(back.into_iter().flatten());
+        let listed = stage.control().await?.leased().await?.len();
+        missing += instances.saturating_sub(listed);
     }
-    let listed = stage.control().await?.leased().await?.len();
-    missing += instances.saturating_sub(listed);
     let p99 = p99(times);
     let late = u64::from(p99 > P99_MAX);
     let what = "instances over restarts of the server";

@@ -17,14 +17,14 @@ use pintle_test_suites::chaos::{Size, row};
 async fn main() -> Result<ExitCode> {
     let size = Size::from_arguments();
     let mut report = Report::default();
-    report.push(row("R10", attacks::contained(size)).await);
+    report.extend(row("R10", attacks::contained(size)).await);
     // A comparison of times, which says nothing on a machine that runs the tests.
     if !size.is_smoke {
-        report.push(row("P11", victim::undisturbed(size)).await);
+        report.extend(row("P11", victim::undisturbed(size)).await);
     }
-    report.push(row("R11", ends::restarts(size)).await);
-    report.push(row("R13-local", ends::shutdown(size)).await);
-    report.push(row("R14", tampering::refused(size)).await);
-    report.push(row("reload", handover::under_load(size)).await);
+    report.extend(row("R11", ends::restarts(size)).await);
+    report.extend(row("R13-local", ends::shutdown(size)).await);
+    report.extend(row("R14", tampering::refused(size)).await);
+    report.extend(row("reload", handover::under_load(size)).await);
     pintle_test_suites::finish(&report)
 }

@@ -21,21 +21,21 @@ async fn main() -> Result<ExitCode> {
     }
     let size = Size::from_arguments();
     let mut report = Report::default();
-    report.push(row("R1-zookeeper", register::linearizable::<OnZooKeeper>(size)).await);
-    report.push(row("R2-zookeeper", watches::complete::<OnZooKeeper>(size)).await);
-    report.push(row("R3-zookeeper", nodes::final_states(size)).await);
-    report.push(row("R4-zookeeper", locks::fenced::<OnZooKeeper>(size)).await);
-    report.push(row("R5-zookeeper", locks::told_in_time::<OnZooKeeper>(size)).await);
+    report.extend(row("R1-zookeeper", register::linearizable::<OnZooKeeper>(size)).await);
+    report.extend(row("R2-zookeeper", watches::complete::<OnZooKeeper>(size)).await);
+    report.extend(row("R3-zookeeper", nodes::final_states(size)).await);
+    report.extend(row("R4-zookeeper", locks::fenced::<OnZooKeeper>(size)).await);
+    report.extend(row("R5-zookeeper", locks::told_in_time::<OnZooKeeper>(size)).await);
     for (kind, id) in [
         (Kind::Register, "R6-zookeeper-register"),
         (Kind::Acquire, "R6-zookeeper-acquire"),
         (Kind::Put, "R6-zookeeper-put"),
     ] {
-        report.push(row(id, replies::lost::<OnZooKeeper>(kind, size)).await);
+        report.extend(row(id, replies::lost::<OnZooKeeper>(kind, size)).await);
     }
-    report.push(row("R7-zookeeper", lives::restarts::<OnZooKeeper>(size)).await);
-    report.push(row("R8-zookeeper", watches::converges::<OnZooKeeper>(size)).await);
-    report.push(row("R13-zookeeper", lives::shutdown::<OnZooKeeper>(size)).await);
-    report.push(row("R13-zookeeper-killed", killed::by_ttl::<OnZooKeeper>(size)).await);
+    report.extend(row("R7-zookeeper", lives::restarts::<OnZooKeeper>(size)).await);
+    report.extend(row("R8-zookeeper", watches::converges::<OnZooKeeper>(size)).await);
+    report.extend(row("R13-zookeeper", lives::shutdown::<OnZooKeeper>(size)).await);
+    report.extend(row("R13-zookeeper-killed", killed::by_ttl::<OnZooKeeper>(size)).await);
     pintle_test_suites::finish(&report)
 }
