@@ -27,6 +27,10 @@ use tonic::metadata::MetadataValue;
 
 /// How often one call is sent at most.
 const ATTEMPTS_MAX: u32 = 3;
+/// The first pause between rounds in which no server could be reached …
+const RECONNECT_PAUSE: Duration = Duration::from_millis(100);
+/// … and the longest: what is kept and watched is right again soon after a server is back.
+const RECONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// A call that got no answer for so long, on a connection over which no other was answered meanwhile,
 /// speaks against the server.
 const SILENCE_MAX: Duration = Duration::from_secs(2);
@@ -175,8 +179,10 @@ impl Client {
         }
         let (options, traffic, auth) =
             (self.options.clone(), self.traffic.clone(), Rc::clone(&self.auth));
-        let limits =
-            link::Options { open_timeout: options.connect_timeout, ..link::Options::default() };
+        let limits = link::Options {
+            open_timeout: options.connect_timeout,
+            backoff: Backoff::new(RECONNECT_PAUSE, RECONNECT_PAUSE_MAX),
+        };
         let open = async move |endpoint| Server::open(endpoint, &options, &traffic, &auth).await;
         let started = Link::start(self.endpoints.clone(), limits, open)?;
         Ok(link.get_or_init(|| started))
