@@ -48,6 +48,15 @@ pub(crate) struct LeaseName {
     pub(crate) id: String,
 }
 
+/// What became of a release.
+#[derive(Debug, Default)]
+pub(crate) struct Ended {
+    /// False when it was not held any more.
+    pub(crate) released: bool,
+    /// Its token until then, if it had one.
+    pub(crate) token: Option<u64>,
+}
+
 /// All leases of one server.
 #[derive(Clone)]
 pub(crate) struct Leases {
@@ -131,8 +140,8 @@ impl Leases {
         kept.describe(received)
     }
 
-    /// Releases a lease; answers false when it was not held any more.
-    pub(crate) async fn release(&self, name: &LeaseName) -> Answer<bool> {
+    /// Releases a lease.
+    pub(crate) async fn release(&self, name: &LeaseName) -> Answer<Ended> {
         let kept = {
             let mut table = self.table();
             match table.entries.get(&name.id).cloned() {
@@ -142,12 +151,14 @@ impl Leases {
                     let kept = Kept::never_held(name.clone(), asking.terms.clone());
                     table.entries.insert(name.id.clone(), Entry::Kept(Arc::new(kept)));
                     table.remember_end(&name.id);
-                    return Ok(false);
+                    return Ok(Ended::default());
                 }
                 _ => return Err(unknown(name)),
             }
         };
-        kept.release().await
+        let token = kept.token();
+        let released = kept.release().await?;
+        Ok(Ended { released, token: token.filter(|_| released) })
     }
 
     /// What names a held lease to a precondition on a backend.

@@ -133,6 +133,14 @@ impl Kept {
         self.lease().as_ref().map(|lease| lease.reference())
     }
 
+    /// Its token, while it is held and has one.
+    pub(super) fn token(&self) -> Option<u64> {
+        self.lease()
+            .as_ref()
+            .and_then(|lease| lease.token())
+            .map(|token| convert::token(token).value)
+    }
+
     /// Waits until it has ended for the client.
     pub(super) async fn ended(&self) {
         let mut phase = self.phase.subscribe();

@@ -197,24 +197,36 @@ async fn txn(
     let changed = txn.ops.iter().map(changed_key).collect::<Vec<_>>();
     trail.about(config.backend(), changed.iter().copied().flatten());
     let keys: Vec<Option<String>> = changed.iter().map(|key| key.map(str::to_owned)).collect();
-    let conditions = txn.conditions.into_iter();
+    let conditions: Vec<(String, host::Expect)> =
+        txn.conditions.into_iter().map(|c| (c.key, convert::expect(c.expect))).collect();
     let references = txn.held.iter().map(|id| state.leases.reference(config.backend(), id));
     let request = host::Txn {
-        conditions: conditions.map(|c| (c.key, convert::expect(c.expect))).collect(),
+        conditions: conditions.clone(),
         held: references.collect::<Result<_, _>>()?,
         ops: txn.ops.into_iter().map(convert::op).collect::<Result<_, _>>()?,
     };
     match config.txn(request).await? {
         host::TxnOutcome::Committed(results) => {
             for (key, result) in keys.iter().zip(&results) {
-                if let (Some(key), host::TxnResult::Stored(version)) = (key, result) {
-                    trail.versions(key, None, Some(version.to_string()));
+                let Some(key) = key else { continue };
+                let before = version_expected(&conditions, key);
+                match result {
+                    host::TxnResult::Stored(version) => {
+                        trail.versions(key, before, Some(version.to_string()));
+                    }
+                    host::TxnResult::Deleted(true) => trail.versions(key, before, None),
+                    host::TxnResult::Deleted(false) | host::TxnResult::Got(_) => {}
                 }
             }
             Ok(Json(Committed { results: results.into_iter().map(convert::result).collect() }))
         }
         host::TxnOutcome::Fenced => Err(fenced()),
         host::TxnOutcome::Stale(mismatches) => {
+            for (index, current) in &mismatches {
+                if let Some((key, _)) = conditions.get(*index) {
+                    trail.versions(key, version_of(current.as_ref()), None);
+                }
+            }
             let failure = Failure::of(code::STALE, "conditions do not hold; nothing was done");
             Err(failure.with(|problem| {
                 problem.mismatches = mismatches
@@ -363,6 +375,15 @@ fn held(
 
 fn version_of(entry: Option<&host::Entry>) -> Option<String> {
     entry.map(|entry| entry.version.to_string())
+}
+
+/// The version that a transaction expected of a key: what it was, once the transaction has happened.
+/// The outcome itself does not tell it.
+fn version_expected(conditions: &[(String, host::Expect)], key: &str) -> Option<String> {
+    conditions.iter().find_map(|(about, expect)| match expect {
+        host::Expect::Version(version) if about == key => Some(version.to_string()),
+        _ => None,
+    })
 }
 
 /// The key that an operation would change.

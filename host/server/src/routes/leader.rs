@@ -15,7 +15,7 @@ use pintle_api::{
 
 use super::{
     AppState,
-    lock::{LOSS_WAIT_MAX, acquire_as, lease_name},
+    lock::{LOSS_WAIT_MAX, acquire_as, lease_name, release_as},
 };
 use crate::{
     audit::Trail,
@@ -95,9 +95,7 @@ async fn resign(
     Names(names): Names<(String, String, String)>,
     trail: Trail,
 ) -> Answer<Json<Released>> {
-    let name = lease_name(&state, of_lock(names))?;
-    trail.about(&name.backend, [&name.lock]);
-    Ok(Json(Released { released: state.leases.release(&name).await? }))
+    release_as(&state, of_lock(names), &trail).await
 }
 
 fn of_lock((backend, election, id): (String, String, String)) -> (String, String, String) {

@@ -8,7 +8,9 @@ use axum::{
     routing::{delete, get, post},
 };
 use futures::StreamExt;
-use pintle_api::lock::{Acquire, Lease, LeaseQuery, ListQuery, LockState, LocksPage, Released};
+use pintle_api::lock::{
+    Acquire, Lease, LeaseQuery, ListQuery, LockState, LocksPage, Released, Token,
+};
 
 use super::{AppState, page_limit};
 use crate::{
@@ -16,7 +18,7 @@ use crate::{
     convert::lock as convert,
     extract::{Document, Names, Parameters},
     failure::{Answer, Failure},
-    leases::LeaseName,
+    leases::{Ended, LeaseName},
     state::State,
     stream::{self, Ends, Positioned},
 };
@@ -77,6 +79,9 @@ async fn force_release(
     trail.about(lock.backend(), [&name]);
     trail.detail(format!("claim {claim}"));
     let released = lock.force_release(&name, &claim).await?;
+    if !released {
+        trail.detail(format!("claim {claim}, which was gone"));
+    }
     Ok(Json(Released { released }))
 }
 
@@ -100,9 +105,16 @@ pub(super) async fn acquire_as(
     trail.about(lock.backend(), [&names.1]);
     let name = LeaseName { backend: lock.backend().to_owned(), lock: names.1, id: names.2 };
     let key = name.lock.clone();
-    let lease = state.leases.acquire(lock, name, acquire).await?;
-    trail.versions(&key, None, lease.token.as_ref().map(|token| token.value.to_string()));
-    Ok(Json(lease))
+    let answer = state.leases.acquire(lock, name, acquire).await;
+    let text = |token: &Token| token.value.to_string();
+    match &answer {
+        Ok(lease) => trail.versions(&key, None, lease.token.as_ref().map(text)),
+        Err(failure) => {
+            let mut holders = failure.problem().holders.iter();
+            trail.versions(&key, holders.find_map(|claim| claim.token.as_ref().map(text)), None);
+        }
+    }
+    answer.map(Json)
 }
 
 async fn keepalive(
@@ -128,9 +140,20 @@ async fn release(
     Names(names): Names<(String, String, String)>,
     trail: Trail,
 ) -> Answer<Json<Released>> {
-    let name = lease_name(&state, names)?;
+    release_as(&state, names, &trail).await
+}
+
+/// Releases the lease of that name.
+pub(super) async fn release_as(
+    state: &State,
+    names: (String, String, String),
+    trail: &Trail,
+) -> Answer<Json<Released>> {
+    let name = lease_name(state, names)?;
     trail.about(&name.backend, [&name.lock]);
-    Ok(Json(Released { released: state.leases.release(&name).await? }))
+    let Ended { released, token } = state.leases.release(&name).await?;
+    trail.versions(&name.lock, token.map(|token| token.to_string()), None);
+    Ok(Json(Released { released }))
 }
 
 pub(super) fn lease_name(state: &State, names: (String, String, String)) -> Answer<LeaseName> {

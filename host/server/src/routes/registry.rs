@@ -76,8 +76,25 @@ async fn register(
     trail: Trail,
     Document(register): Document<Register>,
 ) -> Answer<Json<Registration>> {
-    let registry = state.pintle.registry(&backend)?;
-    trail.about(registry.backend(), [format!("{service}/{id}")]);
+    let key = format!("{service}/{id}");
+    trail.about(state.pintle.registry(&backend)?.backend(), [&key]);
+    let answer = register_or_store(&state, &backend, (service, id), &trail, register).await;
+    if let Err(failure) = &answer {
+        let present = failure.problem().instance.as_ref();
+        let version = present.map(|instance| instance.version.clone());
+        trail.versions(&key, version.filter(|version| !version.is_empty()), None);
+    }
+    answer
+}
+
+async fn register_or_store(
+    state: &State,
+    backend: &str,
+    (service, id): (String, String),
+    trail: &Trail,
+    register: Register,
+) -> Answer<Json<Registration>> {
+    let registry = state.pintle.registry(backend)?;
     let instance = convert::instance(service, id, register.instance);
     if !register.persistent {
         if register.replace {

@@ -7,11 +7,11 @@ use pintle_client::{
         access::Role,
         audit::{AuditQuery, Record},
         bytes::Value,
-        config::{Condition, Expect, Txn, TxnOp},
-        registry::{InstanceSpec, Override, OwnerQuery},
+        config::{Condition, DeletePrefixQuery, Expect, Txn, TxnOp, TxnResult},
+        registry::{InstanceSpec, Override, OwnerQuery, Register},
     },
-    config::{Delete, Put, WriteOutcome},
-    lock::LeaseName,
+    config::{Delete, Put, TxnOutcome, WriteOutcome},
+    lock::{AcquireOutcome, LeaseName},
     registry::{InstanceName, RegisterOutcome},
 };
 use pintle_test_suites::eventually;
@@ -64,6 +64,178 @@ async fn each_change_leaves_who_what_and_both_versions() -> Result<()> {
             ("config.delete", "done", second, None),
         ]
     );
+    Ok(())
+}
+
+fn put_op(key: &str, value: &str) -> TxnOp {
+    TxnOp::Put { key: key.into(), value: Value::of(value.as_bytes()), content_type: None }
+}
+
+fn condition(key: &str, expect: Expect) -> Condition {
+    Condition { key: key.into(), expect }
+}
+
+/// The keys of a record with the versions before and after.
+fn versions(record: &Record) -> Vec<(&str, Option<&str>, Option<&str>)> {
+    let changes = record.changes.iter();
+    changes.map(|it| (it.key.as_str(), it.before.as_deref(), it.after.as_deref())).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_tells_the_versions_that_it_expected_and_made() -> Result<()> {
+    let served = Served::whole().await?;
+    let config = served.owner().config("local");
+    let mut first = Vec::new();
+    for key in ["a", "b", "c", "d"] {
+        let WriteOutcome::Done(stored) = config.put(Put::new(key, "1")).await? else {
+            panic!("not stored")
+        };
+        first.push(stored.version);
+    }
+    let [a, b, _, d] = first.as_slice() else { panic!("{first:?}") };
+    let txn = Txn {
+        conditions: vec![
+            condition("a", Expect::Version(a.clone())),
+            condition("b", Expect::Version(b.clone())),
+            condition("c", Expect::Exists),
+            condition("new", Expect::Absent),
+        ],
+        held: Vec::new(),
+        ops: vec![
+            put_op("a", "2"),
+            TxnOp::Delete { key: "b".into() },
+            put_op("c", "2"),
+            put_op("new", "2"),
+            TxnOp::Delete { key: "nothing".into() },
+            TxnOp::Get { key: "d".into() },
+        ],
+    };
+    let TxnOutcome::Committed(committed) = config.txn(&txn).await? else { panic!("stale") };
+    let TxnResult::Put { version } = &committed.results[0] else { panic!("{committed:?}") };
+    // The same again fails in its first condition, and another one in a key that it does not change.
+    assert!(matches!(config.txn(&txn).await?, TxnOutcome::Stale(_)));
+    let about_d = Txn {
+        conditions: vec![condition("d", Expect::Absent)],
+        held: Vec::new(),
+        ops: vec![TxnOp::Delete { key: "d".into() }],
+    };
+    assert!(matches!(config.txn(&about_d).await?, TxnOutcome::Stale(_)));
+
+    let query = AuditQuery { operation: Some("config.txn".into()), ..Default::default() };
+    let found = records(&served, query).await?;
+    let [other, stale, done] = found.as_slice() else { panic!("{found:?}") };
+    let new = Some(version.as_str());
+    assert_eq!(done.outcome, "done");
+    assert_eq!(
+        versions(done),
+        [
+            ("a", Some(a.as_str()), new),
+            ("b", Some(b.as_str()), None),
+            // That it existed was asked, and not at which version.
+            ("c", None, new),
+            ("new", None, new),
+            ("nothing", None, None),
+        ]
+    );
+    assert_eq!(stale.outcome, "stale");
+    assert_eq!(versions(stale)[0], ("a", new, None), "{stale:?}");
+    assert!(stale.changes.iter().all(|change| change.after.is_none()), "{stale:?}");
+    assert_eq!(versions(other), [("d", Some(d.as_str()), None)]);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_names_each_of_the_most_keys_that_it_may_have() -> Result<()> {
+    let served = Served::whole().await?;
+    let config = served.owner().config("local");
+    let keys: Vec<String> = (0..128).map(|number| format!("{number:03}")).collect();
+    let conditions = |version: Option<&String>| {
+        let expect = version.map_or(Expect::Absent, |it| Expect::Version(it.clone()));
+        keys.iter().map(|key| condition(key, expect.clone())).collect()
+    };
+    let ops = |value| keys.iter().map(|key| put_op(key, value)).collect();
+    let mut made = None;
+    for value in ["1", "2"] {
+        let txn = Txn { conditions: conditions(made.as_ref()), held: Vec::new(), ops: ops(value) };
+        let TxnOutcome::Committed(committed) = config.txn(&txn).await? else { panic!("stale") };
+        let TxnResult::Put { version } = &committed.results[127] else { panic!("{committed:?}") };
+        let found = records(&served, AuditQuery::default()).await?;
+        let told = versions(&found[0]);
+        assert_eq!(told.len(), 128);
+        for (key, told) in keys.iter().zip(told) {
+            assert_eq!(told, (key.as_str(), made.as_deref(), Some(version.as_str())));
+        }
+        made = Some(version.clone());
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_known_of_a_thing_before_and_after_is_told_for_each_noun() -> Result<()> {
+    let served = Served::whole().await?;
+    let owner = served.owner();
+    let (config, lock, registry) =
+        (owner.config("local"), owner.lock("local"), owner.registry("local"));
+    for key in ["p/a", "p/b"] {
+        config.put(Put::new(key, "1")).await?;
+    }
+    config.delete_prefix(&DeletePrefixQuery { prefix: "p".into(), held: None }).await?;
+
+    let lease = LeaseName { lock: "l".into(), id: "first".into() };
+    let AcquireOutcome::Held(held) = lock.put(&lease, &Default::default()).await? else {
+        panic!("busy")
+    };
+    let token = held.token.context("a token")?.value.to_string();
+    let other = LeaseName { lock: "l".into(), id: "second".into() };
+    assert!(matches!(lock.put(&other, &Default::default()).await?, AcquireOutcome::Busy(_)));
+    lock.release(&lease).await?;
+    lock.put(&other, &Default::default()).await?;
+    let claim = lock.inspect("l").await?.holders[0].claim_id.clone();
+    assert!(lock.force_release("l", &claim).await?.released);
+    assert!(!lock.force_release("l", &claim).await?.released);
+
+    let name = InstanceName { service: "web".into(), id: "one".into() };
+    let stored = Register { persistent: true, ..registration() };
+    registry.put(&name, &stored).await?;
+    let RegisterOutcome::Taken(present) = registry.put(&name, &stored).await? else {
+        panic!("stored twice")
+    };
+    let operator = Override { enabled: Some(false), weight: None, note: "rebuild".into() };
+    registry.set_override(&name, &operator).await?;
+    registry.clear_override(&name).await?;
+    registry.remove(&name, &OwnerQuery { owner: "me".into() }).await?;
+
+    let found = records(&served, AuditQuery::default()).await?;
+    let told: Vec<_> = found
+        .iter()
+        .rev()
+        .skip(2)
+        .map(|record| {
+            let [(key, before, after)] = versions(record)[..] else { panic!("{record:?}") };
+            let (operation, outcome) = (record.operation.as_str(), record.outcome.as_str());
+            (operation, outcome, key, before, after, record.detail.as_deref().unwrap_or_default())
+        })
+        .collect();
+    let (token, version) = (Some(token.as_str()), Some(present.version.as_str()));
+    let later = told[4].4;
+    assert!(later.is_some() && later != token, "{told:?}");
+    let forced = format!("claim {claim}");
+    let gone = format!("{forced}, which was gone");
+    let expected = [
+        ("config.delete-prefix", "done", "p", None, None, "2 keys below it"),
+        ("lock.acquire", "done", "l", None, token, ""),
+        ("lock.acquire", "lock-busy", "l", token, None, ""),
+        ("lock.release", "done", "l", token, None, ""),
+        ("lock.acquire", "done", "l", None, later, ""),
+        ("lock.force-release", "done", "l", None, None, forced.as_str()),
+        ("lock.force-release", "done", "l", None, None, gone.as_str()),
+        ("registry.register", "done", "web/one", None, None, ""),
+        ("registry.register", "taken", "web/one", version, None, ""),
+        ("registry.override", "done", "web/one", None, None, "enabled false, rebuild"),
+        ("registry.clear-override", "done", "web/one", None, None, ""),
+        ("registry.remove", "done", "web/one", None, None, ""),
+    ];
+    assert_eq!(told, expected);
     Ok(())
 }
 

@@ -79,6 +79,33 @@ async fn the_trail_is_one_over_commands_with_a_server_and_without() -> Result<()
 }
 
 #[tokio::test]
+async fn what_was_applied_and_rolled_back_is_in_the_trail_with_its_versions() -> Result<()> {
+    let shell = Shell::new()?;
+    shell.run(&["config", "put", "app/a", "1"]).await?.text()?;
+    let folder = shell.path("app");
+    std::fs::create_dir(&folder)?;
+    for name in ["a", "b"] {
+        std::fs::write(folder.join(name), "2")?;
+    }
+    let folder = folder.display().to_string();
+    shell.run(&["config", "apply", &folder, "--prefix", "app"]).await?.text()?;
+    let page: AuditPage = shell.run(&["audit", "-o", "json"]).await?.json()?;
+    let [applied, first] = page.records.as_slice() else { panic!("{page:?}") };
+    let [a, b] = applied.changes.as_slice() else { panic!("{applied:?}") };
+    assert_eq!((a.key.as_str(), &a.before), ("app/a", &first.changes[0].after));
+    assert_eq!((b.key.as_str(), &b.before), ("app/b", &None));
+    assert!(a.after.is_some() && a.after == b.after, "{applied:?}");
+
+    let version = first.changes[0].after.clone().unwrap_or_default();
+    shell.run(&["config", "rollback", "app/a", "--to", &version]).await?.text()?;
+    let page: AuditPage = shell.run(&["audit", "--limit", "1", "-o", "json"]).await?.json()?;
+    let back = &page.records[0].changes[0];
+    assert_eq!((back.key.as_str(), &back.before), ("app/a", &a.after));
+    assert!(back.after.is_some() && back.after != a.after, "{back:?}");
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_a_server_logs_is_set_while_it_runs() -> Result<()> {
     let shell = Shell::new()?;
     let nothing = shell.run(&["server", "log-level"]).await?;
