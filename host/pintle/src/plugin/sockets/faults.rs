@@ -3,7 +3,7 @@
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::sync::Notify;
 
@@ -21,6 +21,12 @@ pub enum Weather {
     /// Requests pass. After so many reads the next bytes that come back are lost, and every
     /// connection is reset with them; then it is clear.
     LoseReply {
+        /// Reads that still bring something.
+        after: u32,
+    },
+    /// Requests pass, and are answered. After so many reads nothing of that is heard any more, and
+    /// nobody is told.
+    Deaf {
         /// Reads that still bring something.
         after: u32,
     },
@@ -63,6 +69,12 @@ impl Faults {
         self.lock().replies_lost
     }
 
+    /// Whether the reads that [`Weather::Deaf`] lets through are over.
+    #[must_use]
+    pub fn is_deaf(&self) -> bool {
+        self.lock().is_deaf()
+    }
+
     /// Lets a new connection begin, or not.
     pub(crate) async fn admit(&self) -> io::Result<()> {
         loop {
@@ -70,7 +82,7 @@ impl Faults {
             tokio::pin!(changed);
             changed.as_mut().enable();
             match self.lock().weather {
-                Weather::Clear | Weather::LoseReply { .. } => return Ok(()),
+                Weather::Clear | Weather::LoseReply { .. } | Weather::Deaf { .. } => return Ok(()),
                 Weather::Cut => return Err(io::ErrorKind::ConnectionRefused.into()),
                 Weather::Blackhole => {}
             }
@@ -87,6 +99,12 @@ impl Faults {
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn is_deaf(&self) -> bool {
+        matches!(self.weather, Weather::Deaf { after } if self.reads >= after)
     }
 }
 
@@ -118,14 +136,26 @@ impl Exposed {
         }
         match state.weather {
             Weather::Blackhole => Poll::Pending,
-            Weather::Clear | Weather::Cut | Weather::LoseReply { .. } => Poll::Ready(Ok(())),
+            Weather::Clear | Weather::Cut | Weather::LoseReply { .. } | Weather::Deaf { .. } => {
+                Poll::Ready(Ok(()))
+            }
         }
+    }
+
+    /// Before each read, besides.
+    pub(super) fn hear(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.pass(context))?;
+        if self.faults.lock().is_deaf() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 
     /// After bytes came in; an error when they are lost.
     pub(super) fn receive(&self) -> io::Result<()> {
         let mut state = self.faults.lock();
-        let Weather::LoseReply { after } = state.weather else { return Ok(()) };
+        let after = match state.weather {
+            Weather::LoseReply { after } => after,
+            Weather::Deaf { .. } => u32::MAX,
+            Weather::Clear | Weather::Cut | Weather::Blackhole => return Ok(()),
+        };
         if state.reads < after {
             state.reads += 1;
             return Ok(());
@@ -195,6 +225,19 @@ mod tests {
         faults.set(Weather::Clear);
         assert!(exchange(&mut wire).await.is_err(), "a connection that was reset stays dead");
         assert_eq!(exchange(&mut echo(&faults).await).await.unwrap(), 7);
+    }
+
+    #[tokio::test]
+    async fn who_is_deaf_is_answered_and_hears_it_when_that_is_over() {
+        let faults = Arc::new(Faults::default());
+        let mut wire = echo(&faults).await;
+        faults.set(Weather::Deaf { after: 1 });
+        assert_eq!(exchange(&mut wire).await.unwrap(), 7);
+        assert!(faults.is_deaf());
+        let mut waiting = tokio::spawn(async move { exchange(&mut wire).await });
+        assert!(timeout(Duration::from_millis(50), &mut waiting).await.is_err());
+        faults.set(Weather::Clear);
+        assert_eq!(waiting.await.unwrap().unwrap(), 7);
     }
 
     #[tokio::test]

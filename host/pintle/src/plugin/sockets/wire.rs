@@ -59,7 +59,9 @@ impl AsyncRead for Wire {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        ready!(self.pass(context))?;
+        if let Some(exposed) = &self.exposed {
+            ready!(exposed.hear(context))?;
+        }
         let before = buffer.filled().len();
         let result = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
         let received = buffer.filled().len() - before;
