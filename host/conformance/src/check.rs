@@ -18,6 +18,8 @@ pub struct Check {
     pub needs: &'static [Need],
     /// Whether it is left out of a quick look.
     pub slow: bool,
+    /// Whether it makes the server forget its past where the operator says how: then it runs alone.
+    pub forgets: bool,
     pub(crate) run: for<'a> fn(&'a mut Trial) -> BoxFuture<'a, Outcome>,
 }
 
@@ -94,17 +96,22 @@ pub(crate) use ensure;
 
 /// One line of a list of checks.
 macro_rules! check {
-    ($id:literal, $function:path, $says:literal $(, needs $($need:expr),+)? $(; $slow:ident)?) => {
+    ($id:literal, $function:path, $says:literal $(, needs $($need:expr),+)? $(; $($mark:ident)+)?) => {
         $crate::check::Check {
             id: $id,
             says: $says,
             needs: &[$($($need),+)?],
-            slow: $crate::check::check!(@slow $($slow)?),
+            slow: $crate::check::check!(@slow $($($mark)+)?),
+            forgets: $crate::check::check!(@forgets $($($mark)+)?),
             run: |trial| Box::pin($function(trial)),
         }
     };
     (@slow) => { false };
-    (@slow slow) => { true };
+    (@slow slow $($more:ident)*) => { true };
+    (@slow forgets $($more:ident)*) => { $crate::check::check!(@slow $($more)*) };
+    (@forgets) => { false };
+    (@forgets forgets $($more:ident)*) => { true };
+    (@forgets slow $($more:ident)*) => { $crate::check::check!(@forgets $($more)*) };
 }
 pub(crate) use check;
 

@@ -6,7 +6,8 @@ use pintle::{
     direct::{
         Failure,
         config::{
-            Expectation, HistoryRequest, PutRequest, ReadOptions, Target, TxnRequest, WatchRequest,
+            DeleteRequest, Expectation, HistoryRequest, ListRequest, PutRequest, ReadOptions,
+            Target, TxnOp, TxnPut, TxnRequest, WatchRequest,
         },
         lock::{AcquireRequest, Mode},
         registry::OperatorOverride,
@@ -15,7 +16,7 @@ use pintle::{
     },
 };
 
-use crate::owner::{Owner, asking, call, instance, read, typed, write};
+use crate::owner::{Owner, anything, asking, call, instance, read, typed, write};
 
 /// A feature of the interface.
 pub struct Feature {
@@ -25,56 +26,98 @@ pub struct Feature {
     pub capability: Capability,
     /// What an operator has of it.
     pub says: &'static str,
-    /// Asks for it; nothing where there is no way to ask, so that nothing can be ignored.
-    pub(crate) ask: Option<Ask>,
+    /// The ways to ask for it; none where nothing can be ignored.
+    pub(crate) asks: &'static [Ask],
 }
 
 /// The arguments: an owner, and a name that nobody uses.
 type Ask = for<'a> fn(&'a Owner, String) -> BoxFuture<'a, Result<(), Failure>>;
 
 macro_rules! feature {
-    ($capability:ident, $name:literal, $says:literal) => {
-        Feature { name: $name, capability: Capability::$capability, says: $says, ask: None }
-    };
-    ($capability:ident, $name:literal, $says:literal, |$owner:ident, $key:ident| $ask:expr) => {
+    ($capability:ident, $name:literal, $says:literal $(, |$owner:ident, $key:ident| $ask:expr)*) => {
         Feature {
             name: $name,
             capability: Capability::$capability,
             says: $says,
-            ask: Some(|$owner, $key| Box::pin(async move { $ask.await.map(drop) })),
+            asks: &[$(|$owner, $key| Box::pin(async move { $ask.await.map(drop) })),*],
         }
     };
 }
 
 /// Every feature that the WIT packages name, in their order.
 pub const FEATURES: &[Feature] = &[
-    feature!(Config, "config.cas", "compare and set", |owner, key| {
-        let request = PutRequest { expect: Expectation::Absent, ..write(&key, "x") };
-        owner.raw.config_put(call(), request)
-    }),
+    feature!(
+        Config,
+        "config.cas",
+        "compare and set",
+        |owner, key| put_if(owner, &key, Expectation::Absent),
+        |owner, key| put_if(owner, &key, Expectation::Exists),
+        |owner, key| put_if(owner, &key, Expectation::Version("1".into())),
+        |owner, key| delete_if(owner, &key, Expectation::Exists),
+        |owner, key| delete_if(owner, &key, Expectation::Version("1".into()))
+    ),
     feature!(Config, "config.version-unique", "equal version means unchanged"),
-    feature!(Config, "config.txn", "transactions over several keys", |owner, key| {
-        let put = pintle::direct::config::TxnPut { key, value: Vec::new(), content_type: None };
-        let ops = vec![pintle::direct::config::TxnOp::Put(put)];
-        owner.raw.config_txn(call(), TxnRequest { conditions: Vec::new(), held: Vec::new(), ops })
-    }),
-    feature!(Config, "config.held", "writes guarded by a lock", |owner, key| {
-        owner.raw.config_put(call(), PutRequest { held: Some(u64::MAX), ..write(&key, "x") })
-    }),
+    feature!(Config, "config.txn", "transactions over several keys", |owner, key| owner
+        .raw
+        .config_txn(call(), txn(&key, Vec::new()))),
+    feature!(
+        Config,
+        "config.held",
+        "writes guarded by a lock",
+        |owner, key| {
+            let request = PutRequest { held: Some(u64::MAX), ..write(&key, "x") };
+            owner.raw.config_put(call(), request)
+        },
+        |owner, key| {
+            let request = DeleteRequest { held: Some(u64::MAX), ..anything(&key) };
+            owner.raw.config_delete(call(), request)
+        },
+        |owner, key| owner.raw.config_delete_prefix(call(), key, Some(u64::MAX)),
+        |owner, key| owner.raw.config_txn(call(), txn(&key, vec![u64::MAX]))
+    ),
     feature!(Config, "config.history", "earlier values of a key", |owner, key| {
         owner.raw.config_history(call(), HistoryRequest { key, limit: 10, page: None })
     }),
-    feature!(Config, "config.read-at", "reads as of a version", |owner, key| {
-        let options = ReadOptions { at: Some("1".into()), ..read(Consistency::Sequential) };
-        owner.raw.config_get(call(), key, options)
-    }),
-    feature!(Config, "config.linearizable", "linearizable reads", |owner, key| {
-        owner.raw.config_get(call(), key, read(Consistency::Linearizable))
-    }),
-    feature!(Config, "config.selectors", "gray releases", |owner, key| {
-        let selectors = vec![("ip".to_owned(), "10.0.0.1".to_owned())];
-        owner.raw.config_get(call(), key, ReadOptions { selectors, ..read(Consistency::Any) })
-    }),
+    feature!(
+        Config,
+        "config.read-at",
+        "reads as of a version",
+        |owner, key| owner.raw.config_get(call(), key, at("1")),
+        |owner, key| owner.raw.config_get_many(call(), vec![key], at("1")),
+        |owner, key| owner.raw.config_list(call(), listing(key, at("1")))
+    ),
+    feature!(
+        Config,
+        "config.linearizable",
+        "linearizable reads",
+        |owner, key| owner.raw.config_get(call(), key, read(Consistency::Linearizable)),
+        |owner, key| {
+            owner.raw.config_get_many(call(), vec![key], read(Consistency::Linearizable))
+        },
+        |owner, key| {
+            owner.raw.config_list(call(), listing(key, read(Consistency::Linearizable)))
+        }
+    ),
+    feature!(
+        Config,
+        "config.selectors",
+        "gray releases",
+        |owner, key| owner.raw.config_get(call(), key, selecting()),
+        |owner, key| owner.raw.config_get_many(call(), vec![key], selecting()),
+        |owner, key| owner.raw.config_list(call(), listing(key, selecting())),
+        |owner, key| {
+            let request = PutRequest { selectors: selecting().selectors, ..write(&key, "x") };
+            owner.raw.config_put(call(), request)
+        },
+        |owner, key| {
+            let request = DeleteRequest { selectors: selecting().selectors, ..anything(&key) };
+            owner.raw.config_delete(call(), request)
+        },
+        |owner, key| {
+            let request = WatchRequest { selectors: selecting().selectors, ..watching(key) };
+            owner.raw.config_watch(call(), owner.id(), request)
+        }
+    ),
     feature!(Config, "config.content-type", "content types are kept", |owner, key| {
         owner.raw.config_put(call(), typed(&key, "x", "text/plain"))
     }),
@@ -88,13 +131,23 @@ pub const FEATURES: &[Feature] = &[
         let request = WatchRequest { previous: true, ..watching(key) };
         owner.raw.config_watch(call(), owner.id(), request)
     }),
-    feature!(Registry, "registry.persistent", "instances without a session", |owner, key| {
-        owner.raw.registry_add(call(), instance(&key, "x"), false)
-    }),
-    feature!(Registry, "registry.override", "operators overrule instances", |owner, key| {
-        let operator = OperatorOverride { enabled: None, weight: None, note: String::new() };
-        owner.raw.registry_set_override(call(), key, "x".into(), Some(operator))
-    }),
+    feature!(
+        Registry,
+        "registry.persistent",
+        "instances without a session",
+        |owner, key| owner.raw.registry_add(call(), instance(&key, "x"), false),
+        |owner, key| owner.raw.registry_remove(call(), key, "x".into())
+    ),
+    feature!(
+        Registry,
+        "registry.override",
+        "operators overrule instances",
+        |owner, key| {
+            let operator = OperatorOverride { enabled: None, weight: None, note: String::new() };
+            owner.raw.registry_set_override(call(), key, "x".into(), Some(operator))
+        },
+        |owner, key| owner.raw.registry_set_override(call(), key, "x".into(), None)
+    ),
     feature!(Registry, "registry.health", "the backend probes instances"),
     feature!(Lock, "lock.shared", "shared leases", |owner, key| {
         let request = AcquireRequest { mode: Mode::Shared, ..asking(&key) };
@@ -134,12 +187,44 @@ pub(crate) enum Refusal {
 
 /// Asks for `feature`, which the plugin does not declare.
 pub(crate) async fn refusal(feature: &Feature, owner: &Owner, key: String) -> Refusal {
-    let Some(ask) = feature.ask else { return Refusal::Unasked };
-    match ask(owner, key).await {
-        Err(Failure::Error(error)) if error.code == "unsupported" => Refusal::Refused,
-        Err(failure) => Refusal::Ignored(format!("it answers {failure}")),
-        Ok(()) => Refusal::Ignored("it is accepted".to_owned()),
+    if feature.asks.is_empty() {
+        return Refusal::Unasked;
     }
+    for (way, ask) in (1..).zip(feature.asks) {
+        let way = format!("way {way} of {} to ask for it", feature.asks.len());
+        match ask(owner, key.clone()).await {
+            Err(Failure::Error(error)) if error.code == "unsupported" => {}
+            Err(failure) => return Refusal::Ignored(format!("{way} answers {failure}")),
+            Ok(()) => return Refusal::Ignored(format!("{way} is accepted")),
+        }
+    }
+    Refusal::Refused
+}
+
+async fn put_if(owner: &Owner, key: &str, expect: Expectation) -> Result<(), Failure> {
+    owner.raw.config_put(call(), PutRequest { expect, ..write(key, "x") }).await.map(drop)
+}
+
+async fn delete_if(owner: &Owner, key: &str, expect: Expectation) -> Result<(), Failure> {
+    owner.raw.config_delete(call(), DeleteRequest { expect, ..anything(key) }).await.map(drop)
+}
+
+fn txn(key: &str, held: Vec<u64>) -> TxnRequest {
+    let put = TxnPut { key: key.to_owned(), value: Vec::new(), content_type: None };
+    TxnRequest { conditions: Vec::new(), held, ops: vec![TxnOp::Put(put)] }
+}
+
+fn at(version: &str) -> ReadOptions {
+    ReadOptions { at: Some(version.to_owned()), ..read(Consistency::Sequential) }
+}
+
+fn selecting() -> ReadOptions {
+    let selectors = vec![("ip".to_owned(), "10.0.0.1".to_owned())];
+    ReadOptions { selectors, ..read(Consistency::Any) }
+}
+
+fn listing(prefix: String, options: ReadOptions) -> ListRequest {
+    ListRequest { prefix, page: None, limit: 1, keys_only: true, options }
 }
 
 fn watching(key: String) -> WatchRequest {

@@ -26,6 +26,7 @@ mod check;
 mod checks;
 mod evidence;
 mod features;
+mod hook;
 mod inbox;
 mod owner;
 mod report;
@@ -36,7 +37,8 @@ mod view;
 
 pub use check::{Check, Need};
 pub use features::{FEATURES, Feature};
-pub use report::{CheckReport, FeatureReport, Report, Verdict, markdown};
+pub use hook::{Facts, Hook, Hooks};
+pub use report::{CheckReport, FeatureReport, Report, Verdict, markdown, overview};
 pub use runner::{Options, Progress, measure};
 pub use subject::Subject;
 

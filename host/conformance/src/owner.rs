@@ -40,6 +40,8 @@ pub(crate) struct Owner {
     subject: Arc<Subject>,
     next_id: AtomicU64,
     fetching: watch::Sender<bool>,
+    /// Polls that are pending.
+    polls: watch::Sender<usize>,
     pumps: Vec<AbortHandle>,
 }
 
@@ -68,6 +70,7 @@ impl Owner {
             lock: Arc::default(),
             next_id: AtomicU64::new(1),
             fetching: watch::Sender::new(true),
+            polls: watch::Sender::new(0),
             pumps: Vec::new(),
             subject,
         };
@@ -109,6 +112,13 @@ impl Owner {
         self.fetching.send_replace(false);
     }
 
+    /// Begins no further poll, and waits until none is pending.
+    pub(crate) async fn without_polls(&self) {
+        self.stop_fetching();
+        // Fails only when the sender is gone, which `self` has.
+        let _ = self.polls.subscribe().wait_for(|polls| *polls == 0).await;
+    }
+
     /// Polls again.
     pub(crate) fn go_on_fetching(&self) {
         self.fetching.send_replace(true);
@@ -137,11 +147,14 @@ impl Owner {
         fetch: for<'a> fn(&'a Incarnation) -> Fetch<'a, E>,
     ) -> BoxFuture<'static, ()> {
         let (raw, inbox) = (Arc::clone(&self.raw), Arc::clone(inbox));
-        let mut fetching = self.fetching.subscribe();
+        let (mut fetching, polls) = (self.fetching.subscribe(), self.polls.clone());
         Box::pin(async move {
             while fetching.wait_for(|fetching| *fetching).await.is_ok() {
-                match fetch(&raw).await {
-                    Ok(events) => inbox.put(events),
+                polls.send_modify(|polls| *polls += 1);
+                let fetched = fetch(&raw).await.map(|events| inbox.put(events));
+                polls.send_modify(|polls| *polls -= 1);
+                match fetched {
+                    Ok(()) => {}
                     Err(Failure::Ended(_)) => return,
                     Err(_) => tokio::time::sleep(PAUSE).await,
                 }

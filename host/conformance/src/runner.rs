@@ -11,6 +11,7 @@ use crate::{
     check::{Check, Need, Stop},
     checks,
     features::{self, Refusal},
+    hook::Hooks,
     report::{CheckReport, Report, Verdict},
     subject::Subject,
     trial::Trial,
@@ -25,11 +26,13 @@ pub struct Options {
     pub only: Vec<String>,
     /// Checks that run at the same time. Most of a check is waiting.
     pub parallel: usize,
+    /// What the operator lends the suite.
+    pub hooks: Hooks,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { smoke: false, only: Vec::new(), parallel: 8 }
+        Self { smoke: false, only: Vec::new(), parallel: 8, hooks: Hooks::default() }
     }
 }
 
@@ -60,9 +63,14 @@ pub async fn measure(
         .filter(|check| options.wants(check) && applies(check, &subject))
         .collect();
     let total = wanted.len();
-    let mut running = futures::stream::iter(wanted)
-        .map(|check| run(Arc::clone(&subject), check).boxed())
-        .buffer_unordered(options.parallel.max(1));
+    // What makes the server forget takes from the others what they are about to read.
+    let forgets = |check: &&Check| check.forgets && options.hooks.forget.is_some();
+    let (last, first): (Vec<&Check>, Vec<&Check>) = wanted.into_iter().partition(forgets);
+    let start = |check| run(Arc::clone(&subject), check, options.hooks.clone()).boxed();
+    let mut running = futures::stream::iter(first)
+        .map(start)
+        .buffer_unordered(options.parallel.max(1))
+        .chain(futures::stream::iter(last).then(start));
     let mut reports: Vec<CheckReport> = Vec::new();
     while let Some(report) = running.next().await {
         progress(Progress { done: reports.len() + 1, total, check: &report });
@@ -92,9 +100,9 @@ fn applies(check: &Check, subject: &Subject) -> bool {
     further && check.capability().is_none_or(|capability| offered.contains(&capability))
 }
 
-async fn run(subject: Arc<Subject>, check: &'static Check) -> CheckReport {
+async fn run(subject: Arc<Subject>, check: &'static Check, hooks: Hooks) -> CheckReport {
     let began = Instant::now();
-    let mut trial = Trial::new(subject);
+    let mut trial = Trial::new(subject, hooks);
     let run = async {
         admit(check, &mut trial).await?;
         (check.run)(&mut trial).await

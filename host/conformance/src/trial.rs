@@ -8,6 +8,7 @@ use pintle::direct::{Failure, Start, Weather};
 use crate::{
     check::{Outcome, Stop},
     evidence::Evidence,
+    hook::Hooks,
     owner::{Owner, call},
     subject::{Space, Subject},
 };
@@ -16,14 +17,15 @@ use crate::{
 pub(crate) struct Trial {
     pub(crate) subject: Arc<Subject>,
     pub(crate) evidence: Evidence,
+    pub(crate) hooks: Hooks,
     space: Space,
     owners: Vec<Arc<Owner>>,
 }
 
 impl Trial {
-    pub(crate) fn new(subject: Arc<Subject>) -> Self {
+    pub(crate) fn new(subject: Arc<Subject>, hooks: Hooks) -> Self {
         let space = subject.space();
-        Self { subject, evidence: Evidence::new(), space, owners: Vec::new() }
+        Self { subject, evidence: Evidence::new(), hooks, space, owners: Vec::new() }
     }
 
     /// Starts an owner; its name shows in the evidence.

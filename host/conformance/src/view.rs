@@ -10,7 +10,7 @@ pub(crate) enum Step {
     Begin,
     Put {
         key: String,
-        version: String,
+        said: String,
     },
     Removed {
         key: String,
@@ -26,7 +26,7 @@ pub(crate) enum Step {
 /// A reader's knowledge.
 #[derive(Debug, Default)]
 pub(crate) struct View {
-    /// What is there, with its version.
+    /// What is there, with its version and all that is said of it.
     pub(crate) state: BTreeMap<String, String>,
     /// Whether the first snapshot has ended, and none is under way or due.
     pub(crate) live: bool,
@@ -37,11 +37,24 @@ pub(crate) struct View {
     snapshot: Option<BTreeSet<String>>,
     /// A snapshot has to come next.
     due: bool,
+    first_told: Option<bool>,
     begun: bool,
     ended: bool,
 }
 
 impl View {
+    /// What one knows after these events of a watch from a version, whose reader knew `state`.
+    pub(crate) fn on(
+        state: BTreeMap<String, String>,
+        steps: impl IntoIterator<Item = Step>,
+    ) -> Self {
+        let mut view = Self { state, live: true, begun: true, ..Self::default() };
+        for step in steps {
+            view.take(step);
+        }
+        view
+    }
+
     /// What one knows after these events.
     pub(crate) fn after(steps: impl IntoIterator<Item = Step>) -> Self {
         let mut view = Self { due: true, ..Self::default() };
@@ -51,7 +64,19 @@ impl View {
         view
     }
 
+    /// Whether the first that was told of a change is that there is a gap; nothing before it is told.
+    pub(crate) fn first_told(&self) -> Option<bool> {
+        self.first_told
+    }
+
     fn take(&mut self, step: Step) {
+        match step {
+            Step::Resync => self.first_told = self.first_told.or(Some(true)),
+            Step::Put { .. } | Step::Removed { .. } | Step::Ended(_) => {
+                self.first_told = self.first_told.or(Some(false));
+            }
+            Step::Begin | Step::End | Step::Progress | Step::Other => {}
+        }
         if self.ended {
             self.wrong.push(format!("after `ended` came {step:?}"));
         }
@@ -64,14 +89,14 @@ impl View {
                 self.snapshot = Some(BTreeSet::new());
                 (self.due, self.begun, self.live) = (false, true, false);
             }
-            Step::Put { key, version } => {
+            Step::Put { key, said } => {
                 if let Some(seen) = &mut self.snapshot
                     && !seen.insert(key.clone())
                 {
                     self.wrong.push(format!("{key} stands twice in one snapshot"));
                 }
                 self.change(&key);
-                self.state.insert(key, version);
+                self.state.insert(key, said);
             }
             Step::Removed { key } => {
                 if self.snapshot.is_some() {
@@ -107,12 +132,25 @@ impl View {
     }
 }
 
+/// All that is said of an entry.
+pub(crate) fn entry_text(entry: &config::Entry) -> String {
+    let value = String::from_utf8_lossy(&entry.value);
+    format!("{} `{value}` {:?}", entry.version, entry.content_type)
+}
+
+/// All that is said of an instance.
+pub(crate) fn instance_text(state: &registry::InstanceState) -> String {
+    let mut instance = state.instance.clone();
+    instance.labels.sort();
+    format!("{} {instance:?} {:?} {}", state.version, state.operator, state.ephemeral)
+}
+
 impl From<&config::Event> for Step {
     fn from(event: &config::Event) -> Self {
         match event {
             config::Event::SnapshotBegin => Self::Begin,
             config::Event::Put(put) => {
-                Self::Put { key: put.entry.key.clone(), version: put.entry.version.clone() }
+                Self::Put { key: put.entry.key.clone(), said: entry_text(&put.entry) }
             }
             config::Event::Removed(removed) => Self::Removed { key: removed.key.clone() },
             config::Event::SnapshotEnd(_) => Self::End,
@@ -130,7 +168,7 @@ impl From<&registry::Event> for Step {
             registry::Event::SnapshotBegin => Self::Begin,
             registry::Event::Put(put) => Self::Put {
                 key: key(&put.state.instance.service, &put.state.instance.id),
-                version: put.state.version.clone(),
+                said: instance_text(&put.state),
             },
             registry::Event::Removed(removed) => {
                 Self::Removed { key: key(&removed.service, &removed.id) }
@@ -152,7 +190,7 @@ mod tests {
     use super::*;
 
     fn put(key: &str) -> Step {
-        Step::Put { key: key.to_owned(), version: "1".to_owned() }
+        Step::Put { key: key.to_owned(), said: "1".to_owned() }
     }
 
     #[test]

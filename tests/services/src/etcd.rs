@@ -238,7 +238,7 @@ impl Etcd {
     /// # Errors
     /// [`Error::Command`] with what it says.
     pub async fn ctl_as(&self, client: Option<&Leaf>, arguments: &[&str]) -> Result<String> {
-        let mut command = Command::new(self.bin.join("etcdctl"));
+        let mut command = Command::new(self.ctl_path());
         command.args(["--endpoints", &self.url()]);
         if let Some(tls) = &self.options.tls {
             command.arg("--cacert").arg(&tls.authority);
@@ -248,6 +248,11 @@ impl Etcd {
         }
         command.args(arguments);
         run(command).await
+    }
+
+    /// The `etcdctl` that fits it.
+    pub fn ctl_path(&self) -> PathBuf {
+        self.bin.join("etcdctl")
     }
 
     /// Whether it is its cluster's leader; `false` also when it does not answer.

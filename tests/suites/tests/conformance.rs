@@ -2,16 +2,18 @@
 //! fails where its promise is broken.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     path::Path,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use futures::{StreamExt, TryStreamExt};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use pintle::direct::Bench;
-use pintle_conformance::{CheckReport, FEATURES, Options, Report, Subject, Verdict, measure};
+use pintle_conformance::{
+    CheckReport, FEATURES, Facts, Hook, Hooks, Options, Report, Subject, Verdict, measure,
+};
 use pintle_fixture_faulty::{
     FAULTS, Fault,
     faults::{MARK_BYTES, MARK_START},
@@ -40,16 +42,17 @@ fn wit() -> Result<String> {
     Ok(text)
 }
 
-/// Ids in braces: `{config.get}`.
+/// What stands in braces in the comments: `{config.get}`.
 fn promises(wit: &str) -> BTreeSet<&str> {
-    let braces = wit.split('{').skip(1).filter_map(|rest| Some(rest.split_once('}')?.0));
-    braces.filter(|id| is_id(id)).collect()
+    let comments = wit.lines().filter_map(|line| line.trim_start().strip_prefix("///"));
+    let braces = comments.flat_map(|line| line.split('{').skip(1));
+    braces.map(|rest| rest.split_once('}').map_or(rest, |(id, _)| id)).collect()
 }
 
 /// Names in the tables of features: a line that is `/// | `config.cas` | … |`.
 fn features(wit: &str) -> BTreeSet<&str> {
-    let names = wit.split("/// | `").skip(1).filter_map(|rest| Some(rest.split_once('`')?.0));
-    names.filter(|name| is_id(name)).collect()
+    let names = wit.split("/// | `").skip(1);
+    names.map(|rest| rest.split_once('`').map_or(rest, |(name, _)| name)).collect()
 }
 
 fn is_id(text: &str) -> bool {
@@ -64,6 +67,8 @@ fn every_promise_and_every_feature_has_a_check() -> Result<()> {
     let wit = wit()?;
     let (promises, features) = (promises(&wit), features(&wit));
     ensure!(promises.len() > 50 && features.len() > 20, "the WIT packages were not read right");
+    let strange: Vec<_> = promises.union(&features).filter(|id| !is_id(id)).collect();
+    assert!(strange.is_empty(), "no ids, where a promise or a feature has one: {strange:?}");
     let listed: BTreeSet<&str> = FEATURES.iter().map(|feature| feature.name).collect();
     assert_eq!(listed, features, "the suite's list of features is that of the WIT packages");
     let checked: BTreeSet<&str> =
@@ -120,9 +125,9 @@ async fn the_smallest_plugin_keeps_all_that_it_promises() -> Result<()> {
 fn faulty_bench(
     sandbox: &Sandbox,
     breaks: &[(String, String, String)],
-) -> Result<(Bench, Vec<Server>)> {
+) -> Result<(Bench, HashMap<String, Arc<Server>>)> {
     let mut text = String::new();
-    let mut servers = Vec::new();
+    let mut servers = HashMap::new();
     for (backend, plugin, broken) in breaks {
         let server = Server::start(PASSWORD)?;
         let address = server.address();
@@ -131,21 +136,70 @@ fn faulty_bench(
              limits = {{ connections = 512 }}\n\
              settings = {{ breaks = \"{broken}\", password = \"{PASSWORD}\" }}\n"
         );
-        servers.push(server);
+        servers.insert(backend.clone(), Arc::new(server));
     }
     Ok((Bench::open(sandbox.settings(&text)?)?, servers))
+}
+
+/// What the operator of such a server lends the suite.
+fn hooks(server: &Arc<Server>) -> Hooks {
+    let (forgetting, writing) = (Arc::clone(server), Arc::clone(server));
+    let forget = move |_| {
+        forgetting.compact();
+        async { Ok(()) }.boxed()
+    };
+    let write = move |facts: Facts| {
+        let fact = |wanted: &str| facts.iter().find(|(name, _)| *name == wanted);
+        if let Some((_, key)) = fact("PINTLE_KEY") {
+            // That is how this server's names are spelled.
+            let key = key.replace('%', "%25");
+            writing.write(&key, fact("PINTLE_VALUE").map(|(_, value)| value.as_str()));
+        }
+        async { Ok(()) }.boxed()
+    };
+    Hooks { forget: Some(Hook::new(forget)), write: Some(Hook::new(write)) }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_plugin_that_keeps_every_promise_passes_every_check() -> Result<()> {
     let sandbox = Sandbox::new(&["fixtures/faulty"])?;
     let backend = ("whole".to_owned(), "faulty".to_owned(), String::new());
-    let (bench, _servers) = faulty_bench(&sandbox, &[backend])?;
+    let (bench, servers) = faulty_bench(&sandbox, &[backend])?;
     let subject = Subject::open(&bench, "whole").await.map_err(|it| anyhow::anyhow!(it.text()))?;
-    let report = measure(subject, &Options::default(), |_| {}).await;
+    let server = servers.get("whole").context("its server")?;
+    let options = Options { hooks: hooks(server), ..Options::default() };
+    let report = measure(subject, &options, |_| {}).await;
     let wrong = shortcomings(&report, |_| false);
     ensure!(wrong.is_empty(), "{wrong}");
     ensure!(report.checks.len() == pintle_conformance::checks().len(), "checks were left out");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_needs_a_server_that_forgets_never_passes_on_one_that_does_not() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/faulty"])?;
+    let backend = ("whole".to_owned(), "faulty".to_owned(), String::new());
+    let (bench, _servers) = faulty_bench(&sandbox, &[backend])?;
+    let checks = pintle_conformance::checks();
+    let only: Vec<String> =
+        checks.iter().filter(|check| check.forgets).map(|check| check.id.to_owned()).collect();
+    ensure!(only.len() == 4, "{only:?}");
+    let fails = Hook::new(|_| async { Err("no such command".to_owned()) }.boxed());
+    for (forget, reason) in [
+        (Hook::new(|_| async { Ok(()) }.boxed()), "nothing is forgotten"),
+        (fails, "no such command"),
+    ] {
+        let hooks = Hooks { forget: Some(forget), write: None };
+        let options = Options { only: only.clone(), hooks, ..Options::default() };
+        let subject =
+            Subject::open(&bench, "whole").await.map_err(|it| anyhow::anyhow!(it.text()))?;
+        let report = measure(subject, &options, |_| {}).await;
+        ensure!(report.checks.len() == only.len(), "{}", report.text());
+        for check in &report.checks {
+            let told = check.verdict == Verdict::Inconclusive && check.reason.contains(reason);
+            ensure!(told, "{}", check.line());
+        }
+    }
     Ok(())
 }
 
@@ -164,12 +218,13 @@ async fn each_fault_makes_its_checks_fail() -> Result<()> {
         let broken = if fault.in_file { "" } else { fault.name };
         backends.push((backend.clone(), plugin, broken.to_owned()));
     }
-    let (bench, _servers) = faulty_bench(&sandbox, &backends)?;
+    let (bench, servers) = faulty_bench(&sandbox, &backends)?;
     let bench = Arc::new(bench);
     let missed: Vec<String> = futures::stream::iter(faults)
         .map(|(backend, fault)| {
             let bench = Arc::clone(&bench);
-            async move { missed_by(&bench, &backend, fault).await }
+            let hooks = servers.get(&backend).map(hooks).unwrap_or_default();
+            async move { missed_by(&bench, &backend, fault, hooks).await }
         })
         .buffer_unordered(PARALLEL)
         .try_collect::<Vec<_>>()
@@ -180,9 +235,14 @@ async fn each_fault_makes_its_checks_fail() -> Result<()> {
 }
 
 /// The checks that do not fail and should, with what they say.
-async fn missed_by(bench: &Bench, backend: &str, fault: &Fault) -> Result<Vec<String>> {
+async fn missed_by(
+    bench: &Bench,
+    backend: &str,
+    fault: &Fault,
+    hooks: Hooks,
+) -> Result<Vec<String>> {
     let only = fault.checks.iter().map(|&id| id.to_owned()).collect();
-    let options = Options { only, parallel: 2, ..Options::default() };
+    let options = Options { only, parallel: 2, hooks, ..Options::default() };
     let report = match Subject::open(bench, backend).await {
         Ok(subject) => measure(subject, &options, |_| {}).await,
         Err(report) => *report,

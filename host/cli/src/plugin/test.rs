@@ -9,7 +9,7 @@ use pintle::{
     direct::Bench,
     settings::{BackendSettings, Settings},
 };
-use pintle_conformance::{Options, Report, Subject, markdown, measure};
+use pintle_conformance::{Hook, Hooks, Options, Report, Subject, markdown, measure};
 
 use crate::{
     exit::{Exit, Failure},
@@ -29,6 +29,14 @@ pub(crate) struct Arguments {
     /// Only these checks, like `watch` or `config.cas`; may be repeated
     #[arg(long, value_name = "ID")]
     only: Vec<String>,
+    /// A command that makes the server forget what was before version $PINTLE_VERSION, like a
+    /// compaction
+    #[arg(long, value_name = "COMMAND")]
+    provoke_gap: Option<String>,
+    /// A command that writes $PINTLE_VALUE under $PINTLE_KEY with the server's own tools, or removes
+    /// the key where there is no value
+    #[arg(long, value_name = "COMMAND")]
+    write_as_other: Option<String>,
     /// Print the measured capabilities as a Markdown table
     #[arg(long)]
     markdown: bool,
@@ -43,7 +51,12 @@ const BACKEND: &str = "test";
 pub(crate) async fn run(global: &Global, arguments: Arguments) -> anyhow::Result<Exit> {
     let (settings, backend) = settings(global, &arguments.file)?;
     let bench = Bench::open(settings)?;
-    let options = Options { smoke: arguments.smoke, only: arguments.only, ..Options::default() };
+    let hooks = Hooks {
+        forget: arguments.provoke_gap.map(Hook::command),
+        write: arguments.write_as_other.map(Hook::command),
+    };
+    let (smoke, only) = (arguments.smoke, arguments.only);
+    let options = Options { smoke, only, hooks, ..Options::default() };
     let report = match Subject::open(&bench, &backend).await {
         Ok(subject) => {
             measure(subject, &options, |progress| {

@@ -1,6 +1,12 @@
 //! The manners of calls: their time, their cancellation, their errors, how fresh their answers are.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use futures::future::try_join;
 use pintle::{
@@ -13,7 +19,7 @@ use pintle::{
     },
 };
 
-use super::plugin::use_server;
+use super::plugin::{use_server, use_server_by};
 use crate::{
     check::{Check, Need, Outcome, SOON, Stop, check, ensure},
     owner::{Owner, asking, call, read, write},
@@ -36,10 +42,12 @@ pub(super) const CHECKS: &[Check] = &[
     check!("plugin.error-secret", error_secret, "no error holds a value of a secret setting"),
     check!("plugin.consistency", consistency, "a sequential read sees the plugin's own writes",
         needs Need::Capability(Capability::Config)),
+    check!("plugin.consistency/never-back", never_back, "sequential reads never go back in time",
+        needs Need::Capability(Capability::Config)),
 ];
 
 /// How much later than it was told a call may return: what the host needs to carry the answer.
-const MARGIN: Duration = Duration::from_millis(400);
+pub(super) const MARGIN: Duration = Duration::from_millis(400);
 
 async fn timeout(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
@@ -106,13 +114,7 @@ async fn cancel_blackhole(trial: &mut Trial) -> Outcome {
     use_server(&owner, &key, Duration::from_secs(5)).await?;
     owner.faults.set(Weather::Blackhole);
     let attempt = Call::within(Duration::from_secs(6));
-    if owner.offers(Capability::Config) {
-        let using = owner.raw.config_get(attempt, key, owner.fresh());
-        cancelled_in_time(&owner, attempt, async { using.await.map(drop) }).await
-    } else {
-        let using = owner.raw.tracing_export(attempt, super::tracing::batch(1));
-        cancelled_in_time(&owner, attempt, async { using.await.map(drop) }).await
-    }
+    cancelled_in_time(&owner, attempt, use_server_by(&owner, &key, attempt)).await
 }
 
 async fn cancelled_in_time(
@@ -241,7 +243,9 @@ async fn error_secret(trial: &mut Trial) -> Outcome {
     for key in &secrets {
         settings.insert(key.clone(), MARK.into());
     }
+    let seen = AtomicU32::new(0);
     let hides = |error: &Error| {
+        seen.fetch_add(1, Ordering::Relaxed);
         let all = format!("{} {} {:?}", error.code, error.message, error.details);
         ensure!(
             !all.contains(MARK),
@@ -250,16 +254,8 @@ async fn error_secret(trial: &mut Trial) -> Outcome {
         Outcome::Ok(())
     };
     for weather in [Weather::Clear, Weather::Cut, Weather::Blackhole] {
-        let settings = Some(serde_json::Value::Object(settings.clone()).to_string());
-        let start = Start { settings, ..Start::default() };
-        start.faults.set(weather);
-        let owner = match trial.try_owner("secret", start).await {
-            Ok(owner) => owner,
-            Err(Failure::Error(error)) => {
-                hides(&error)?;
-                continue;
-            }
-            Err(failure) => return Err(failure.into()),
+        let Some(owner) = start_with_secrets(trial, &mut settings, weather, &hides).await? else {
+            continue;
         };
         let key = trial.key("secret");
         let limit = Duration::from_millis(1_500);
@@ -277,7 +273,40 @@ async fn error_secret(trial: &mut Trial) -> Outcome {
         ensure!(!all.contains(MARK), "the value of a secret stands in its health: {all}");
         owner.kill().await;
     }
+    if seen.into_inner() == 0 {
+        return Err(Stop::Skipped(format!("with wrong {secrets:?} no error came to look at")));
+    }
     Ok(())
+}
+
+/// Starts with wrong secrets. A setting that is refused for being missing beside a secret is given, so
+/// that errors of the server's come as well as those of the start.
+async fn start_with_secrets(
+    trial: &mut Trial,
+    settings: &mut serde_json::Map<String, serde_json::Value>,
+    weather: Weather,
+    hides: &(impl Fn(&Error) -> Outcome + Sync),
+) -> Outcome<Option<Arc<Owner>>> {
+    loop {
+        let start = Start {
+            settings: Some(serde_json::Value::Object(settings.clone()).to_string()),
+            ..Start::default()
+        };
+        start.faults.set(weather);
+        let error = match trial.try_owner("secret", start).await {
+            Ok(owner) => return Ok(Some(owner)),
+            Err(Failure::Error(error)) => error,
+            Err(failure) => return Err(failure.into()),
+        };
+        hides(&error)?;
+        let named = error.details.into_iter().find(|(name, _)| name == "setting");
+        match named {
+            Some((_, setting)) if !settings.contains_key(&setting) => {
+                settings.insert(setting, "pintle-conformance".into());
+            }
+            _ => return Ok(None),
+        }
+    }
 }
 
 async fn consistency(trial: &mut Trial) -> Outcome {
@@ -301,5 +330,39 @@ async fn consistency(trial: &mut Trial) -> Outcome {
         );
     }
     owner.raw.config_get(call(), key, read(Consistency::Any)).await?;
+    Ok(())
+}
+
+async fn never_back(trial: &mut Trial) -> Outcome {
+    const LAST: u32 = 200;
+    let owner = trial.owner("a").await?;
+    let other = trial.other(&owner).await?;
+    let key = trial.key("counter");
+    owner.put(&key, "0").await?;
+    let counting = async {
+        for number in 1..=LAST {
+            other.put(&key, number.to_string()).await?;
+        }
+        Outcome::Ok(())
+    };
+    let reading = async {
+        let mut newest = 0;
+        let until = Instant::now() + SOON;
+        while newest < LAST {
+            let options = read(Consistency::Sequential);
+            let found = owner.raw.config_get(call(), key.clone(), options).await?;
+            let seen = found.and_then(|entry| String::from_utf8(entry.value).ok()?.parse().ok());
+            let Some(seen) = seen.filter(|seen| *seen >= newest) else {
+                return Err(Stop::Broken(format!(
+                    "{key} counts up, and a sequential read after {newest} was seen answers {seen:?}"
+                )));
+            };
+            newest = seen;
+            // It may be late, but not for ever.
+            ensure!(Instant::now() < until, "{key} counts to {LAST}; reads still show {newest}");
+        }
+        Outcome::Ok(())
+    };
+    try_join(counting, reading).await?;
     Ok(())
 }

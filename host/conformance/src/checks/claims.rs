@@ -8,6 +8,7 @@ use pintle::direct::{
     lock::{AcquireOutcome, AcquireRequest, Event, LockState},
 };
 
+use super::lock::value_of;
 use crate::{
     check::{Check, Need, Outcome, SOON, Stop, check, ensure},
     owner::{Owner, asking, call},
@@ -55,6 +56,11 @@ async fn force_release(trial: &mut Trial) -> Outcome {
     let claim = operator.inspect(&name).await?.holders.into_iter().next();
     take_away(&operator, &name).await?;
     let second = operator.hold(AcquireRequest { wait_ms: 2_000, ..asking(&name) }).await?;
+    let (before, now) = (value_of(&grant)?, value_of(&second)?);
+    ensure!(
+        now.0 == before.0 && now.1 > before.1,
+        "the lock was taken from {before:?}, and the next holder has {now:?}"
+    );
     if let Some(claim) = claim {
         let again = operator.raw.lock_force_release(call(), name.clone(), claim.claim_id).await?;
         ensure!(!again, "the claim is gone already, and a force-release answers true");
@@ -154,7 +160,8 @@ async fn confirmed(trial: &mut Trial) -> Outcome {
             Ok(waiters.into_iter().find(|claim| claim.owner == "waiter"))
         })
         .await?;
-        owner.raw.lock_force_release(call(), name.clone(), claim.claim_id).await?;
+        let taken = owner.raw.lock_force_release(call(), name.clone(), claim.claim_id).await?;
+        ensure!(taken, "the waiter is listed, and a force-release of its claim answers false");
         owner.release(&grant).await?;
         // The lock is free now, and the claim is not there: it must not be granted.
         let state = owner.inspect(&name).await?;
@@ -182,7 +189,15 @@ async fn cancelled(trial: &mut Trial) -> Outcome {
     let request = AcquireRequest { wait_ms: 25_000, owner: "waiter".into(), ..asking(&name) };
     let waiting = async { Ok(waiter.raw.lock_acquire(attempt, id, request).await) };
     let cancelling = async {
-        tokio::time::sleep(Duration::from_millis(400)).await;
+        if owner.has("lock.waiters") {
+            eventually("the waiter is listed", SOON, || async {
+                let waiters = owner.inspect(&name).await?.waiters;
+                Ok(waiters.iter().any(|claim| claim.owner == "waiter").then_some(()))
+            })
+            .await?;
+        } else {
+            tokio::time::sleep(Duration::from_millis(400)).await;
+        }
         waiter.raw.cancel(attempt)?;
         Outcome::Ok(())
     };

@@ -86,6 +86,18 @@ async fn linearizable(trial: &mut Trial) -> Outcome {
             seen.as_deref() == Some(value.as_str()),
             "{key} was acknowledged as {value}, and a linearizable get after it answers {seen:?}"
         );
+        let keys = vec![trial.key("absent"), key.clone()];
+        let many = reader.raw.config_get_many(call(), keys, read(Consistency::Linearizable));
+        let listed = reader.list(&trial.prefix(), 10).await?;
+        let ways =
+            [("get-many", many.await?.pop().flatten()), ("listing", listed.into_iter().next())];
+        for (way, found) in ways {
+            let seen = found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+            ensure!(
+                seen.as_deref() == Some(value.as_str()),
+                "{key} was acknowledged as {value}, and a linearizable {way} after it shows {seen:?}"
+            );
+        }
     }
     Ok(())
 }
@@ -212,6 +224,8 @@ async fn history(trial: &mut Trial) -> Outcome {
         // Pages of two, so that following them is looked at as well.
         let request = HistoryRequest { key: key.clone(), limit: 2, page };
         let found = owner.raw.config_history(call(), request).await?;
+        let len = found.revisions.len();
+        ensure!(len <= 2, "a page of at most 2 revisions has {len}");
         shown.extend(found.revisions.into_iter().map(|revision| match revision.change {
             Change::Put(entry) => format!("put {}", String::from_utf8_lossy(&entry.value)),
             Change::Removed(_) => "removed".to_owned(),

@@ -40,6 +40,11 @@ pub(super) const CHECKS: &[Check] = &[
     check!("lock.release", release, "a release lets the next one in, and a second answers false"),
     check!("lock.release-own", release_own, "a late release takes nothing from the next holder"),
     check!("lock.inspect", inspect, "a lock's holder is named, with mode, token and owner"),
+    check!(
+        "lock.inspect/list",
+        list,
+        "every lock below a prefix that somebody holds is listed, in pages, under its own name"
+    ),
     check!("lock.waiters", waiters, "those who wait are listed in their order",
         needs Need::Feature("lock.waiters")),
     check!("lock.shared", shared, "shared leases exclude exclusive ones, and nothing else",
@@ -103,7 +108,8 @@ async fn renewed(trial: &mut Trial) -> Outcome {
     Ok(())
 }
 
-fn value_of(grant: &Grant) -> Outcome<(String, u64)> {
+/// Epoch and value of the token of an exclusive lease.
+pub(super) fn value_of(grant: &Grant) -> Outcome<(String, u64)> {
     let token = grant.lease.token.clone();
     let token = token.ok_or_else(|| Stop::Broken("an exclusive lease has no token".into()))?;
     Ok((token.epoch, token.value))
@@ -275,6 +281,43 @@ async fn inspect(trial: &mut Trial) -> Outcome {
         Ok(page.names.is_empty().then_some(()))
     })
     .await
+}
+
+async fn list(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let other = trial.other(&owner).await?;
+    let prefix = trial.key("list");
+    let rest = 1_024 - prefix.len();
+    // In segments that every server takes.
+    let longest: String = (1..rest).map(|at| if at % 100 == 0 { '/' } else { 'x' }).collect();
+    let tails = ["a", "b/c", "b", "ünï-鍵", "%2E%2E", "100%25", "UPPER", "upper", "z z", &longest];
+    let mut inside: Vec<String> =
+        tails.iter().map(|tail| format!("{prefix}/{}", tail.trim_end_matches('/'))).collect();
+    let outside = [prefix.clone(), trial.key("listing/x"), trial.key("lis")];
+    let mut grants = Vec::new();
+    for name in inside.iter().chain(&outside) {
+        grants.push(owner.hold(asking(name)).await?);
+    }
+    let (mut listed, mut page) = (Vec::new(), None);
+    for _ in 0..100 {
+        let found = other.raw.lock_list(call(), prefix.clone(), page, 3).await?;
+        ensure!(found.names.len() <= 3, "a page of at most 3 locks has {:?}", found.names);
+        listed.extend(found.names);
+        page = found.next;
+        if page.is_none() {
+            break;
+        }
+    }
+    listed.sort_unstable();
+    inside.sort_unstable();
+    ensure!(
+        listed == inside,
+        "below {prefix} these are held: {inside:?}; by pages of 3 are listed {listed:?}"
+    );
+    for grant in &grants {
+        ensure!(owner.release(grant).await?, "a lease is held, and its release answers false");
+    }
+    Ok(())
 }
 
 fn same_token(

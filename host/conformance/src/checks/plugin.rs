@@ -30,10 +30,6 @@ pub(super) const CHECKS: &[Check] = &[
         needs Need::Network),
     check!("plugin.stop", stop, "after stop nothing of it is left on the server",
         needs Need::Keeps),
-    check!("plugin.resume", resume, "a successor finds what its predecessor held",
-        needs Need::Keeps),
-    check!("plugin.checkpoint", checkpoint, "killed at any point, its successor blocks nobody",
-        needs Need::Keeps),
 ];
 
 async fn describe(trial: &mut Trial) -> Outcome {
@@ -60,6 +56,22 @@ async fn describe(trial: &mut Trial) -> Outcome {
     ensure!(
         unknown.is_empty(),
         "it declares features that the interface does not name: {unknown:?}"
+    );
+    let offers = |capability| plugin.capabilities.contains(&capability);
+    let strange: Vec<&str> = FEATURES
+        .iter()
+        .filter(|feature| plugin.features.contains(feature.name))
+        .filter(|feature| match feature.name {
+            "config.held" => !(offers(Capability::Config) && offers(Capability::Lock)),
+            // Of instances as well.
+            "watch.previous" => !(offers(Capability::Config) || offers(Capability::Registry)),
+            _ => !offers(feature.capability),
+        })
+        .map(|feature| feature.name)
+        .collect();
+    ensure!(
+        strange.is_empty(),
+        "it declares {strange:?}, and does not offer the capabilities that these are about"
     );
     Ok(())
 }
@@ -136,7 +148,11 @@ async fn start_refuses(trial: &mut Trial) -> Outcome {
 
 /// Does something that needs the server.
 pub(super) async fn use_server(owner: &Owner, name: &str, within: Duration) -> Result<(), Failure> {
-    let call = Call::within(within);
+    use_server_by(owner, name, Call::within(within)).await
+}
+
+/// The same by a call that may be cancelled.
+pub(super) async fn use_server_by(owner: &Owner, name: &str, call: Call) -> Result<(), Failure> {
     if owner.offers(Capability::Config) {
         owner.raw.config_get(call, name.to_owned(), owner.fresh()).await.map(drop)
     } else if owner.offers(Capability::Registry) {
@@ -237,10 +253,10 @@ async fn health_blackhole(trial: &mut Trial) -> Outcome {
 }
 
 /// Long: what stops or is found again must not depend on its end.
-const LONG_TTL_MS: u32 = 60_000;
+pub(super) const LONG_TTL_MS: u32 = 60_000;
 
 /// Waits until the lock can be had, and gives it back.
-async fn free_within(owner: &Owner, name: &str, wait_ms: u32, why: &str) -> Outcome {
+pub(super) async fn free_within(owner: &Owner, name: &str, wait_ms: u32, why: &str) -> Outcome {
     match owner.acquire(AcquireRequest { wait_ms, ..asking(name) }).await? {
         Ok(grant) => {
             owner.release(&grant).await?;
@@ -273,104 +289,4 @@ async fn stop(trial: &mut Trial) -> Outcome {
         ensure!(left.is_none(), "its owner was stopped, and it is listed: {left:?}");
     }
     Ok(())
-}
-
-async fn resume(trial: &mut Trial) -> Outcome {
-    let owner = trial.owner("a").await?;
-    let (lock, service) = (trial.key("resume"), trial.service("resume"));
-    let locks = owner.offers(Capability::Lock);
-    let registry = owner.offers(Capability::Registry);
-    if !locks && !registry {
-        return Err(Stop::Skipped("it holds nothing on a server".to_owned()));
-    }
-    if locks {
-        owner.hold(AcquireRequest { ttl_ms: LONG_TTL_MS, ..asking(&lock) }).await?;
-    }
-    if registry {
-        owner.register(instance(&service, "x"), LONG_TTL_MS).await?;
-    }
-    owner.kill().await;
-    let later = trial.successor("a", &owner).await?;
-    if registry {
-        // As the host repeats it.
-        let again = later.try_register(instance(&service, "x"), LONG_TTL_MS).await?;
-        ensure!(
-            again.is_ok(),
-            "its predecessor had it registered, and the successor is told it is taken: {again:?}"
-        );
-        ensure!(later.find(&service, "x").await?.is_some(), "it was adopted, and is not listed");
-    }
-    if locks {
-        free_within(&later, &lock, 4_000, "its holder crashed and has a successor").await?;
-    }
-    Ok(())
-}
-
-async fn checkpoint(trial: &mut Trial) -> Outcome {
-    let plugin = trial.subject.plugin();
-    let locks = plugin.capabilities.contains(&Capability::Lock);
-    let registry = plugin.capabilities.contains(&Capability::Registry);
-    if !locks && !registry {
-        return Err(Stop::Skipped("it holds nothing on a server".to_owned()));
-    }
-    for round in 0..ROUNDS {
-        if locks {
-            killed_acquiring(trial, round).await?;
-        }
-        if registry {
-            killed_registering(trial, round).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Points at which an incarnation is killed, from before a claim is written to after its grant.
-const ROUNDS: u32 = 8;
-
-async fn killed_acquiring(trial: &mut Trial, round: u32) -> Outcome {
-    let owner = trial.owner("a").await?;
-    let name = trial.key(&format!("checkpoint/{round}"));
-    let request = AcquireRequest { ttl_ms: LONG_TTL_MS, ..asking(&name) };
-    let acquiring = owner.raw.lock_acquire(call(), owner.id(), request);
-    kill_during(&owner, round, async { drop(acquiring.await) }).await;
-    let later = trial.successor("a", &owner).await?;
-    let why = format!("its holder was killed at point {round} and has a successor");
-    free_within(&later, &name, 4_000, &why).await?;
-    later.kill().await;
-    Ok(())
-}
-
-async fn killed_registering(trial: &mut Trial, round: u32) -> Outcome {
-    let owner = trial.owner("a").await?;
-    let service = trial.service(&format!("checkpoint-{round}"));
-    let registering = owner.try_register(instance(&service, "x"), LONG_TTL_MS);
-    kill_during(&owner, round, async { drop(registering.await) }).await;
-    let later = trial.successor("a", &owner).await?;
-    let what = "a successor gets the name that its predecessor was registering";
-    eventually(what, Duration::from_secs(4), || async {
-        // The host repeats it after an error, too.
-        match later.try_register(instance(&service, "x"), LONG_TTL_MS).await {
-            Ok(again) => Ok(again.ok()),
-            Err(Stop::Unclear(_)) => Ok(None),
-            Err(stop) => Err(stop),
-        }
-    })
-    .await?;
-    let listed = later.instances(&service).await?.len();
-    ensure!(listed == 1, "one instance is registered, and {listed} are listed (point {round})");
-    later.stop().await
-}
-
-/// Kills `owner` somewhere in `pending`; in the last round when it is done.
-async fn kill_during(owner: &Owner, round: u32, pending: impl Future<Output = ()>) {
-    let killing = async {
-        tokio::time::sleep(Duration::from_micros(400) * round * round).await;
-        owner.kill().await;
-    };
-    if round < ROUNDS - 1 {
-        futures::future::join(pending, killing).await;
-    } else {
-        pending.await;
-        killing.await;
-    }
 }

@@ -12,7 +12,7 @@ use crate::{
     check::{Check, Need, Outcome, SOON, Stop, check, ensure},
     owner::{Owner, call, instance},
     trial::{Trial, eventually},
-    view::{Step, View},
+    view::{Step, View, instance_text},
 };
 
 pub(super) const CHECKS: &[Check] = &[
@@ -327,7 +327,7 @@ fn view(owner: &Owner, id: u64) -> View {
     View::after(owner.registry.of(id).iter().map(Step::from))
 }
 
-async fn open(owner: &Owner, service: Option<String>) -> Outcome<u64> {
+pub(super) async fn open(owner: &Owner, service: Option<String>) -> Outcome<u64> {
     let id = owner.id();
     owner.raw.registry_watch(call(), id, service).await?;
     owner
@@ -340,11 +340,16 @@ async fn open(owner: &Owner, service: Option<String>) -> Outcome<u64> {
 }
 
 /// Waits until the view of a watch equals what `lister` sees, and no rule was broken.
-async fn settled(owner: &Owner, id: u64, lister: &Owner, service: &str) -> Outcome<View> {
+pub(super) async fn settled(
+    owner: &Owner,
+    id: u64,
+    lister: &Owner,
+    service: &str,
+) -> Outcome<View> {
     let states = lister.instances(service).await?;
     let expected: BTreeMap<String, String> = states
         .into_iter()
-        .map(|state| (format!("{service}/{}", state.instance.id), state.version))
+        .map(|state| (format!("{service}/{}", state.instance.id), instance_text(&state)))
         .collect();
     let what = format!("a watch knows the {} instances that are listed", expected.len());
     eventually(&what, SOON, || async {

@@ -10,6 +10,7 @@ use pintle::direct::{
 
 use crate::{
     check::{Check, Need, Outcome, SOON, Stop, check, ensure},
+    inbox::Arrived,
     owner::{Owner, asking, call, instance},
     trial::{Trial, eventually},
 };
@@ -38,14 +39,21 @@ pub(super) const CHECKS: &[Check] = &[
     check!(
         "registry.restored",
         restored,
-        "after its session was lost an instance is registered again by itself",
+        "after its session was lost an instance is registered again by itself, as it was last",
+        needs Need::Network, Need::Shares;
+        slow
+    ),
+    check!(
+        "registry.no-takeover/lost",
+        taken_meanwhile,
+        "whose name another has got while it was cut off is told `taken`, and leaves it alone",
         needs Need::Network, Need::Shares;
         slow
     ),
     check!(
         "registry.status",
         status,
-        "the loss of a registration and its recovery are reported, in this order",
+        "each loss of a registration and each recovery is reported, in this order",
         needs Need::Network, Need::Shares;
         slow
     ),
@@ -213,14 +221,70 @@ async fn restored(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let other = trial.owner("b").await?;
     let service = trial.service("restored");
-    owner.register(instance(&service, "x"), TTL_MS).await?;
-    for _ in 0..2 {
+    let mut mine = instance(&service, "x");
+    let id = owner.register(mine.clone(), TTL_MS).await?;
+    for weight in [7, 8] {
+        mine.weight = weight;
+        owner.raw.registry_update(call(), id, mine.clone()).await?;
         lose_session(trial, &owner, &other, &service).await?;
-        eventually("it is registered again by itself", Duration::from_secs(15), || async {
-            Ok(other.find(&service, "x").await?.map(drop))
+        let what = "it is registered again by itself";
+        let found =
+            eventually(what, Duration::from_secs(15), || async { other.find(&service, "x").await })
+                .await?;
+        ensure!(
+            found.instance.weight == weight && found.ephemeral,
+            "it was updated to weight {weight} before its session was lost; it came back as {found:?}"
+        );
+        // Updates are taken again once the plugin knows that it is back.
+        owner
+            .registry
+            .wait(id, SOON, "its recovery is reported", |events| {
+                let back = |it: &&Arrived<Event>| matches!(it.event, Event::Registered(_));
+                let lost = events.iter().rposition(|it| matches!(it.event, Event::Lost(_)))?;
+                events.iter().skip(lost).find(back).map(drop)
+            })
+            .await?;
+    }
+    Ok(())
+}
+
+async fn taken_meanwhile(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let other = trial.owner("b").await?;
+    let service = trial.service("taken");
+    let id = owner.register(instance(&service, "x"), TTL_MS).await?;
+    trial.note("the network of a swallows everything until b has its name");
+    owner.faults.set(Weather::Blackhole);
+    let mut theirs = instance(&service, "x");
+    theirs.host = "10.0.0.2".to_owned();
+    eventually("the name is free when its owner was cut off for its TTL", SOON, || async {
+        Ok(other.try_register(theirs.clone(), LONG_TTL_MS).await?.ok())
+    })
+    .await?;
+    owner.faults.set(Weather::Clear);
+    trial.note("it is whole again");
+    let taken = owner
+        .registry
+        .wait(id, SOON, "the former owner is told `taken`", |events| {
+            events.iter().find_map(|it| match &it.event {
+                Event::Taken(state) => Some(state.instance.host.clone()),
+                _ => None,
+            })
         })
         .await?;
+    ensure!(taken == theirs.host, "10.0.0.2 has the name, and `taken` names {taken}");
+    let until = Instant::now() + Duration::from_secs(3);
+    while Instant::now() < until {
+        let hosts: Vec<String> =
+            other.instances(&service).await?.into_iter().map(|it| it.instance.host).collect();
+        ensure!(hosts == [theirs.host.clone()], "10.0.0.2 has the name; listed are {hosts:?}");
+        tokio::time::sleep(Duration::from_millis(200)).await;
     }
+    let last = owner.registry.of(id).pop();
+    ensure!(
+        matches!(last, Some(Event::Taken(_))),
+        "`taken` is the last event of a registration, and after it came {last:?}"
+    );
     Ok(())
 }
 
@@ -229,18 +293,26 @@ async fn status(trial: &mut Trial) -> Outcome {
     let other = trial.owner("b").await?;
     let service = trial.service("status");
     let id = owner.register(instance(&service, "x"), TTL_MS).await?;
-    lose_session(trial, &owner, &other, &service).await?;
-    eventually("it is registered again by itself", Duration::from_secs(15), || async {
-        Ok(other.find(&service, "x").await?.map(drop))
-    })
-    .await?;
-    owner
-        .registry
-        .wait(id, SOON, "a loss is reported, and after it the recovery", |events| {
-            let lost = events.iter().position(|it| matches!(it.event, Event::Lost(_)))?;
-            events.iter().skip(lost).find(|it| matches!(it.event, Event::Registered(_))).map(drop)
+    for losses in 1..=2 {
+        lose_session(trial, &owner, &other, &service).await?;
+        eventually("it is registered again by itself", Duration::from_secs(15), || async {
+            Ok(other.find(&service, "x").await?.map(drop))
         })
-        .await
+        .await?;
+        let what = "each loss is reported, and after it the recovery";
+        owner
+            .registry
+            .wait(id, SOON, what, |events| {
+                let lost = |it: &&Arrived<Event>| matches!(it.event, Event::Lost(_));
+                let last = events.iter().rposition(|it| lost(&it))?;
+                let count = events.iter().filter(lost).count();
+                let mut later = events.iter().skip(last);
+                (count >= losses && later.any(|it| matches!(it.event, Event::Registered(_))))
+                    .then_some(())
+            })
+            .await?;
+    }
+    Ok(())
 }
 
 async fn registry_lost_reply(trial: &mut Trial) -> Outcome {

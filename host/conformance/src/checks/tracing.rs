@@ -19,6 +19,8 @@ pub(super) const CHECKS: &[Check] = &[
     check!("tracing.malformed", malformed, "what is no batch of spans is refused as `invalid`"),
     check!("tracing.query", query, "a trace that was accepted is read back",
         needs Need::Feature("tracing.query")),
+    check!("tracing.query/newest", newest, "the newest traces of a service come first, and no others",
+        needs Need::Feature("tracing.query")),
 ];
 
 async fn adds_up(trial: &mut Trial) -> Outcome {
@@ -92,6 +94,50 @@ async fn query(trial: &mut Trial) -> Outcome {
     Ok(())
 }
 
+async fn newest(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let service = trial.service("newest");
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+    let traces: Vec<[u8; 16]> = (0..3).map(|number| (now + number).to_be_bytes()).collect();
+    for trace in &traces {
+        let one = span(trace, &[1; 8]);
+        owner.raw.tracing_export(call(), request_of(&service, &[one])).await?;
+        owner.raw.tracing_export(call(), batch(1)).await?;
+    }
+    let (owner, traces) = (&owner, &traces);
+    let ask = |service: &str, limit: u32| {
+        let request = QueryRequest { trace_id: None, service: Some(service.to_owned()), limit };
+        async move {
+            let found = owner.raw.tracing_query(call(), request).await?;
+            let number = |bytes: &Vec<u8>| {
+                traces_in(bytes, traces)
+                    .first()
+                    .map_or_else(|| "another".into(), ToString::to_string)
+            };
+            Outcome::Ok(found.iter().map(number).collect::<Vec<String>>())
+        }
+    };
+    let what = "all three traces of a service are read back, the newest first";
+    eventually(what, SOON, || async {
+        Ok((ask(&service, 10).await? == ["2", "1", "0"]).then_some(()))
+    })
+    .await?;
+    let two = ask(&service, 2).await?;
+    ensure!(
+        two == ["2", "1"],
+        "the newest two of the traces 0, 1 and 2 are asked for; came {two:?}"
+    );
+    let none = ask(&trial.service("unheard-of"), 10).await?;
+    ensure!(none.is_empty(), "no trace is of that service, and {none:?} come");
+    Ok(())
+}
+
+/// Which of the traces occur in an answer.
+fn traces_in(bytes: &[u8], traces: &[[u8; 16]]) -> Vec<usize> {
+    let occurs = |trace: &[u8; 16]| bytes.windows(trace.len()).any(|part| part == trace);
+    traces.iter().enumerate().filter(|(_, trace)| occurs(trace)).map(|(number, _)| number).collect()
+}
+
 /// A batch of so many spans of one trace, another one in each batch: a plugin may know again what it
 /// has delivered.
 pub(super) fn batch(spans: u32) -> Vec<u8> {
@@ -107,7 +153,12 @@ pub(super) fn batch(spans: u32) -> Vec<u8> {
 
 /// `ExportTraceServiceRequest` of OTLP with one resource and one scope.
 fn request(spans: &[Vec<u8>]) -> Vec<u8> {
-    let service = [field(1, b"service.name"), field(2, &field(1, b"pintle-conformance"))].concat();
+    request_of("pintle-conformance", spans)
+}
+
+fn request_of(service: &str, spans: &[Vec<u8>]) -> Vec<u8> {
+    let name = field(2, &field(1, service.as_bytes()));
+    let service = [field(1, b"service.name"), name].concat();
     let resource = field(1, &service);
     let scope: Vec<u8> = spans.iter().flat_map(|span| field(2, span)).collect();
     let resource_spans = [field(1, &resource), field(2, &scope)].concat();

@@ -135,6 +135,14 @@ async fn aba(trial: &mut Trial) -> Outcome {
                 "{key} was deleted and created again, and a put that expects its old version \
                  {before} answers {outcome:?} (round {round}; the version now is {version})"
             );
+            let expect = Expectation::Version(String::clone(before));
+            let outcome =
+                owner.raw.config_delete(call(), DeleteRequest { expect, ..anything(&key) }).await?;
+            ensure!(
+                matches!(outcome, DeleteOutcome::Stale(_)),
+                "{key} was deleted and created again, and a delete that expects its old version \
+                 {before} answers {outcome:?} (round {round}; the version now is {version})"
+            );
         }
         owner.delete(&key).await?;
         old.push(version);

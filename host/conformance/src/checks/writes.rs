@@ -1,20 +1,22 @@
 //! Writing: values, durability, guards, transactions.
 
 use futures::future::try_join_all;
-use pintle::Capability;
 use pintle::direct::{
     Failure,
     config::{
-        Condition, Expectation, PutOutcome, PutRequest, TxnOp, TxnOutcome, TxnPut, TxnRequest,
-        TxnResult,
+        Condition, Entry, Event, Expectation, PutOutcome, PutRequest, TxnOp, TxnOutcome, TxnPut,
+        TxnRequest, TxnResult,
     },
     types::Effect,
 };
 
-use super::config::{ABSENT, fill};
+use super::{
+    config::{ABSENT, fill},
+    watch::live,
+};
 use crate::{
     check::{Check, Need, Outcome, Stop, check, ensure},
-    owner::{Owner, asking, call, write},
+    owner::{Owner, call, write},
     trial::Trial,
 };
 
@@ -25,19 +27,17 @@ pub(super) const CHECKS: &[Check] = &[
         largest,
         "a value is stored whole, or refused as too large and nothing happened"
     ),
+    check!(
+        "config.put-value/previous",
+        previous,
+        "a put that asks for it answers what it replaced, and one that does not answers nothing"
+    ),
     check!("config.put-durable", durable, "an acknowledged put is there after the plugin crashed",
         needs Need::Keeps),
-    check!("config.held", held, "a guarded put is stored while its lease is held, and not after",
-        needs Need::Capability(Capability::Lock), Need::Feature("config.held")),
-    check!(
-        "config.held/forced",
-        held_forced,
-        "a guarded put is not stored when an operator has taken the lock away",
-        needs Need::Capability(Capability::Lock), Need::Feature("config.held"),
-            Need::Feature("lock.force-release")
-    ),
     check!("config.txn", txn, "a transaction happens as a whole, and its gets see the state before",
         needs Need::Feature("config.txn")),
+    check!("config.txn/race", txn_race, "of eight racing transactions on one version one happens",
+        needs Need::Feature("config.txn"), Need::Feature("config.cas")),
     check!("config.txn/isolated", isolated, "nobody sees half of a transaction",
         needs Need::Feature("config.txn")),
     check!("config.delete-prefix-atomic", delete_prefix_atomic, "nobody sees half of a prefix deleted",
@@ -71,13 +71,65 @@ async fn values(trial: &mut Trial) -> Outcome {
             found.iter().zip(value).take_while(|(one, other)| one == other).count()
         );
     }
+    // The same by the other two ways in which values come.
+    let listed = owner.list(&trial.prefix(), 1_000).await?;
+    let id = owner.watch_below(&trial.prefix()).await?;
+    live(&owner, id).await?;
+    let watched: Vec<Entry> = owner
+        .config
+        .of(id)
+        .into_iter()
+        .filter_map(|event| match event {
+            Event::Put(put) => Some(put.entry),
+            _ => None,
+        })
+        .collect();
+    for (way, entries) in [("a listing", &listed), ("a watch", &watched)] {
+        for (name, value) in &values {
+            let key = trial.key(name);
+            let found = entries.iter().find(|entry| entry.key == key).map(|entry| &entry.value);
+            ensure!(
+                found == Some(value),
+                "the value `{name}` of {} bytes comes from {way} as {:?} bytes, or not the same",
+                value.len(),
+                found.map(Vec::len)
+            );
+        }
+    }
+    Ok(())
+}
+
+async fn previous(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let key = trial.key("previous");
+    let mut before: Option<String> = None;
+    for value in ["1", "2", ""] {
+        for asks in [true, false] {
+            let value = format!("{value}{asks}");
+            let request = PutRequest { previous: asks, ..write(&key, value.as_str()) };
+            let outcome = owner.raw.config_put(call(), request).await?;
+            let PutOutcome::Stored(stored) = &outcome else {
+                return Err(Stop::Broken(format!("a put of {key} has to succeed: {outcome:?}")));
+            };
+            let told = stored.previous.as_ref();
+            let told = told.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
+            let expected = before.filter(|_| asks);
+            ensure!(
+                told == expected,
+                "a put {} what was there; that was {expected:?}, and it answers {told:?}",
+                if asks { "asks for" } else { "does not ask for" }
+            );
+            before = Some(value);
+        }
+    }
     Ok(())
 }
 
 async fn largest(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let key = trial.key("largest");
-    owner.put(&key, "small").await?;
+    let mut stored = b"small".to_vec();
+    owner.put(&key, stored.clone()).await?;
     for mib in [1, 2, 4] {
         let value = b"0123456789abcdef".repeat(mib << 16);
         match owner.raw.config_put(call(), write(&key, value.clone())).await {
@@ -85,6 +137,7 @@ async fn largest(trial: &mut Trial) -> Outcome {
                 let found = owner.get_present(&key).await?.value;
                 let (len, back) = (value.len(), found.len());
                 ensure!(found == value, "stored were {len} bytes, and {back} come back");
+                stored = value;
             }
             Err(Failure::Error(error)) => {
                 ensure!(
@@ -93,10 +146,13 @@ async fn largest(trial: &mut Trial) -> Outcome {
                      effect none, and it answers {}",
                     Failure::Error(error.clone())
                 );
-                let found = owner.get_present(&key).await?.value.len();
+                let found = owner.get_present(&key).await?.value;
                 ensure!(
-                    found < value.len(),
-                    "a put was refused as too large, and all the same {found} bytes are there"
+                    found == stored,
+                    "a put was refused as too large, and what was there, of {} bytes, is now \
+                     something else of {} bytes",
+                    stored.len(),
+                    found.len()
                 );
                 return Ok(());
             }
@@ -124,50 +180,18 @@ async fn durable(trial: &mut Trial) -> Outcome {
     Ok(())
 }
 
-async fn held(trial: &mut Trial) -> Outcome {
-    let owner = trial.owner("a").await?;
-    let (lock, key) = (trial.key("lock"), trial.key("guarded"));
-    let grant = owner.hold(asking(&lock)).await?;
-    let guarded = |value: &str| PutRequest { held: Some(grant.id), ..write(&key, value) };
-    owner.put_as(guarded("by the holder")).await?;
-    ensure!(owner.release(&grant).await?, "the lease was held, and a release answers false");
-    let outcome = owner.raw.config_put(call(), guarded("too late")).await?;
-    ensure!(
-        matches!(outcome, PutOutcome::Fenced),
-        "the lease was released, and a put guarded by it answers {outcome:?} instead of `fenced`"
-    );
-    expect_value(&owner, &key, "by the holder").await
-}
-
-async fn held_forced(trial: &mut Trial) -> Outcome {
-    let owner = trial.owner("a").await?;
-    let operator = trial.other(&owner).await?;
-    let (lock, key) = (trial.key("lock"), trial.key("guarded"));
-    let grant = owner.hold(asking(&lock)).await?;
-    let guarded = |value: &str| PutRequest { held: Some(grant.id), ..write(&key, value) };
-    owner.put_as(guarded("by the holder")).await?;
-    let holders = operator.inspect(&lock).await?.holders;
-    let claim = holders.first().map(|claim| claim.claim_id.clone());
-    let claim = claim.ok_or_else(|| Stop::Broken(format!("{lock} is held; inspect: no holder")))?;
-    let taken = operator.raw.lock_force_release(call(), lock.clone(), claim).await?;
-    ensure!(taken, "the claim was there, and a force-release answers false");
-    // The holder may not know yet: the backend itself has to refuse.
-    let outcome = owner.raw.config_put(call(), guarded("too late")).await?;
-    ensure!(
-        matches!(outcome, PutOutcome::Fenced),
-        "the lock was taken away, and a put guarded by it answers {outcome:?} instead of `fenced`"
-    );
-    expect_value(&operator, &key, "by the holder").await
-}
-
 async fn txn(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let [a, b, c] = ["a", "b", "c"].map(|tail| trial.key(tail));
     let version = owner.put(&a, "before").await?;
     owner.put(&b, "before").await?;
+    let (read, absent) = (trial.key("read"), trial.key("absent"));
+    owner.put(&read, "as it is").await?;
     let ops = |value: &str| {
         vec![
             TxnOp::Get(c.clone()),
+            TxnOp::Get(read.clone()),
+            TxnOp::Delete(absent.clone()),
             put_op(&a, value),
             TxnOp::Delete(b.clone()),
             TxnOp::Put(TxnPut { key: format!("{c}/d"), value: value.into(), content_type: None }),
@@ -186,17 +210,20 @@ async fn txn(trial: &mut Trial) -> Outcome {
     let TxnOutcome::Committed(results) = &outcome else {
         return Err(Stop::Broken(format!("all conditions hold, and a txn answers {outcome:?}")));
     };
+    let now = owner.get_present(&a).await?.version;
     ensure!(
         matches!(
             results.as_slice(),
             [
                 TxnResult::Got(None),
-                TxnResult::Stored(_),
+                TxnResult::Got(Some(found)),
+                TxnResult::Deleted(false),
+                TxnResult::Stored(stored),
                 TxnResult::Deleted(true),
                 TxnResult::Stored(_),
-            ]
+            ] if found.value == b"as it is" && *stored == now
         ),
-        "a get of nothing, a put, a delete and a put answer {results:?}"
+        "two gets, one of nothing, a delete of nothing, a put, a delete and a put answer {results:?}"
     );
     expect_value(&owner, &a, "after").await?;
     ensure!(owner.get(&b).await?.is_none(), "{b} was deleted in a transaction, and is there");
@@ -213,6 +240,38 @@ async fn txn(trial: &mut Trial) -> Outcome {
     );
     expect_value(&owner, &a, "after").await?;
     expect_value(&owner, &format!("{c}/d"), "after").await
+}
+
+async fn txn_race(trial: &mut Trial) -> Outcome {
+    let owners = trial.contenders::<8>().await?;
+    let [owner, ..] = &owners;
+    let (counter, log) = (trial.key("counter"), trial.key("log"));
+    let mut version = owner.put(&counter, "0").await?;
+    for round in 1..=10 {
+        let attempts = owners.iter().enumerate().map(|(number, owner)| {
+            let value = format!("{round} by {number}");
+            let expect = Expectation::Version(version.clone());
+            let request = TxnRequest {
+                conditions: vec![Condition { key: counter.clone(), expect }],
+                held: Vec::new(),
+                ops: vec![put_op(&counter, &value), put_op(&format!("{log}/{round}"), &value)],
+            };
+            async move {
+                let outcome = owner.raw.config_txn(call(), request).await?;
+                Outcome::Ok(matches!(outcome, TxnOutcome::Committed(_)).then_some(value))
+            }
+        });
+        let winners: Vec<String> = try_join_all(attempts).await?.into_iter().flatten().collect();
+        let [winner] = winners.as_slice() else {
+            return Err(Stop::Broken(format!(
+                "eight transactions expected version {version}; these happened: {winners:?}"
+            )));
+        };
+        expect_value(owner, &format!("{log}/{round}"), winner).await?;
+        expect_value(owner, &counter, winner).await?;
+        version = owner.get_present(&counter).await?.version;
+    }
+    Ok(())
 }
 
 async fn isolated(trial: &mut Trial) -> Outcome {
@@ -283,14 +342,14 @@ async fn delete_prefix_atomic(trial: &mut Trial) -> Outcome {
     Ok(())
 }
 
-async fn expect_value(owner: &Owner, key: &str, value: &str) -> Outcome {
+pub(super) async fn expect_value(owner: &Owner, key: &str, value: &str) -> Outcome {
     let found = owner.get_present(key).await?.value;
     let found = String::from_utf8_lossy(&found);
     ensure!(found == value, "{key} has to hold `{value}`, and holds `{found}`");
     Ok(())
 }
 
-fn put_op(key: &str, value: &str) -> TxnOp {
+pub(super) fn put_op(key: &str, value: &str) -> TxnOp {
     TxnOp::Put(TxnPut { key: key.to_owned(), value: value.into(), content_type: None })
 }
 

@@ -2,8 +2,8 @@
 
 use pintle::direct::{
     config::{
-        DeleteOutcome, DeleteRequest, Entry, Expectation, ListRequest, PutOutcome, PutRequest,
-        ReadOptions, Target, WatchRequest,
+        DeleteOutcome, DeleteRequest, Entry, Expectation, ListRequest, Page, PutOutcome,
+        PutRequest, ReadOptions, Target, WatchRequest,
     },
     types::Consistency,
 };
@@ -104,6 +104,18 @@ impl Owner {
             "{key} was there, and a delete answers {outcome:?}"
         );
         Ok(())
+    }
+
+    /// The first page of keys below a prefix.
+    pub(crate) async fn page(&self, prefix: &str, limit: u32) -> Outcome<Page> {
+        let request = ListRequest {
+            prefix: prefix.to_owned(),
+            page: None,
+            limit,
+            keys_only: true,
+            options: self.fresh(),
+        };
+        Ok(self.raw.config_list(call(), request).await?)
     }
 
     /// Everything below a prefix, over as many pages as there are.

@@ -7,6 +7,7 @@ mod crash;
 mod document;
 mod examples;
 mod lock;
+mod measure;
 mod registry;
 mod reload;
 mod rolling;
