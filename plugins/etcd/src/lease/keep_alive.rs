@@ -140,7 +140,9 @@ impl Stream {
             Ok(link) => link,
             Err(error) => return error,
         };
-        let server = match link.client(&cx).await {
+        // Who is kept waiting by this has been told that the connection is lost, and the lease's own
+        // clock goes on.
+        let server = match client.server_patiently(&cx, Lane::Lease).await {
             Ok(server) => server,
             Err(error) => return error,
         };

@@ -2,14 +2,13 @@
 
 use super::{Role, Verdict, Watches};
 use crate::client::Lane;
-use crate::error::{Failure, Remedy, is_passing};
+use crate::error::{Failure, Remedy};
 use crate::server::Server;
 use crate::wire::messages::{WatchProgressRequest, WatchRequestUnion, WatchResponse};
 use futures::channel::mpsc;
 use futures::future::{Either, select};
 use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::grpc::{self, tonic};
-use pintle_plugin_sdk::link::Link;
 use pintle_plugin_sdk::time::{Instant, sleep_until};
 use pintle_plugin_sdk::{Context, Error, StopOnDrop, spawn};
 use std::cell::Cell;
@@ -61,7 +60,8 @@ impl Stream {
     async fn carry(&self) -> Result<(), Error> {
         let client = &self.watches.client;
         let link = client.link(Lane::Watch)?;
-        let server = connected(link).await?;
+        let cx = Context::background("watching", OPEN_LIMIT);
+        let server = client.server_patiently(&cx, Lane::Watch).await?;
         let reading = pin!(self.read(&server));
         match select(reading, pin!(link.lost())).await {
             Either::Left((Ok(()), _)) => Ok(()),
@@ -119,20 +119,6 @@ impl Stream {
                 Verdict::Broken(failure) => return Err(failure),
             }
             self.answered.set(true);
-        }
-    }
-}
-
-/// The connection, as soon as there is one: the link makes its pauses, and others on top of them would
-/// keep watches waiting when a server is back.
-async fn connected(link: &Link<Server>) -> Result<Server, Error> {
-    let cx = Context::background("watching", OPEN_LIMIT);
-    loop {
-        match link.client(&cx).await {
-            Err(error) if is_passing(&error) && cx.ended().is_none() => {
-                tracing::debug!(%error, "watches wait for a connection");
-            }
-            outcome => return outcome,
         }
     }
 }
