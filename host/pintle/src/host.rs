@@ -499,7 +499,9 @@ pub(crate) fn share(
     let cache = CompiledCache::open(settings.cache_folder()?, engine.wasmtime.clone())
         .map_err(StartError::Cache)?
         .compiled_by(compiler);
-    let loader = Loader::new(Arc::clone(&engine), settings.plugins_folder(), cache, limits);
+    let limits_of = limits.of_plugins(settings.backends.values());
+    let folder = settings.plugins_folder();
+    let loader = Loader::new(Arc::clone(&engine), folder, cache, limits, limits_of);
     Ok(Arc::new(Shared {
         engine,
         loader: Arc::new(loader),

@@ -19,6 +19,7 @@ mod engine;
 mod estate;
 mod feed;
 mod file;
+mod files;
 pub(crate) mod grants;
 mod guest;
 mod http;

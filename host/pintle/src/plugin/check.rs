@@ -30,7 +30,8 @@ pub(crate) async fn check_backends(settings: &Settings, engine: &Arc<Engine>) ->
     let cache = CompiledCache::if_present(cache, engine.wasmtime.clone());
     let limits = Limits::of_files(&settings.plugins.limits);
     let folder = settings.plugins_folder();
-    let loader = Arc::new(Loader::new(Arc::clone(engine), folder, cache, limits));
+    let limits_of = limits.of_plugins(settings.backends.values());
+    let loader = Arc::new(Loader::new(Arc::clone(engine), folder, cache, limits, limits_of));
     let mut found = Found::default();
     let accepted = Accepted::of(settings);
     for (name, backend) in &settings.backends {

@@ -90,10 +90,9 @@ pub(crate) async fn excess(path: PathBuf, limits: &Limits) -> Option<String> {
                  that in the backend's limits.more"
             ))
         }
-        Ok(Usage { open_files, .. }) if open_files > files_max => Some(format!(
-            "{open_files} files of {dir} are open and there may be open_files = {files_max}; raise \
-             that in the backend's limits.more"
-        )),
+        Ok(Usage { open_files, .. }) if open_files > files_max => {
+            Some(too_many_open(open_files, &path, files_max))
+        }
         Ok(_) => None,
         // Not its fault, and nothing that lasts.
         Err(error) if is_want_of_files(&error) => {
@@ -106,6 +105,23 @@ pub(crate) async fn excess(path: PathBuf, limits: &Limits) -> Option<String> {
             ByteSize::from_bytes(bytes_max)
         )),
     }
+}
+
+/// What to say of a plugin that is about to open one more file of its directory than it may.
+pub(crate) fn one_too_many(path: &Path, files_max: u64) -> Option<String> {
+    let mut usage = Usage::default();
+    // Where the system does not tell, the next look at the directory says why.
+    let known = usage.add_open(path).is_ok();
+    (known && usage.open_files >= files_max)
+        .then(|| too_many_open(usage.open_files, path, files_max))
+}
+
+fn too_many_open(count: u64, path: &Path, files_max: u64) -> String {
+    let dir = path.display();
+    format!(
+        "{count} files of {dir} are open and there may be open_files = {files_max}; raise that in \
+         the backend's limits.more"
+    )
 }
 
 /// The least that a file takes, even an empty one: its name and what the system notes of it.

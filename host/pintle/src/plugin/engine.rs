@@ -11,6 +11,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use super::{
     bindings,
+    files::{self, OpenFiles},
     guest::{CheckpointWriter, GuestState, HostImports, LogBudget},
     limits::{EPOCH_TICK, GuestLimiter, Limits},
     network::{self, Network},
@@ -80,6 +81,9 @@ impl Engine {
         if let Some(dir) = options.data_dir {
             wasi.preopened_dir(dir, "/data", FsPerms::ReadWrite)?;
         }
+        let open_files = options
+            .data_dir
+            .map(|dir| OpenFiles { dir: dir.to_owned(), files_max: limits.open_files });
         let unyielded = Arc::new(Unyielded::default());
         let state = GuestState {
             wasi: wasi.build(),
@@ -94,6 +98,7 @@ impl Engine {
                 message_bytes_max: limits.log_message_bytes,
                 checkpoint_bytes_max: limits.checkpoint_bytes,
             },
+            open_files,
             unyielded: Arc::clone(&unyielded),
         };
         let mut store = Store::new(&self.wasmtime, state);
@@ -147,7 +152,14 @@ impl Drop for HostRuntime {
 }
 
 fn pool() -> PoolingAllocationConfig {
+    let most = |name| Limits::most(name).unwrap_or(usize::MAX);
+    let most_u32 = |name| u32::try_from(most(name)).unwrap_or(u32::MAX);
     let mut pool = PoolingAllocationConfig::new();
+    // What the limits let a component have in one module; beyond its own places the pool takes
+    // nothing for it but addresses.
+    pool.table_elements(most("table_elements"))
+        .max_tables_per_module(most_u32("tables"))
+        .max_memories_per_module(most_u32("memories"));
     pool.total_component_instances(256)
         .total_core_instances(2048)
         .total_memories(512)
@@ -164,6 +176,7 @@ fn link(engine: &wasmtime::Engine) -> wasmtime::Result<Linker<GuestState>> {
     wasmtime_wasi::p3::clocks::add_to_linker(&mut linker)?;
     wasmtime_wasi::p3::random::add_to_linker(&mut linker)?;
     wasmtime_wasi::p3::filesystem::add_to_linker(&mut linker)?;
+    files::add_to_linker(&mut linker)?;
     network::add_to_linker(&mut linker)?;
     bindings::types::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;
     bindings::host::add_to_linker::<_, HasSelf<GuestState>>(&mut linker, |state| state)?;

@@ -10,6 +10,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::host,
+    files::OpenFiles,
     limits::{GuestLimiter, Limits},
     network::{Network, NetworkCtxView, NetworkView},
     throttle::Unyielded,
@@ -23,6 +24,8 @@ pub(crate) struct GuestState {
     pub(crate) network: Network,
     pub(crate) limits: GuestLimiter,
     pub(crate) host: HostImports,
+    /// Without a directory there is nothing to open.
+    pub(crate) open_files: Option<OpenFiles>,
     pub(crate) unyielded: Arc<Unyielded>,
 }
 

@@ -8,11 +8,13 @@
 mod breach;
 mod pace;
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use serde_json::{Map, Value};
 
-use crate::settings::{ByteSize, CpuShare, LimitSettings, duration_text, parse_duration};
+use crate::settings::{
+    BackendSettings, ByteSize, CpuShare, LimitSettings, duration_text, parse_duration,
+};
 
 pub(crate) use breach::{GuestLimiter, explain_trap};
 pub(crate) use pace::Pace;
@@ -162,7 +164,7 @@ limits! {
     /// Component-model handles: resources, streams, futures, calls under way.
     handles_max: usize = Backend Count(10_000, 100, 100_000);
     /// Elements in all tables. Programs of some megabytes have thousands.
-    table_elements: usize = Backend Count(100_000, 1_000, 10_000_000);
+    table_elements: usize = Backend Count(100_000, 1_000, 1_000_000);
     /// Core instances of one component. Adapters make several.
     core_instances: usize = Backend Count(32, 1, 256);
     /// Memories of one component. Programs have one, and an adapter perhaps another.
@@ -203,8 +205,8 @@ limits! {
     /// What its directory may hold, looked at four times a second: at least 4 KiB for each file.
     /// Passing it ends the incarnation.
     data_bytes: u64 = Backend Bytes(8 * GIB, MIB, 16_384 * GIB);
-    /// Files of its directory that are open at once, looked at four times a second. The host has
-    /// so many for everybody. Passing it ends the incarnation.
+    /// Files of its directory that are open at once, itself among them. The host has so many for
+    /// everybody. Passing it ends the incarnation.
     open_files: u64 = Backend Count(64, 8, 65_536);
 
     /// Size of a component file. Interpreted languages bring 20 MB.
@@ -244,6 +246,32 @@ impl Limits {
         let mut limits = Self::default();
         limits.choose(Scope::File, chosen);
         limits
+    }
+
+    /// The limits under which each plugin describes itself: those of files, with what the most
+    /// generous of its backends lets it consist of.
+    pub(crate) fn of_plugins<'a>(
+        &self,
+        backends: impl IntoIterator<Item = &'a BackendSettings>,
+    ) -> HashMap<String, Self> {
+        let mut of_plugins = HashMap::new();
+        for backend in backends {
+            let limits: &mut Self =
+                of_plugins.entry(backend.plugin.clone()).or_insert_with(|| self.clone());
+            let granted = Self::of(&backend.limits);
+            limits.memory_bytes = limits.memory_bytes.max(granted.memory_bytes);
+            limits.table_elements = limits.table_elements.max(granted.table_elements);
+            limits.core_instances = limits.core_instances.max(granted.core_instances);
+            limits.memories = limits.memories.max(granted.memories);
+            limits.tables = limits.tables.max(granted.tables);
+        }
+        of_plugins
+    }
+
+    /// The ceiling of a limit.
+    pub(crate) fn most(name: &str) -> Option<usize> {
+        let limit = Self::ALL.iter().find(|limit| limit.name == name)?;
+        usize::try_from(limit.most).ok()
     }
 
     /// What is wrong with a limit that an operator chose, if anything is.

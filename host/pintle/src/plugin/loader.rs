@@ -21,13 +21,16 @@ use super::{
     engine::{Engine, StoreOptions},
     file::{Capability, PluginEntry, PluginFileError, PluginInfo},
     guest::{Checkpoint, GuestState, printable},
-    limits::Limits,
+    limits::{Limits, explain_trap},
     network::{Network, NetworkOptions},
     output::LastWords,
     shape,
     thread::PluginThread,
 };
-use crate::{secret::Scrubber, settings::ByteSize};
+use crate::{
+    secret::Scrubber,
+    settings::{ByteSize, duration_text},
+};
 
 /// Versions of the WIT packages that this host serves.
 const SERVED: &str = "0.1";
@@ -38,6 +41,8 @@ pub(crate) struct Loader {
     dir: PathBuf,
     cache: CompiledCache,
     limits: Limits,
+    /// The limits under which plugins that have backends describe themselves.
+    limits_of: HashMap<String, Limits>,
     /// One for each file that may be compiled at a time.
     compiling: Arc<Semaphore>,
     turns: Mutex<HashMap<FileKey, Weak<tokio::sync::Mutex<()>>>>,
@@ -77,10 +82,11 @@ impl Loader {
         dir: PathBuf,
         cache: CompiledCache,
         limits: Limits,
+        limits_of: HashMap<String, Limits>,
     ) -> Self {
         let compiling = Arc::new(Semaphore::new(COMPILING_MAX));
         let (turns, loaded) = (Mutex::default(), Mutex::default());
-        Self { engine, dir, cache, limits, compiling, turns, loaded }
+        Self { engine, dir, cache, limits, limits_of, compiling, turns, loaded }
     }
 
     /// The plugins' directory.
@@ -407,6 +413,7 @@ impl Loader {
     /// Runs `describe` in a store without any grant.
     async fn describe(&self, mut plugin: Plugin) -> Result<Plugin, PluginFileError> {
         let path = plugin.info.path.clone();
+        let limits = self.limits_of.get(&plugin.info.name).unwrap_or(&self.limits);
         let last_words = LastWords::default();
         let name = format!("({})", plugin.info.name);
         let failed = |problem: String| PluginFileError::Describe {
@@ -420,7 +427,7 @@ impl Loader {
             .engine
             .store(StoreOptions {
                 backend: name.into(),
-                limits: &self.limits,
+                limits,
                 scrubber: Arc::new(Scrubber::default()),
                 checkpoint: Arc::new(Checkpoint::default()).writer(),
                 data_dir: None,
@@ -439,11 +446,14 @@ impl Loader {
         let timeout = self.limits.describe_timeout;
         let Ok(described) = tokio::time::timeout(timeout, &mut describing).await else {
             describing.abort();
-            return Err(failed(format!("no answer within {} s", timeout.as_secs())));
+            return Err(failed(format!("no answer within {}", duration_text(timeout))));
         };
         let description = match described {
             Ok(Ok(description)) => description,
-            Ok(Err(error)) => return Err(failed(printable_error(&error))),
+            Ok(Err(error)) => {
+                let error = printable_error(&error);
+                return Err(failed(explain_trap(&error, limits).unwrap_or(error)));
+            }
             Err(error) => return Err(failed(error.to_string())),
         };
         let features_max = self.limits.features_max;

@@ -87,6 +87,9 @@ pub(crate) fn explain_trap(error: &str, limits: &Limits) -> Option<String> {
     let known = [
         ("fuel allocated for hostcalls", format!("hostcall_bytes = \"{bytes}\"")),
         ("store handle limit exceeded", format!("handles_max = {}", limits.handles_max)),
+        ("instance count too high", format!("core_instances = {}", limits.core_instances)),
+        ("memory count too high", format!("memories = {}", limits.memories)),
+        ("table count too high", format!("tables = {}", limits.tables)),
     ];
     let found = known.into_iter().find(|(hint, _)| error.contains(hint));
     found.map(|(_, limit)| format!("it passed {limit}"))
