@@ -2,17 +2,20 @@
 //! whose registrations it keeps.
 //!
 //! Only a clean stop leaves one, when no lock is held any more: a successor ends what it finds of its
-//! predecessor's locks, whose holders would not know. Whoever takes it has it alone.
+//! predecessor's locks, whose holders would not know. Whoever takes it has it alone, and it lies there
+//! until a plugin runs that was started with it: one that cannot start, or a host that ends before,
+//! leaves it to the next.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::backend::Backend;
@@ -43,22 +46,49 @@ pub(super) fn leave(backend: &Backend) {
     }
 }
 
-/// Takes what the last host left for the backend, if anything.
-pub(super) fn take(backend: &Backend) {
-    let Some(path) = place(backend) else { return };
-    match read(&path) {
-        Ok(left) if left.plugin == backend.settings.plugin => {
-            let state = STANDARD.decode(left.checkpoint).ok();
-            backend.checkpoint.restore(state);
+/// What the last host left for a backend, while no plugin has taken it over. Nobody else has it.
+pub(super) struct Estate {
+    path: PathBuf,
+    /// Locked.
+    _file: File,
+}
+
+impl Estate {
+    /// A plugin has taken it over: nobody else is to.
+    pub(super) fn settle(self) {
+        if let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(file = %self.path.display(), %error, "what was taken over still lies there");
         }
-        Ok(_) => {}
+    }
+}
+
+/// Takes what the last host left for the backend, if anything.
+pub(super) fn take(backend: &Backend) -> Option<Estate> {
+    let path = place(backend)?;
+    match read(&path) {
+        Ok((left, file)) => {
+            let estate = Estate { path, _file: file };
+            let state = STANDARD.decode(left.checkpoint).ok();
+            if left.plugin == backend.settings.plugin && state.is_some() {
+                backend.checkpoint.restore(state);
+                return Some(estate);
+            }
+            estate.settle();
+        }
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+            tracing::warn!(
+                backend = &*backend.name,
+                "another host on this data folder has what the last one left"
+            );
+        }
         Err(error) => tracing::warn!(
             backend = &*backend.name,
             %error,
             "what the last host left cannot be read; what it kept ends with its TTL"
         ),
     }
+    None
 }
 
 /// Nothing where the host has no folder for data.
@@ -81,13 +111,17 @@ fn write(path: &Path, left: &Left) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-fn read(path: &Path) -> io::Result<Left> {
-    // Of two who come at the same time one finds nothing.
-    let mine = path.with_extension(format!("{}.taken", std::process::id()));
-    fs::rename(path, &mine)?;
-    let text = fs::read(&mine);
-    fs::remove_file(&mine)?;
-    Ok(serde_json::from_slice(&text?)?)
+/// What is there, with the file that keeps others away while it is open.
+fn read(path: &Path) -> io::Result<(Left, File)> {
+    let file = File::open(path)?;
+    flock(&file, FlockOperation::NonBlockingLockExclusive)?;
+    // Another host may have settled it, or left another, before this one had the lock.
+    let (mine, there) = (file.metadata()?, fs::metadata(path)?);
+    if (mine.dev(), mine.ino()) != (there.dev(), there.ino()) {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    let left = serde_json::from_reader(io::BufReader::new(&file))?;
+    Ok((left, file))
 }
 
 #[cfg(test)]
@@ -97,12 +131,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_for_its_owner_and_taken_once() {
+    fn what_is_left_is_for_its_owner_and_for_one_at_a_time_until_it_is_settled() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("checkpoints/main.json");
         write(&path, &Left { plugin: "etcd".into(), checkpoint: "AAE=".into() }).unwrap();
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(read(&path).unwrap().checkpoint, "AAE=");
+        let (left, file) = read(&path).unwrap();
+        assert_eq!(left.checkpoint, "AAE=");
+        assert_eq!(read(&path).err().unwrap().kind(), io::ErrorKind::WouldBlock);
+        // Who had it has gone without starting anything.
+        drop(file);
+        let (_, file) = read(&path).unwrap();
+        Estate { path: path.clone(), _file: file }.settle();
         assert_eq!(read(&path).err().unwrap().kind(), io::ErrorKind::NotFound);
         assert_eq!(fs::read_dir(path.parent().unwrap()).unwrap().count(), 0);
     }

@@ -20,7 +20,7 @@ use super::{
     backend::{Backend, BackendState, Serving},
     data_dir::{DataDir, DataDirError, excess},
     engine::StoreOptions,
-    estate,
+    estate::{self, Estate},
     file::PluginFileError,
     limits::Limits,
     loader::Plugin,
@@ -79,8 +79,9 @@ impl From<PluginFileError> for StartFailure {
 
 /// Runs until the backend is asked to stop.
 pub(crate) async fn supervise(backend: Arc<Backend>) {
-    estate::take(&backend);
+    let estate = estate::take(&backend);
     let mut supervisor = Supervisor {
+        estate,
         stop: backend.stop_requested(),
         restart_requests: backend.restart_requests(),
         backend,
@@ -100,6 +101,8 @@ pub(crate) async fn supervise(backend: Arc<Backend>) {
 
 struct Supervisor {
     backend: Arc<Backend>,
+    /// What the last host left, until a plugin has taken it over.
+    estate: Option<Estate>,
     stop: watch::Receiver<bool>,
     /// What was asked for before the last start is not seen any more: that start was the answer.
     restart_requests: watch::Receiver<u64>,
@@ -262,6 +265,9 @@ impl Supervisor {
     async fn serve(&mut self, serving: &Arc<Serving>) -> End {
         if let Some(earlier) = &mut self.earlier {
             earlier.successor_served = true;
+        }
+        if let Some(estate) = self.estate.take() {
+            estate.settle();
         }
         self.backend.set_serving(Some(Arc::clone(serving)));
         self.backend.publish_serving();

@@ -10,7 +10,7 @@ use pintle::{
     lock::{AcquireOutcome, Lease, LeaseStatus, LockRequest},
     registry::{Instance, RegisterOutcome},
 };
-use pintle_fixture_hostile::{ALIVE, Behaviour, RESUMED};
+use pintle_fixture_hostile::{ALIVE, Behaviour, PROVOKE, RESUMED};
 use pintle_test_suites::{
     Sandbox, built, eventually,
     hostile::{
@@ -157,6 +157,33 @@ pub(crate) async fn what_a_new_file_left_is_not_for_the_earlier_one() -> Result<
     waits(&pintle, "the earlier one runs again").await?;
     let resumed = within("an answer", pintle.config("main")?.get(RESUMED)).await??;
     ensure!(resumed.context("it has lost its mind")?.value.is_empty());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_host_left_waits_until_a_plugin_has_taken_it_over() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/hostile"])?;
+    let data_dir = sandbox.path().join("main").display().to_string();
+    let text = format!(
+        "[shutdown]\nregistrations = \"keep\"\n\
+         [backends.main]\nplugin = \"hostile\"\ndata_dir = {data_dir:?}\n\
+         limits = {{ more = {{ checkpoint_bytes = \"1MiB\" }} }}\n\
+         settings = {{ behaviour = \"large-checkpoint\" }}\n"
+    );
+    let pintle = within("the start", sandbox.start(&text)).await??;
+    within("the checkpoint", pintle.config("main")?.get(PROVOKE)).await??;
+    ensure!(within("the shutdown", pintle.shutdown()).await?.is_clean());
+    // Nothing runs on the next host.
+    put(&sandbox, "hostile", b"no plugin")?;
+    let pintle = within("the start", sandbox.start(&text)).await??;
+    ensure!(pintle.backend("main")?.state == BackendState::Refused);
+    within("the shutdown", pintle.shutdown()).await?;
+    put(&sandbox, "hostile", &hostile()?)?;
+    let pintle = within("the start", sandbox.start(&text)).await??;
+    let resumed = within("an answer", pintle.config("main")?.get(RESUMED)).await??;
+    ensure!(resumed.context("it has lost its mind")?.value.len() == 1 << 20);
+    // Taken over, it is nobody else's.
+    ensure!(fs::read_dir(sandbox.path().join("data/checkpoints"))?.count() == 0);
     Ok(())
 }
 
