@@ -18,7 +18,7 @@ use super::{Job, Operation, posted};
 use crate::plugin::throttle::HeldBack;
 
 /// How often deadlines are looked at. Calls are late by at most this much.
-const WATCHDOG_TICK: Duration = Duration::from_millis(100);
+const WATCHDOG_TICK: Duration = Duration::from_millis(50);
 
 /// The shortest time that a guest is told it has.
 const TIME_MIN: Duration = Duration::from_millis(1);
