@@ -113,6 +113,20 @@ pub fn memory(pages: usize) -> Vec<u8> {
     module(&[section(5, &[&[1, 0][..], &number(pages)].concat())])
 }
 
+/// A module with one table of so many elements.
+pub fn table(elements: usize) -> Vec<u8> {
+    module(&[section(4, &[&[1, 0x70, 0][..], &number(elements)].concat())])
+}
+
+/// A section with a component that holds a component, and so on.
+pub fn nested(innermost: Vec<u8>, levels: usize) -> Vec<u8> {
+    let mut inside = innermost;
+    for _ in 0..levels {
+        inside = [COMPONENT, &section(4, &inside)].concat();
+    }
+    section(4, &inside)
+}
+
 /// A module with one function without parameters or results, which may run at once.
 pub fn function(body: &[u8], at_once: bool) -> Vec<u8> {
     let code = [number(1), number(body.len()), body.to_vec()].concat();

@@ -17,6 +17,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+use super::{Attack, Met};
 use crate::{Sandbox, eventually, within};
 
 /// Nobody but the culprit may know it.
@@ -35,7 +36,7 @@ pub fn impatient() -> Options {
 }
 
 /// How the culprit is set up.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct Options {
     /// Lines of `[backends.culprit]`.
     pub backend: String,
@@ -55,6 +56,8 @@ pub enum Server {
     Sink,
     /// Sends without end.
     Source,
+    /// Answers each request with a response that has no end.
+    HttpSource,
     /// Answers each request with a redirect to the trap.
     Redirect,
 }
@@ -69,6 +72,8 @@ pub struct Stage {
     /// What the culprit may reach.
     pub allowed: Door,
     victim: Victim,
+    /// How long the last provocation took, in nanoseconds.
+    provoked_ns: AtomicU64,
 }
 
 /// A listener that counts who comes.
@@ -122,7 +127,91 @@ impl Stage {
         );
         let pintle = within("the start", sandbox.start(&text)).await??;
         let victim = Victim::begin(&pintle)?;
-        Ok(Self { sandbox, pintle, trap, allowed, victim })
+        Ok(Self { sandbox, pintle, trap, allowed, victim, provoked_ns: AtomicU64::new(0) })
+    }
+
+    /// The stage of an attack, with its limit raised or as it is.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is otherwise.
+    pub async fn of(attack: &Attack, options: Options) -> Result<Self> {
+        let Some(file) = &attack.file else {
+            let stage = Self::with(attack.behaviour, options).await?;
+            if attack.behaviour == Behaviour::SymlinkEscape {
+                stage.lay_links()?;
+            }
+            return Ok(stage);
+        };
+        let sandbox = Sandbox::new(&["fixtures/memory"])?;
+        std::fs::write(sandbox.plugins_dir().join("hostile.wasm"), file)?;
+        Self::on(sandbox, "", options).await
+    }
+
+    /// Links in the culprit's directory that lead out of it.
+    fn lay_links(&self) -> Result<()> {
+        let (folder, data) = (self.sandbox.path(), self.sandbox.path().join("data-of-culprit"));
+        let links = [
+            ("link-to-file", folder.join("secret.txt")),
+            ("link-to-parent", folder.to_owned()),
+            ("link-to-root", "/".into()),
+        ];
+        for (name, target) in links {
+            std::os::unix::fs::symlink(target, data.join(name))?;
+        }
+        Ok(())
+    }
+
+    /// Lets the culprit attack, and expects that it is met like this.
+    ///
+    /// # Errors
+    ///
+    /// Fails when it is otherwise.
+    pub async fn meets(&self, met: Met) -> Result<()> {
+        let provoked = async || within("the attack", self.provoke()).await;
+        match met {
+            Met::Ended(reason) => self.is_ended_for(reason).await,
+            Met::Quarantined(reason) => self.settles(BackendState::Quarantined, reason).await,
+            Met::Refused(reason) => {
+                if self.pintle.backend("culprit")?.state == BackendState::Serving {
+                    ensure!(provoked().await?.is_err(), "nothing came of it");
+                }
+                self.settles(BackendState::Refused, reason).await
+            }
+            Met::Reports(report) => {
+                let told = provoked().await??;
+                ensure!(told.starts_with(report), "{}", told.get(..200).unwrap_or(&told));
+                self.goes_on()
+            }
+            Met::Denied => {
+                let told = provoked().await??;
+                ensure!(told.starts_with("refused"), "{told}");
+                let denials = self.pintle.backend("culprit")?.network.denials;
+                ensure!(denials > 0, "nobody counted it");
+                self.goes_on()
+            }
+            Met::Fails(code) => {
+                let error = provoked().await?.err().context("it answered")?;
+                ensure!(error.code() == code, "{error}");
+                ensure!(!error.to_string().contains(SECRET), "the error gives the secret away");
+                self.goes_on()
+            }
+            Met::GoesOn => {
+                // It sets in by itself: some answers later it has.
+                let config = self.pintle.config("culprit")?;
+                for _ in 0..100 {
+                    let alive = within("an answer", config.get(ALIVE)).await??;
+                    ensure!(alive.is_some(), "it serves, and has lost its mind");
+                }
+                self.goes_on()
+            }
+            Met::Reaches => {
+                // Nobody answers there: who waits for that is ended.
+                let told = provoked().await?;
+                ensure!(self.trap.visitors() > 0, "nobody came to the trap: {told:?}");
+                Ok(())
+            }
+        }
     }
 
     /// Lets the culprit do what it was made for, and answers with its report.
@@ -131,10 +220,19 @@ impl Stage {
     ///
     /// Fails when it is otherwise.
     pub async fn provoke(&self) -> Result<String, pintle::Error> {
-        let entry = self.pintle.config("culprit")?.get(PROVOKE).await?;
-        Ok(entry
+        let begun = Instant::now();
+        let entry = self.pintle.config("culprit")?.get(PROVOKE).await;
+        let took = u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.provoked_ns.store(took, Ordering::Relaxed);
+        Ok(entry?
             .map(|entry| String::from_utf8_lossy(&entry.value).into_owned())
             .unwrap_or_default())
+    }
+
+    /// How long the last provocation took.
+    #[must_use]
+    pub fn provoked_for(&self) -> Duration {
+        Duration::from_nanos(self.provoked_ns.load(Ordering::Relaxed))
     }
 
     /// Provokes the culprit, and expects that it is ended for it, with a reason that names this.
@@ -209,8 +307,8 @@ impl Stage {
         &self.trap
     }
 
-    /// Whatever happened: the host lives, the victim was never kept waiting, and nobody came to the
-    /// trap.
+    /// Whatever happened: the host lives, the victim was never kept waiting, nobody came to the trap,
+    /// and nothing was written beside the culprit's directory.
     ///
     /// # Errors
     ///
@@ -222,6 +320,10 @@ impl Stage {
         ensure!(status.state == BackendState::Serving && status.restarts == 0, "{}", status.reason);
         let visitors = self.trap.visitors();
         ensure!(visitors == 0, "{visitors} forbidden connections");
+        let outside = |name: &str| self.sandbox.path().join(name);
+        ensure!(!outside("escaped.txt").exists(), "it wrote outside of its directory");
+        let secret = std::fs::read_to_string(outside("secret.txt"))?;
+        ensure!(secret == SECRET, "it changed a file outside of its directory");
         within("the shutdown", self.pintle.shutdown()).await?;
         Ok(())
     }
@@ -262,6 +364,13 @@ async fn serve(mut stream: tokio::net::TcpStream, server: Server, location: Stri
     let mut piece = vec![0; 64 << 10];
     match server {
         Server::Sink => while stream.read(&mut piece).await.is_ok_and(|count| count > 0) {},
+        Server::HttpSource => {
+            let read = stream.read(&mut piece).await;
+            let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n";
+            if read.is_ok() && stream.write_all(head.as_bytes()).await.is_ok() {
+                while stream.write_all(&piece).await.is_ok() {}
+            }
+        }
         Server::Source => while stream.write_all(&piece).await.is_ok() {},
         Server::Redirect => {
             let answer = format!(

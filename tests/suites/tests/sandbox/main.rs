@@ -11,13 +11,22 @@ mod file;
 mod files;
 mod handover;
 mod network;
+mod raised;
 mod resources;
 mod shutdown;
 mod speech;
 mod tamper;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use pintle_fixture_hostile::Behaviour;
+use pintle_test_suites::hostile::Attack;
+
+/// One attack as the table of attacks has it, beside a victim.
+async fn contains(behaviour: Behaviour) -> Result<()> {
+    let attack = Attack::of(behaviour)?.context("it is not in the table")?;
+    attack.is_contained().await?;
+    Ok(())
+}
 
 /// The test of each behaviour. One without a test does not compile.
 const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
@@ -33,6 +42,9 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::StackBomb => resources::a_stack_bomb_is_ended,
         Behaviour::HandleFlood => resources::a_flood_of_handles_is_ended,
         Behaviour::StreamFlood => resources::a_flood_of_streams_is_ended,
+        Behaviour::TaskFlood => resources::a_flood_of_tasks_is_ended,
+        Behaviour::LongRun => resources::a_run_that_takes_too_long_is_ended,
+        Behaviour::OldSleep => resources::a_sleep_that_keeps_the_store_is_ended,
         Behaviour::RandomFlood => resources::random_bytes_are_cut_off,
         Behaviour::YieldForever => resources::a_call_that_only_yields_is_ended,
         Behaviour::DataFlood => resources::a_directory_that_is_too_full_ends_its_plugin,
@@ -42,6 +54,7 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         }
         Behaviour::LogFlood => speech::a_flood_of_lines_is_dropped,
         Behaviour::EmptyLogFlood => speech::a_flood_of_empty_lines_is_dropped,
+        Behaviour::LongLine => speech::a_long_line_is_cut_off,
         Behaviour::LogForgery => speech::no_line_can_be_forged,
         Behaviour::OutputFlood => speech::a_flood_of_output_goes_nowhere,
         Behaviour::SecretInLog => speech::a_secret_in_a_log_line_is_taken_out,
@@ -49,6 +62,7 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::SecretInHealth => speech::a_secret_in_a_health_report_is_taken_out,
         Behaviour::SecretInPanic => speech::a_secret_in_last_words_is_taken_out,
         Behaviour::HugeError => speech::a_huge_error_is_cut_off,
+        Behaviour::DetailFlood => speech::a_flood_of_details_is_cut_off,
         Behaviour::HealthFlood => speech::a_flood_of_facts_is_cut_off,
         Behaviour::OversizedRecord => answers::an_oversized_record_ends_its_plugin,
         Behaviour::OversizedPage => answers::an_oversized_page_ends_its_plugin,
@@ -76,6 +90,9 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::ConnectionFlood => network::connections_are_counted,
         Behaviour::ConnectionChurn => network::connections_are_begun_at_a_pace,
         Behaviour::LookupFlood => network::names_are_counted,
+        Behaviour::RequestFlood => network::requests_are_counted,
+        Behaviour::EndlessRequest => network::a_request_without_end_ends_with_its_call,
+        Behaviour::EndlessHttpResponse => network::a_response_without_end_fills_its_own_memory,
         Behaviour::EndlessBody => network::a_body_without_end_ends_with_its_call,
         Behaviour::EndlessResponse => network::a_response_without_end_ends_with_its_call,
         Behaviour::ReadFiles => files::files_of_the_host_are_not_there,
@@ -83,6 +100,7 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::SymlinkEscape => files::links_lead_nowhere,
         Behaviour::Environment => files::the_environment_is_empty,
         Behaviour::DescribeLoop => file::a_loop_in_describe_is_ended,
+        Behaviour::DescribeSleep => file::a_sleep_in_describe_is_ended,
         Behaviour::DescribeTrap => file::a_trap_in_describe_is_told,
         Behaviour::DescribeMemoryBomb => file::a_memory_bomb_in_describe_is_ended,
         Behaviour::PoisonCheckpoint => handover::what_a_new_file_left_is_not_for_the_earlier_one,
@@ -95,6 +113,8 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::TableBomb => file::a_table_bomb_is_refused,
         Behaviour::InitialMemoryBomb => file::a_huge_memory_is_refused,
         Behaviour::ManyMemories => file::many_memories_are_refused,
+        Behaviour::ManyTables => file::many_tables_are_refused,
+        Behaviour::ManyInstances => file::many_instances_are_refused,
         Behaviour::LoopInInstantiation => file::a_loop_while_it_is_instantiated_is_ended,
         Behaviour::UnknownVersion => file::an_unknown_version_is_refused_with_what_is_served,
         Behaviour::MissingExport => file::a_component_that_is_no_plugin_is_refused,
@@ -104,8 +124,10 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::NotWasm => file::text_is_refused,
         Behaviour::CoreModule => file::a_core_module_is_refused,
         Behaviour::Truncated => file::half_a_file_is_refused,
+        Behaviour::Nesting => file::nesting_is_bounded,
         Behaviour::DeepNesting => file::deep_nesting_is_refused,
         Behaviour::HugeFile => file::a_huge_file_is_refused_unread,
+        Behaviour::HugeCode => file::a_lot_of_code_is_refused_uncompiled,
         Behaviour::HugeFunction => file::a_huge_function_is_refused_uncompiled,
     }
 }
