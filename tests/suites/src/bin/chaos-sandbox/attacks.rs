@@ -1,148 +1,117 @@
-//! R10: every attack that a plugin makes by its settings.
+//! R10: every attack, and each export that is attacked.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result};
-use pintle::BackendState;
-use pintle_fixture_hostile::{ALIVE, Behaviour};
+use anyhow::{Context, Result, ensure};
+use pintle_fixture_hostile::{Behaviour, Export};
 use pintle_test_bench::{ChaosRow, resident_bytes};
-use pintle_test_suites::{
-    eventually,
-    hostile::{Options, Server, Stage, impatient},
-    within,
+use pintle_test_suites::hostile::{
+    Attack, CALL,
+    exports::{self, is_possible},
 };
 
 use pintle_test_suites::chaos::Size;
 
 /// How much later than its limit an attack may be ended.
 const LATE_MAX: Duration = Duration::from_millis(100);
-/// How much more memory the host may have afterwards: what allocators keep.
+/// How much more memory the host may have after all of them: what allocators keep.
 const GROWTH_MAX: u64 = 96 << 20;
+/// The same after all of them once more: what each leaves behind shows here.
+const AGAIN_GROWTH_MAX: u64 = 32 << 20;
+/// How long a loop in an export may go on.
+const LOOP: Duration = Duration::from_millis(100);
 
-/// How long a call of an attack may go on: the limits of [`impatient`].
-const CALL: Duration = Duration::from_millis(600);
-
-/// Attacks by a call, each with the time within which it has to be over, where there is one.
-fn by_call(behaviour: Behaviour) -> Option<(Options, Option<Duration>)> {
-    let with = |line: &str| Options { backend: line.to_owned(), ..Options::default() };
-    Some(match behaviour {
-        Behaviour::YieldForever | Behaviour::EndlessBody => (impatient(), Some(CALL)),
-        Behaviour::EndlessResponse => {
-            (Options { server: Server::Source, ..impatient() }, Some(CALL))
-        }
-        Behaviour::ForbiddenRedirect => {
-            (Options { server: Server::Redirect, ..Options::default() }, None)
-        }
-        Behaviour::NameRebinding => (with("allow = [\"*.localhost:*\"]"), None),
-        Behaviour::LookupFlood => (with("allow = [\"*.flood.example:1\"]"), None),
-        Behaviour::DataFlood => {
-            (with("limits = { call = \"20s\", more = { data_bytes = \"4MiB\" } }"), None)
-        }
-        Behaviour::ConnectionChurn => {
-            (with("limits = { call = \"20s\", more = { connects_per_second = 10 } }"), None)
-        }
-        Behaviour::HugeCheckpoint => (with("limits = { memory = \"256MiB\" }"), None),
-        Behaviour::MemoryBomb
-        | Behaviour::StackBomb
-        | Behaviour::HandleFlood
-        | Behaviour::StreamFlood
-        | Behaviour::RandomFlood
-        | Behaviour::LogFlood
-        | Behaviour::EmptyLogFlood
-        | Behaviour::LogForgery
-        | Behaviour::OutputFlood
-        | Behaviour::SecretInLog
-        | Behaviour::SecretInError
-        | Behaviour::SecretInPanic
-        | Behaviour::HugeError
-        | Behaviour::OversizedRecord
-        | Behaviour::EventFlood
-        | Behaviour::PollStorm
-        | Behaviour::UnknownIds
-        | Behaviour::TrapWhileOthersWait
-        | Behaviour::LargeCheckpoint
-        | Behaviour::ForbiddenAddress
-        | Behaviour::ForbiddenHttp
-        | Behaviour::ForeignSynthetic
-        | Behaviour::Bind
-        | Behaviour::Listen
-        | Behaviour::Udp
-        | Behaviour::OldSockets
-        | Behaviour::ConnectionFlood
-        | Behaviour::ReadFiles
-        | Behaviour::ParentEscape
-        | Behaviour::SymlinkEscape
-        | Behaviour::Environment
-        | Behaviour::LoopInBackground
-        | Behaviour::YieldInBackground => (Options::default(), None),
-        _ => return None,
-    })
+/// What was done, and what went wrong.
+#[derive(Default)]
+struct Tally {
+    done: u64,
+    violations: u64,
+    latest: Duration,
+    trouble: Vec<String>,
 }
 
-pub(crate) async fn contained(size: Size) -> Result<ChaosRow> {
-    let (mut done, mut violations, mut visitors) = (0, 0_u64, 0);
-    let mut latest = Duration::ZERO;
-    let mut trouble = Vec::new();
-    // What is loaded once is not what an attack leaves behind.
-    let late_max = size.time(LATE_MAX);
-    attack(Behaviour::Bind, Options::default(), None, late_max).await?;
-    let before = resident_bytes(None).context("the memory of this process")?;
-    for behaviour in Behaviour::ALL.iter().copied().take(size.of(usize::MAX, 25)) {
-        let Some((options, limit)) = by_call(behaviour) else { continue };
-        done += 1;
-        match attack(behaviour, options, limit, late_max).await {
-            Ok(late) => latest = latest.max(late),
-            Err(error) => {
-                violations += 1;
-                if error.to_string().contains("forbidden") {
-                    visitors += 1;
+impl Tally {
+    fn count(&mut self, name: &str, late: Result<Duration>, late_max: Duration) {
+        self.done += 1;
+        let in_time = |late: Duration| {
+            ensure!(late <= late_max, "{} ms after its limit", late.as_millis());
+            Ok(late)
+        };
+        match late.and_then(in_time) {
+            Ok(late) => self.latest = self.latest.max(late),
+            Err(error) => self.complain(format!("{name}: {error:#}")),
+        }
+    }
+
+    fn complain(&mut self, trouble: String) {
+        self.violations += 1;
+        self.trouble.push(trouble);
+    }
+
+    async fn attack_by_all(&mut self, size: Size, late_max: Duration) -> Result<()> {
+        for behaviour in Behaviour::ALL.iter().step_by(size.of(1, 5)) {
+            let Some(attack) = Attack::of(*behaviour)? else { continue };
+            self.count(behaviour.name(), attack.is_contained().await, late_max);
+        }
+        Ok(())
+    }
+
+    async fn attack_in_exports(&mut self, size: Size, late_max: Duration) {
+        for (behaviour, limit) in [
+            (Behaviour::LoopIn, LOOP),
+            (Behaviour::TrapIn, Duration::ZERO),
+            (Behaviour::NeverIn, CALL),
+        ] {
+            for export in Export::ALL.iter().step_by(size.of(1, 12)) {
+                if !is_possible(behaviour, *export) {
+                    continue;
                 }
-                trouble.push(format!("{}: {error:#}", behaviour.name()));
+                let took = exports::attack(behaviour, *export).await;
+                let late = took.map(|took| took.unwrap_or_default().saturating_sub(limit));
+                let name = format!("{} {}", behaviour.name(), export.name());
+                self.count(&name, late, late_max);
             }
         }
     }
-    let after = resident_bytes(None).context("the memory of this process")?;
-    let growth = after.saturating_sub(before);
-    if growth > GROWTH_MAX {
-        violations += 1;
-        trouble.push(format!("{} MiB more memory than before", growth >> 20));
-    }
-    let what = "attacks beside a victim";
-    let late = late_max.as_millis();
-    let target =
-        format!("all contained, ended <= {late} ms after their limit, 0 forbidden connections");
-    Ok(ChaosRow::new("R10", what, &target, size.of(40, 5) as u64, done)
-        .violations(violations)
-        .detail(format!(
-            "at most {} ms late, {visitors} forbidden connections, {} MiB more memory{}{}",
-            latest.as_millis(),
-            growth >> 20,
-            if trouble.is_empty() { "" } else { "; " },
-            trouble.join("; ")
-        )))
 }
 
-/// One attack; answers how much later than its limit it was over.
-async fn attack(
-    behaviour: Behaviour,
-    options: Options,
-    limit: Option<Duration>,
-    late_max: Duration,
-) -> Result<Duration> {
-    let stage = Stage::with(behaviour, options).await?;
-    let begun = Instant::now();
-    // Whether it was ended or answered is what the suite looks at; here counts that it is over.
-    let _ = within("the attack", stage.provoke()).await?;
-    let late = limit.map_or(Duration::ZERO, |limit| begun.elapsed().saturating_sub(limit));
-    anyhow::ensure!(late <= late_max, "{} ms after its limit", late.as_millis());
-    let config = stage.pintle.config("victim")?;
-    within("the victim", config.get(ALIVE)).await??;
-    eventually("the culprit to settle", async || {
-        let state = stage.pintle.backend("culprit")?.state;
-        let settled = !matches!(state, BackendState::Starting);
-        Ok(settled.then_some(()))
-    })
-    .await?;
-    stage.is_unharmed().await?;
-    Ok(late)
+pub(crate) async fn contained(size: Size) -> Result<ChaosRow> {
+    let late_max = size.time(LATE_MAX);
+    let mut tally = Tally::default();
+    // What is loaded once is not what an attack leaves behind.
+    let first = Attack::of(Behaviour::Bind)?.context("no such attack")?;
+    first.is_contained().await?;
+    let memory = || resident_bytes(None).context("the memory of this process");
+    let before = memory()?;
+    tally.attack_in_exports(size, late_max).await;
+    tally.attack_by_all(size, late_max).await?;
+    let once = memory()?;
+    let growth = once.saturating_sub(before);
+    if growth > GROWTH_MAX {
+        tally.complain(format!("{} MiB more memory than before", growth >> 20));
+    }
+    let mut again = 0;
+    if !size.is_smoke {
+        tally.attack_by_all(size, late_max).await?;
+        again = memory()?.saturating_sub(once);
+        if again > AGAIN_GROWTH_MAX {
+            tally.complain(format!("{} MiB more memory after doing it again", again >> 20));
+        }
+    }
+    let what = "attacks beside a victim";
+    let target = format!(
+        "all met as they should be, ended <= {} ms after their limit, 0 forbidden connections",
+        late_max.as_millis()
+    );
+    let wanted = size.of(200, 20);
+    Ok(ChaosRow::new("R10", what, &target, wanted, tally.done).violations(tally.violations).detail(
+        format!(
+            "at most {} ms late, {} MiB more memory, {} more the second time{}{}",
+            tally.latest.as_millis(),
+            growth >> 20,
+            again >> 20,
+            if tally.trouble.is_empty() { "" } else { "; " },
+            tally.trouble.join("; ")
+        ),
+    ))
 }

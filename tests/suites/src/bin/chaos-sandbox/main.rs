@@ -15,6 +15,9 @@ use pintle_test_suites::chaos::{Size, row};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    if ends::holder().await? {
+        return Ok(ExitCode::SUCCESS);
+    }
     let size = Size::from_arguments();
     let mut report = Report::default();
     report.extend(row("R10", attacks::contained(size)).await);
@@ -24,6 +27,7 @@ async fn main() -> Result<ExitCode> {
     }
     report.extend(row("R11", ends::restarts(size)).await);
     report.extend(row("R13-local", ends::shutdown(size)).await);
+    report.extend(row("R13-local-kill", ends::kill(size)).await);
     report.extend(row("R14", tampering::refused(size)).await);
     report.extend(row("reload", handover::under_load(size)).await);
     pintle_test_suites::finish(&report)
