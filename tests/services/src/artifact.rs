@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use crate::debian::{self, Apt};
-use crate::{Error, Result, cache, go, maven, python};
+use crate::{Error, Result, cache, go, maven, npm, python};
 
 /// A server's files in the cache. The names are those of `[package.metadata.suites]`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -27,12 +27,20 @@ pub enum Artifact {
     Zipkin36,
     /// `jaeger-1.62`: built from its Go modules.
     Jaeger162,
+    /// `collector-0.165`: the OpenTelemetry Collector, likewise.
+    Collector165,
     /// `opentracing-java`: a tracer for programs written for OpenTracing, as jars.
     OpenTracingJava,
     /// `curator-5.7`: Apache Curator's recipes for ZooKeeper, as jars.
     Curator57,
+    /// `opentelemetry-java`: the SDK, as jars.
+    OpenTelemetryJava,
+    /// `opentelemetry-node`: the SDK, from the npm registry.
+    OpenTelemetryNode,
     /// `opentelemetry-python`: the SDK, from the Python package index.
     OpenTelemetryPython,
+    /// `tracing-go`: programs with the SDK and with a tracer for OpenTracing, built.
+    TracingGo,
 }
 
 /// A Debian suite, and the start of the version number that is wanted from it.
@@ -43,7 +51,7 @@ struct Pin {
 
 impl Artifact {
     /// All artifacts.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 16] = [
         Self::Etcd34,
         Self::Etcd35,
         Self::Etcd36,
@@ -53,9 +61,13 @@ impl Artifact {
         Self::SkyWalking101,
         Self::Zipkin36,
         Self::Jaeger162,
+        Self::Collector165,
         Self::OpenTracingJava,
         Self::Curator57,
+        Self::OpenTelemetryJava,
+        Self::OpenTelemetryNode,
         Self::OpenTelemetryPython,
+        Self::TracingGo,
     ];
 
     /// The artifact's name.
@@ -70,9 +82,13 @@ impl Artifact {
             Self::SkyWalking101 => "skywalking-10.1",
             Self::Zipkin36 => "zipkin-3.6",
             Self::Jaeger162 => "jaeger-1.62",
+            Self::Collector165 => "collector-0.165",
             Self::OpenTracingJava => "opentracing-java",
             Self::Curator57 => "curator-5.7",
+            Self::OpenTelemetryJava => "opentelemetry-java",
+            Self::OpenTelemetryNode => "opentelemetry-node",
             Self::OpenTelemetryPython => "opentelemetry-python",
+            Self::TracingGo => "tracing-go",
         }
     }
 
@@ -91,14 +107,21 @@ impl Artifact {
     pub fn programs(self) -> &'static [(&'static str, &'static str)] {
         match self {
             // The Go that builds one of them is fetched too, where it is missing.
-            Self::Etcd34 | Self::Etcd35 | Self::Etcd36 | Self::Jaeger162 => &[],
+            Self::Etcd34
+            | Self::Etcd35
+            | Self::Etcd36
+            | Self::Jaeger162
+            | Self::Collector165
+            | Self::TracingGo => &[],
             Self::ZooKeeper35
             | Self::ZooKeeper38
             | Self::ZooKeeper39
             | Self::SkyWalking101
             | Self::Zipkin36
             | Self::OpenTracingJava
-            | Self::Curator57 => &[("java", "default-jdk-headless"), ("mvn", "maven")],
+            | Self::Curator57
+            | Self::OpenTelemetryJava => &[("java", "default-jdk-headless"), ("mvn", "maven")],
+            Self::OpenTelemetryNode => &[("node", "nodejs"), ("npm", "npm")],
             Self::OpenTelemetryPython => &[("python3", "python3"), ("pip3", "python3-pip")],
         }
     }
@@ -108,8 +131,8 @@ impl Artifact {
         cache::find(&self.entry()).is_some()
     }
 
-    /// The folder with the artifact's files: `bin/` for what is a program, `lib/` for jars and packages. Fetches them
-    /// unless they are in the cache, which blocks for seconds, or for a minute or two where they
+    /// The folder with the artifact's files: `bin/` for what is a program, `lib/` for jars and
+    /// packages, `node_modules/` for those of Node.js. Fetches them unless they are in the cache, which blocks for seconds, or for a minute or two where they
     /// are built.
     ///
     /// # Errors
@@ -131,6 +154,10 @@ impl Artifact {
                 Self::Zipkin36 => maven::copy_file(&folder.join("lib"), maven::ZIPKIN),
                 Self::OpenTracingJava => maven::copy_jars(&folder.join("lib"), maven::OPENTRACING),
                 Self::Curator57 => maven::copy_jars(&folder.join("lib"), maven::CURATOR),
+                Self::OpenTelemetryJava => {
+                    maven::copy_jars(&folder.join("lib"), maven::OPENTELEMETRY)
+                }
+                Self::OpenTelemetryNode => npm::OPENTELEMETRY.install(folder),
                 Self::OpenTelemetryPython => {
                     python::install(&folder.join("lib"), python::OPENTELEMETRY)
                 }
@@ -138,6 +165,11 @@ impl Artifact {
                     cache::progress("building it, which takes some minutes");
                     go::JAEGER_1.build(folder)
                 }
+                Self::Collector165 => {
+                    cache::progress("building it, which takes some minutes");
+                    go::COLLECTOR.build(folder)
+                }
+                Self::TracingGo => go::TRACING.build(folder),
             }
         })
     }
@@ -167,9 +199,13 @@ impl Artifact {
             Self::SkyWalking101 => maven::SKYWALKING.pins(),
             Self::Zipkin36 => maven::ZIPKIN.to_owned(),
             Self::Jaeger162 => go::JAEGER_1.pins(),
+            Self::Collector165 => go::COLLECTOR.pins(),
             Self::OpenTracingJava => describe_jars(maven::OPENTRACING),
             Self::Curator57 => describe_jars(maven::CURATOR),
+            Self::OpenTelemetryJava => describe_jars(maven::OPENTELEMETRY),
+            Self::OpenTelemetryNode => npm::OPENTELEMETRY.pins(),
             Self::OpenTelemetryPython => python::OPENTELEMETRY.join(";"),
+            Self::TracingGo => go::TRACING.pins(),
         };
         let digest = cache::digest_of_text(&pins);
         format!("servers/{}-{}", self.name(), digest.get(..12).unwrap_or(&digest))

@@ -1,4 +1,6 @@
 //! Programs built from Go modules, pinned with everything that they depend on.
+//!
+//! Most are tools of others; [`TRACING`] are our own, built here because here is the way to a Go.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ pub(crate) struct GoModule {
     checksums: &'static str,
     /// The programs, and the package of each.
     programs: &'static [(&'static str, &'static str)],
+    /// Files of the module itself, by path.
+    sources: &'static [(&'static str, &'static str)],
 }
 
 /// etcd of the line that Debian does not have.
@@ -23,6 +27,7 @@ pub(crate) const ETCD_3_6: GoModule = GoModule {
     module: include_str!("go/etcd.mod"),
     checksums: include_str!("go/etcd.sum"),
     programs: &[("etcd", "go.etcd.io/etcd/server/v3"), ("etcdctl", "go.etcd.io/etcd/etcdctl/v3")],
+    sources: &[],
 };
 
 /// Jaeger with everything in one program; from 2.0 on no version can be built from its modules alone.
@@ -30,6 +35,32 @@ pub(crate) const JAEGER_1: GoModule = GoModule {
     module: include_str!("go/jaeger.mod"),
     checksums: include_str!("go/jaeger.sum"),
     programs: &[("jaeger", "github.com/jaegertracing/jaeger/cmd/all-in-one")],
+    sources: &[],
+};
+
+/// The OpenTelemetry Collector, with a part or two of each kind.
+pub(crate) const COLLECTOR: GoModule = GoModule {
+    module: include_str!("go/collector.mod"),
+    checksums: include_str!("go/collector.sum"),
+    programs: &[("otelcol", ".")],
+    sources: &[("main.go", include_str!("go/collector.go"))],
+};
+
+/// Programs of the tracing suite: one with OpenTelemetry's SDK, one written for OpenTracing.
+pub(crate) const TRACING: GoModule = GoModule {
+    module: include_str!("go/tracing.mod"),
+    checksums: include_str!("go/tracing.sum"),
+    programs: &[("opentelemetry", "./opentelemetry"), ("opentracing", "./opentracing")],
+    sources: &[
+        (
+            "opentelemetry/main.go",
+            include_str!("../../suites/tests/tracing/programs/go/opentelemetry.go"),
+        ),
+        (
+            "opentracing/main.go",
+            include_str!("../../suites/tests/tracing/programs/go/opentracing.go"),
+        ),
+    ],
 };
 
 /// A Go of Debian's: its packages are `golang-LINE-go` and `golang-LINE-src`.
@@ -50,7 +81,8 @@ const REMEDY: &str = "install Go 1.21 or newer (https://go.dev/dl)";
 impl GoModule {
     /// What is pinned, as a text that changes with it.
     pub(crate) fn pins(&self) -> String {
-        format!("{}{}", self.module, self.checksums)
+        let sources: String = self.sources.iter().map(|(_, text)| *text).collect();
+        format!("{}{}{sources}", self.module, self.checksums)
     }
 
     /// Builds the programs into `folder/bin`, which takes a minute or two.
@@ -61,9 +93,11 @@ impl GoModule {
     pub(crate) fn build(&self, folder: &Path) -> Result<()> {
         let go = if is_new_enough(Path::new("go")) { "go".into() } else { debian_go()? };
         let work = folder.join("work");
-        fs::create_dir_all(&work).map_err(Error::file("create", &work))?;
-        for (name, text) in [("go.mod", self.module), ("go.sum", self.checksums)] {
+        let pins = [("go.mod", self.module), ("go.sum", self.checksums)];
+        for (name, text) in pins.iter().chain(self.sources) {
             let path = work.join(name);
+            let parent = path.parent().unwrap_or(&work);
+            fs::create_dir_all(parent).map_err(Error::file("create", parent))?;
             fs::write(&path, text).map_err(Error::file("write", &path))?;
         }
         for (name, package) in self.programs {

@@ -12,10 +12,13 @@ pub mod debian;
 mod error;
 mod go;
 mod maven;
+mod npm;
 mod python;
 
 #[cfg(feature = "servers")]
 mod certs;
+#[cfg(feature = "servers")]
+mod collector;
 #[cfg(feature = "servers")]
 mod etcd;
 #[cfg(feature = "servers")]
@@ -42,6 +45,8 @@ pub use error::{Error, Result};
 
 #[cfg(feature = "servers")]
 pub use certs::{Leaf, TestCa};
+#[cfg(feature = "servers")]
+pub use collector::Collector;
 #[cfg(feature = "servers")]
 pub use etcd::{Etcd, EtcdCluster, EtcdOptions, EtcdTls, EtcdVersion};
 #[cfg(feature = "servers")]

@@ -113,6 +113,12 @@ pub(crate) const CURATOR: &[Jar] = &[
     jar("org.slf4j", "slf4j-simple", "2.0.13"),
 ];
 
+/// OpenTelemetry's SDK, set up by the standard environment variables, and its exporter of OTLP.
+pub(crate) const OPENTELEMETRY: &[Jar] = &[
+    jar("io.opentelemetry", "opentelemetry-sdk-extension-autoconfigure", "1.58.0"),
+    jar("io.opentelemetry", "opentelemetry-exporter-otlp", "1.58.0"),
+];
+
 /// One file with everything in it.
 pub(crate) const ZIPKIN: &str = "io.zipkin:zipkin-server:3.6.1:jar:slim";
 
