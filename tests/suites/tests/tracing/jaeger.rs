@@ -14,33 +14,55 @@ use crate::{
     stage::{Sink, Stage, assert_all_delivered},
 };
 
-/// A span as Jaeger shows it, and the service that reports it.
-type Shown = (Value, String);
+/// A span as Jaeger shows it, and the process that reports it.
+#[derive(Debug)]
+pub(crate) struct Shown {
+    pub(crate) span: Value,
+    pub(crate) process: Value,
+}
 
-async fn read_back(jaeger: &Jaeger, trace: &Trace) -> Result<BTreeMap<String, Shown>> {
-    let path = format!("/api/traces/{}", trace.id);
+impl Shown {
+    /// Attributes of the span or the process.
+    pub(crate) fn tags(of: &Value) -> BTreeMap<&str, &Value> {
+        let tags = of["tags"].as_array().unwrap().iter();
+        tags.map(|tag| (tag["key"].as_str().unwrap(), &tag["value"])).collect()
+    }
+
+    /// What it refers to in this way.
+    pub(crate) fn references(&self, kind: &str) -> Vec<&Value> {
+        let references = self.span["references"].as_array().unwrap().iter();
+        references.filter(|reference| reference["refType"] == kind).collect()
+    }
+}
+
+/// The spans of a trace by their ids, once so many are there.
+pub(crate) async fn read_back(
+    jaeger: &Jaeger,
+    trace_id: &str,
+    count: usize,
+) -> Result<BTreeMap<String, Shown>> {
+    let path = format!("/api/traces/{trace_id}");
     let found = eventually(&path, async || {
         let found = get_json(jaeger.query(), &path).await?.unwrap_or_default();
         let spans = found["data"][0]["spans"].as_array().cloned().unwrap_or_default();
         // A batch of unknown fate is sent again, and Jaeger keeps both.
         let ids: BTreeSet<_> = spans.iter().map(|span| span["spanID"].to_string()).collect();
-        Ok((ids.len() == trace.spans.len()).then_some(found))
+        Ok((ids.len() == count).then_some(found))
     });
     let found = found.await?;
     let trace = &found["data"][0];
     let shown = trace["spans"].as_array().context("spans")?.iter().map(|span| {
-        let process = &trace["processes"][span["processID"].as_str().unwrap()];
-        let service = process["serviceName"].as_str().unwrap().to_owned();
-        (span["spanID"].as_str().unwrap().to_owned(), (span.clone(), service))
+        let process = trace["processes"][span["processID"].as_str().unwrap()].clone();
+        (span["spanID"].as_str().unwrap().to_owned(), Shown { span: span.clone(), process })
     });
     Ok(shown.collect())
 }
 
-fn compare(Reported { service, span }: &Reported, (shown, reporter): &Shown) {
-    assert_eq!(reporter, service);
+fn compare(Reported { service, span }: &Reported, found: &Shown) {
+    let Shown { span: shown, process } = found;
+    assert_eq!(process["serviceName"], *service);
     assert_eq!(shown["operationName"], span.name);
-    let parent = shown["references"].as_array().unwrap().iter();
-    let parent: Vec<_> = parent.filter(|reference| reference["refType"] == "CHILD_OF").collect();
+    let parent = found.references("CHILD_OF");
     assert_eq!(parent.len(), usize::from(!span.parent_span_id.is_empty()), "{parent:?}");
     for parent in parent {
         assert_eq!(parent["spanID"], hex(&span.parent_span_id));
@@ -48,12 +70,7 @@ fn compare(Reported { service, span }: &Reported, (shown, reporter): &Shown) {
     assert_eq!(shown["startTime"], span.start_time_unix_nano / 1_000);
     let duration = (span.end_time_unix_nano - span.start_time_unix_nano) / 1_000;
     assert_eq!(shown["duration"], duration);
-    let tags: BTreeMap<_, _> = shown["tags"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|tag| (tag["key"].as_str().unwrap(), &tag["value"]))
-        .collect();
+    let tags = Shown::tags(shown);
     for attribute in &span.attributes {
         let value = tags[attribute.key.as_str()];
         let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
@@ -68,14 +85,12 @@ fn compare(Reported { service, span }: &Reported, (shown, reporter): &Shown) {
     let is_error = span.status.as_ref().is_some_and(|status| status.code == 2);
     assert_eq!(tags.contains_key("error"), is_error);
     assert_eq!(shown["logs"].as_array().unwrap().len(), span.events.len());
-    let links = shown["references"].as_array().unwrap().iter();
-    let links = links.filter(|reference| reference["refType"] == "FOLLOWS_FROM");
-    assert_eq!(links.count(), span.links.len());
+    assert_eq!(found.references("FOLLOWS_FROM").len(), span.links.len());
 }
 
 async fn compare_all(jaeger: &Jaeger, traces: &[Trace]) -> Result<()> {
     for trace in traces {
-        let shown = read_back(jaeger, trace).await?;
+        let shown = read_back(jaeger, &trace.id, trace.spans.len()).await?;
         for reported in &trace.spans {
             let id = hex(&reported.span.span_id);
             compare(reported, shown.get(&id).with_context(|| format!("span {id}"))?);

@@ -9,6 +9,7 @@
 mod generate;
 mod jaeger;
 mod net;
+mod opentracing;
 mod own;
 mod programs;
 mod receive;

@@ -1,16 +1,25 @@
-//! Programs of others that report spans: nobody here wrote what they report with.
+//! Programs of others that report spans, or their SDKs: nobody here wrote what they report with.
+//!
+//! Where spans go is told by the standard environment variables alone, and what Jaeger shows of them
+//! behind a host is what the programs did.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
-use pintle_otlp::{Span, SpanKind, StatusCode};
-use pintle_test_services::Artifact;
+use pintle_test_services::{Artifact, Jaeger};
+use serde_json::{Value, json};
 use tokio::process::Command;
 
-use crate::receive::Host;
+use crate::{
+    jaeger::{Shown, read_back},
+    receive::Host,
+};
 
 /// Runs a program to its end and gives the last line of what it prints.
-async fn run(command: &mut Command) -> Result<String> {
+pub(crate) async fn run(command: &mut Command) -> Result<String> {
     let limit = std::time::Duration::from_secs(60);
     let output = tokio::time::timeout(limit, command.kill_on_drop(true).output()).await??;
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -19,65 +28,138 @@ async fn run(command: &mut Command) -> Result<String> {
     Ok(printed.lines().last().context(errors.into_owned())?.trim().to_owned())
 }
 
-fn source(name: &str) -> std::path::PathBuf {
+pub(crate) fn source(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/tracing/programs").join(name)
 }
 
-/// Spans by service and name.
-async fn arrived(host: &Host, trace_id: &str) -> Result<BTreeMap<(String, String), Span>> {
-    let mut spans = BTreeMap::new();
-    for of in host.trace(trace_id).await? {
-        let service = of.resource.unwrap_or_default().service_name().to_owned();
-        for span in of.scope_spans.into_iter().flat_map(|scope| scope.spans) {
-            spans.insert((service.clone(), span.name.clone()), span);
-        }
+/// Steps of an order, each a span.
+const STEPS: usize = 20;
+
+/// JavaScript's SDK counts whole milliseconds to where a span begins.
+const CLOCK_US: u64 = 1_000;
+
+/// Protocol and compression, as the environment names them.
+type Way = (&'static str, &'static str);
+
+/// Runs a program that makes an order with the SDK of its language, over each way, and compares what
+/// Jaeger shows of it.
+async fn order_is_shown(language: &str, ways: &[Way], program: impl Fn() -> Command) -> Result<()> {
+    let jaeger = Jaeger::start().await?;
+    let host = Host::before(&jaeger).await?;
+    for (protocol, compression) in ways {
+        let endpoint = if *protocol == "grpc" { host.grpc } else { host.http };
+        let mut program = program();
+        program
+            .env("OTEL_SERVICE_NAME", "shop")
+            .env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{endpoint}"))
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol)
+            .env("OTEL_EXPORTER_OTLP_COMPRESSION", compression)
+            .env("OTEL_TRACES_EXPORTER", "otlp")
+            .env("OTEL_METRICS_EXPORTER", "none")
+            .env("OTEL_LOGS_EXPORTER", "none");
+        let way = || format!("{language}, {protocol}, {compression}");
+        let trace_id = run(&mut program).await.with_context(way)?;
+        let shown = read_back(&jaeger, &trace_id, STEPS + 1).await.with_context(way)?;
+        compare(language, &shown).with_context(way)?;
     }
-    Ok(spans)
+    let status = host.pintle.pipeline().status();
+    ensure!(status.rejected.is_empty() && status.turned_away == 0, "{status:?}");
+    Ok(())
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_java_program_written_for_opentracing_is_understood() -> Result<()> {
-    let jars = Artifact::OpenTracingJava.fetch_in_background().await?.join("lib");
-    let host = Host::start("").await?;
-    let mut java = Command::new("java");
-    java.arg("-cp").arg(jars.join("*")).arg(source("Shop.java"));
-    let trace_id = run(java.arg(format!("http://{}/api/v2/spans", host.zipkin))).await?;
-    let spans = arrived(&host, &trace_id).await?;
-    let span = |service: &str, name: &str| {
-        spans.get(&(service.to_owned(), name.to_owned())).with_context(|| format!("{spans:?}"))
+fn compare(language: &str, shown: &BTreeMap<String, Shown>) -> Result<()> {
+    let named = |name: &str| {
+        let found = shown.values().find(|shown| shown.span["operationName"] == name);
+        found.with_context(|| format!("{name}: {shown:?}"))
     };
-    let (order, call, pay) =
-        (span("shop", "order")?, span("shop", "call bank")?, span("bank", "pay")?);
-    assert_eq!(spans.len(), 3);
-    assert_eq!(order.kind(), SpanKind::Server);
-    assert!(order.parent_span_id.is_empty());
-    assert_eq!((call.kind(), &call.parent_span_id), (SpanKind::Client, &order.span_id));
-    assert_eq!((pay.kind(), &pay.parent_span_id), (SpanKind::Server, &call.span_id));
-    assert_eq!(pay.status.as_ref().map(pintle_otlp::Status::code), Some(StatusCode::Error));
-    assert!(pay.attributes.iter().any(|it| it.key == "amount" && it.as_text() == Some("7")));
-    assert_eq!(order.events[0].name, "paid");
+    for Shown { process, .. } in shown.values() {
+        let tags = Shown::tags(process);
+        assert_eq!(process["serviceName"], "shop");
+        assert_eq!(tags["telemetry.sdk.language"], language);
+        assert_eq!(tags["deployment.environment.name"], "test");
+    }
+    let order = named("order")?;
+    let tags = Shown::tags(&order.span);
+    assert_eq!(tags["span.kind"], "server");
+    assert_eq!((tags["error"], tags["otel.status_description"]), (&json!(true), &json!("failed")));
+    assert!(order.references("CHILD_OF").is_empty());
+    let links = order.references("FOLLOWS_FROM");
+    assert_eq!((links.len(), &links[0]["spanID"]), (1, &json!("0000000000000009")));
+    assert_eq!(event(order, "exception")?["exception.message"], json!("sold out"));
+    let (begin, end) = times(order);
+    for number in 0..STEPS {
+        let step = named(&format!("step {number}"))?;
+        let parents = step.references("CHILD_OF");
+        assert_eq!((parents.len(), &parents[0]["spanID"]), (1, &order.span["spanID"]));
+        let tags = Shown::tags(&step.span);
+        assert_eq!((tags["é"], tags["n"]), (&json!("日本"), &json!(number)));
+        assert!(!tags.contains_key("error"));
+        assert_eq!(event(step, "done")?["n"], json!(number));
+        let (begun, ended) = times(step);
+        assert!(
+            begin <= begun && begun <= ended && ended <= end + CLOCK_US,
+            "{step:?} in {order:?}"
+        );
+    }
     Ok(())
 }
 
+/// Begin and end in microseconds.
+fn times(shown: &Shown) -> (u64, u64) {
+    let begin = shown.span["startTime"].as_u64().unwrap();
+    (begin, begin + shown.span["duration"].as_u64().unwrap())
+}
+
+/// The attributes of the only event of a span.
+fn event(shown: &Shown, name: &str) -> Result<BTreeMap<String, Value>> {
+    let logs = shown.span["logs"].as_array().context("logs")?;
+    ensure!(logs.len() == 1, "{logs:?}");
+    let fields = logs[0]["fields"].as_array().context("fields")?.iter();
+    let fields: BTreeMap<_, _> = fields
+        .map(|field| (field["key"].as_str().unwrap().to_owned(), field["value"].clone()))
+        .collect();
+    ensure!(fields["event"] == name, "{fields:?}");
+    Ok(fields)
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_python_program_needs_only_the_standard_variables() -> Result<()> {
+async fn an_order_in_python_is_shown_as_it_went() -> Result<()> {
     let packages = Artifact::OpenTelemetryPython.fetch_in_background().await?.join("lib");
-    let host = Host::start("").await?;
-    let mut python = Command::new("python3");
-    python
-        .arg(source("shop.py"))
-        .env("PYTHONPATH", packages)
-        .env("OTEL_SERVICE_NAME", "shop")
-        .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{}", host.http))
-        .env("OTEL_EXPORTER_OTLP_COMPRESSION", "gzip");
-    let trace_id = run(&mut python).await?;
-    let spans = arrived(&host, &trace_id).await?;
-    assert_eq!(spans.len(), 21);
-    let order = &spans[&("shop".to_owned(), "order".to_owned())];
-    let step = &spans[&("shop".to_owned(), "step 7".to_owned())];
-    assert_eq!(step.parent_span_id, order.span_id);
-    assert_eq!(step.attributes[0], pintle_otlp::KeyValue::text("é", "日本"));
-    assert_eq!(step.events[0].name, "done");
-    assert!(host.pintle.pipeline().status().rejected.is_empty());
-    Ok(())
+    order_is_shown("python", &[("http/protobuf", "gzip"), ("http/protobuf", "none")], || {
+        let mut python = Command::new("python3");
+        python.arg(source("shop.py")).env("PYTHONPATH", &packages);
+        python
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_in_go_is_shown_as_it_went() -> Result<()> {
+    let program = Artifact::TracingGo.fetch_in_background().await?.join("bin/opentelemetry");
+    let ways = [("grpc", "none"), ("grpc", "gzip"), ("http/protobuf", "gzip")];
+    order_is_shown("go", &ways, || Command::new(&program)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_in_java_is_shown_as_it_went() -> Result<()> {
+    let jars = Artifact::OpenTelemetryJava.fetch_in_background().await?.join("lib/*");
+    order_is_shown("java", &[("grpc", "gzip"), ("http/protobuf", "none")], || {
+        let mut java = Command::new("java");
+        java.args(["-XX:TieredStopAtLevel=1", "-cp"]).arg(&jars).arg(source("Order.java"));
+        java
+    })
+    .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_in_javascript_is_shown_as_it_went() -> Result<()> {
+    let modules = Artifact::OpenTelemetryNode.fetch_in_background().await?.join("node_modules");
+    let ways = [("grpc", "gzip"), ("http/protobuf", "none"), ("http/json", "gzip")];
+    order_is_shown("nodejs", &ways, || {
+        let mut node = Command::new("node");
+        node.arg(source("shop.cjs")).env("NODE_PATH", &modules);
+        node
+    })
+    .await
 }

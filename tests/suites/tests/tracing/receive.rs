@@ -9,6 +9,7 @@ use http::{Request, StatusCode};
 use pintle::{Pintle, settings::Settings, tracing::TraceQuery};
 use pintle_otlp::{ExportTraceServiceRequest, ExportTraceServiceResponse, ResourceSpans};
 use pintle_server::receive::Receivers;
+use pintle_test_services::Jaeger;
 use pintle_test_suites::{Sandbox, within};
 use prost::Message;
 use serde_json::{Value, json};
@@ -20,10 +21,10 @@ use crate::{
     stage::{Sink, Stage, assert_all_delivered},
 };
 
-/// A host with receivers, whose spans go to the embedded backend.
+/// A host with receivers.
 pub(crate) struct Host {
     pub(crate) pintle: Pintle,
-    grpc: SocketAddr,
+    pub(crate) grpc: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) zipkin: SocketAddr,
     _stop: oneshot::Sender<()>,
@@ -31,13 +32,26 @@ pub(crate) struct Host {
 }
 
 impl Host {
+    /// Its spans go to the embedded backend.
     pub(crate) async fn start(tracing: &str) -> Result<Self> {
         let sandbox = Sandbox::new(&["plugins/local"])?;
         let data_dir = sandbox.path().join("local").display().to_string();
+        let backend = format!("[backends.near]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n");
+        Self::with(sandbox, tracing, &backend).await
+    }
+
+    /// Its spans go to this Jaeger.
+    pub(crate) async fn before(jaeger: &Jaeger) -> Result<Self> {
+        let endpoint = jaeger.otlp_grpc();
+        let backend = format!("[backends.otel]\nplugin = \"otlp\"\nendpoints = [\"{endpoint}\"]\n");
+        Self::with(Sandbox::new(&["plugins/otlp"])?, "", &backend).await
+    }
+
+    async fn with(sandbox: Sandbox, tracing: &str, backend: &str) -> Result<Self> {
         let text = format!(
             "[tracing]\nbatch_delay = \"5ms\"\n{tracing}\n\
              receive = {{ otlp_grpc = \"127.0.0.1:0\", otlp_http = \"127.0.0.1:0\", zipkin = \"127.0.0.1:0\" }}\n\
-             [backends.near]\nplugin = \"local\"\ndata_dir = {data_dir:?}\n"
+             {backend}"
         );
         let settings: Settings = sandbox.settings(&text)?;
         let receivers = Receivers::bind(&settings.tracing.receive).await?;
