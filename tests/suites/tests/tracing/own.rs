@@ -9,6 +9,7 @@ use anyhow::{Context, Result};
 use http::Request;
 use pintle::{
     Pintle,
+    config::{Put, Target},
     tracing::{TraceHeaders, TraceQuery, in_trace},
 };
 use pintle_otlp::{ExportTraceServiceRequest, Span, SpanKind, text::hex};
@@ -137,6 +138,23 @@ async fn what_the_host_logs_during_a_request_names_its_trace() -> Result<()> {
     assert!(!log.text().contains("trace_id"), "{}", log.text());
     told_over_http(&pintle, ("traceparent", PARENT)).await?;
     assert!(log.text().contains(&format!("request{{trace_id={TRACE}}}")), "{}", log.text());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_read_from_a_mirror_makes_no_span() -> Result<()> {
+    let (_sandbox, pintle) = host(true).await?;
+    let config = pintle.config("near")?;
+    config.put(Put::new("m/key", "1")).await?;
+    let mirror = config.mirror(Target::Prefix("m".into())).await?;
+    let traced = || TraceHeaders { traceparent: PARENT.into(), ..TraceHeaders::default() };
+    let cached = in_trace(traced(), async { mirror.cached("m/key", pintle_test_suites::DEADLINE) });
+    assert_eq!(cached.await.and_then(|cached| cached.entry).context("the key")?.value, "1");
+    pintle.pipeline().flush().await;
+    assert_eq!(pintle.pipeline().status().received, 0);
+    in_trace(traced(), config.get("m/key")).await?;
+    let spans = spans_of(&pintle, TRACE, 1).await?;
+    assert_eq!((spans.len(), spans[0].name.as_str()), (1, "config.get"));
     Ok(())
 }
 
