@@ -12,6 +12,7 @@ use crate::{
     error::{Error, Refusal},
     leader::Leader,
     lock::{LeaseClock, Lock},
+    metrics::CallMetrics,
     plugin::{
         Accepted, Backend, BackendState, BackendStatus, Capability, CompiledCache, Compiler,
         CompilerProgram, Engine, Found, Health, Limits, Loader, PluginDiff, PluginEntry,
@@ -278,6 +279,12 @@ impl Pintle {
         backends.into_iter().map(sink).collect()
     }
 
+    /// Shows what calls on backends came to in a registry of Prometheus metrics, from now on:
+    /// `call_seconds`, by capability, backend, operation and outcome. Callers can make no new labels.
+    pub fn register_metrics(&self, registry: &mut prometheus_client::registry::Registry) {
+        self.0.shared.call_metrics.register(registry);
+    }
+
     /// How every backend stands, by name.
     #[must_use]
     pub fn backends(&self) -> Vec<BackendStatus> {
@@ -510,6 +517,7 @@ pub(crate) fn share(
         node: settings.node_name().into(),
         settings,
         own_spans: Arc::default(),
+        call_metrics: CallMetrics::default(),
     }))
 }
 

@@ -35,6 +35,7 @@ pub mod tracing;
 mod backlog;
 mod clock;
 mod host;
+mod metrics;
 mod mirror;
 mod names;
 mod plugin;

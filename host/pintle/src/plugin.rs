@@ -40,6 +40,7 @@ mod throttle;
 mod tls;
 
 pub(crate) use accepted::Accepted;
+pub(crate) use actor::Operation;
 pub(crate) use backend::{Backend, Shared};
 pub use backend::{BackendState, BackendStatus};
 pub(crate) use cache::CompiledCache;

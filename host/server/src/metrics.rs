@@ -9,7 +9,7 @@ use std::{
 };
 
 use http::StatusCode;
-use pintle::tracing::PipelineStatus;
+use pintle::{Pintle, tracing::PipelineStatus};
 use prometheus_client::{
     encoding::text,
     metrics::{
@@ -59,7 +59,7 @@ struct Scraped {
 const BUCKETS: (f64, f64, u16) = (0.00025, 4.0, 9);
 
 impl Metrics {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(pintle: &Pintle) -> Self {
         let mut registry = Registry::with_prefix("pintle");
         let version = Info::new(vec![("version", env!("CARGO_PKG_VERSION"))]);
         registry.register("build", "The version that runs", version);
@@ -76,6 +76,7 @@ impl Metrics {
         );
         let refusals = Family::<Labels, Counter>::default();
         registry.register("http_refusals", "Requests that were not let in", refusals.clone());
+        pintle.register_metrics(&mut registry);
         let operations = operations::all()
             .map(|operation| {
                 let label = ("operation", operation.id.to_owned());

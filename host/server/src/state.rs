@@ -95,7 +95,7 @@ impl Api {
             gate: Gate::new(tokens, server.hosts.clone(), server.read_only),
             audit,
             calls: Calls::new(server.limits.clone()),
-            metrics: Metrics::new(),
+            metrics: Metrics::new(&pintle),
             log,
             pintle,
         };

@@ -78,7 +78,13 @@ impl Operation {
 
     /// The capability that it belongs to; none for the lifecycle.
     pub(crate) fn capability(self) -> Option<Capability> {
-        self.name.split_once('.')?.0.parse().ok()
+        self.parts().map(|(capability, _)| capability)
+    }
+
+    /// The capability that it belongs to, and its name there; nothing for the lifecycle.
+    pub(crate) fn parts(self) -> Option<(Capability, &'static str)> {
+        let (capability, name) = self.name.split_once('.')?;
+        Some((capability.parse().ok()?, name))
     }
 }
 

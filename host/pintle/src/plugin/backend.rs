@@ -5,7 +5,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use arc_swap::ArcSwapOption;
@@ -29,6 +29,7 @@ use super::{
 use crate::{
     error::{Cause, Effect, Ended, Error, Place, Refusal},
     lock::LeaseClock,
+    metrics::CallMetrics,
     secret::Scrubber,
     settings::{BackendSettings, Settings},
     tracing::{OwnSpan, OwnSpans, Role, in_trace},
@@ -44,6 +45,8 @@ pub(crate) struct Shared {
     pub(crate) settings: Settings,
     /// What this host does, as spans.
     pub(crate) own_spans: Arc<OwnSpans>,
+    /// What its calls came to.
+    pub(crate) call_metrics: CallMetrics,
     /// Identity of this host, given to plugins.
     pub(crate) node: Arc<str>,
 }
@@ -237,27 +240,35 @@ impl Backend {
             + Send
             + 'static,
     {
-        let timeout = call.timeout.unwrap_or(self.limits.call_timeout);
         let operation = call.operation;
-        let serving = match call.on {
-            Some(serving) => serving,
-            None => self.serving(operation, timeout).await?,
+        let made = async {
+            let timeout = call.timeout.unwrap_or(self.limits.call_timeout);
+            let serving = match call.on {
+                Some(serving) => serving,
+                None => self.wait_for_serving(operation, timeout).await?,
+            };
+            if let Some(feature) =
+                call.needs.into_iter().find(|feature| !serving.plugin.has(feature))
+            {
+                let refusal = Refusal::Unsupported { feature };
+                return Err(Error::new(
+                    Cause::Refused(refusal),
+                    self.place(operation, Some(&serving)),
+                ));
+            }
+            self.require(operation, &serving)?;
+            let call = serving.incarnation.call(operation, timeout, function);
+            let Some(mut span) = self.begin_span(operation, &serving) else {
+                return call.await.map_err(|failure| self.error(operation, &serving, failure));
+            };
+            let result = in_trace(span.headers(), call).await;
+            let result = result.map_err(|failure| self.error(operation, &serving, failure));
+            if let Err(error) = &result {
+                span.fail(error.code());
+            }
+            result
         };
-        if let Some(feature) = call.needs.into_iter().find(|feature| !serving.plugin.has(feature)) {
-            let refusal = Refusal::Unsupported { feature };
-            return Err(Error::new(Cause::Refused(refusal), self.place(operation, Some(&serving))));
-        }
-        self.require(operation, &serving)?;
-        let call = serving.incarnation.call(operation, timeout, function);
-        let Some(mut span) = self.begin_span(operation, &serving) else {
-            return call.await.map_err(|failure| self.error(operation, &serving, failure));
-        };
-        let result = in_trace(span.headers(), call).await;
-        let result = result.map_err(|failure| self.error(operation, &serving, failure));
-        if let Err(error) = &result {
-            span.fail(error.code());
-        }
-        result
+        self.shared.call_metrics.measure(&self.name, operation, made).await
     }
 
     /// A span around a call, where they are wanted; never around what brings spans away.
@@ -425,8 +436,22 @@ impl Backend {
         self.serving.store(serving);
     }
 
-    /// The incarnation that serves, waiting for it while it is being started.
+    /// The incarnation that serves, for a call that is to be made on it, waiting for it while it is
+    /// being started. A call that finds none counts as made.
     pub(crate) async fn serving(
+        &self,
+        operation: Operation,
+        timeout: Duration,
+    ) -> Result<Arc<Serving>, Error> {
+        let begun = Instant::now();
+        let found = self.wait_for_serving(operation, timeout).await;
+        if let Err(error) = &found {
+            self.shared.call_metrics.not_made(&self.name, operation, error, begun);
+        }
+        found
+    }
+
+    async fn wait_for_serving(
         &self,
         operation: Operation,
         timeout: Duration,

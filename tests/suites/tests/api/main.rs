@@ -9,6 +9,7 @@ mod host;
 mod leader;
 mod lock;
 mod malformed;
+mod metrics;
 mod openapi;
 mod registry;
 mod served;
