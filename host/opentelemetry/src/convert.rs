@@ -1,79 +1,154 @@
 //! The SDK's spans as OTLP's.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
 
+use bytes::Bytes;
 use opentelemetry::{
-    Array, InstrumentationScope, KeyValue, Value,
-    trace::{Event, Link, SpanKind, Status},
+    Array, InstrumentationScope, Key, KeyValue, SpanId, TraceId, Value,
+    trace::{SpanContext, SpanKind, Status, TraceState},
 };
 use opentelemetry_sdk::{Resource, trace::SpanData};
-use pintle_otlp as otlp;
+use pintle_otlp::{
+    self as otlp, Origin, Piece,
+    parts::{Defect, Parts},
+    write,
+};
+use prost::Message;
+
+/// Room for a span with some attributes; more is made where it is needed.
+const SPAN_BYTES_USUAL: usize = 512;
 
 /// Where the spans come from: a `ResourceSpans` without any.
-pub(crate) fn resource(resource: &Resource) -> otlp::ResourceSpans {
-    let attribute = |(key, value): (&opentelemetry::Key, &Value)| otlp::KeyValue {
-        key: key.as_str().to_owned(),
-        value: Some(any_value(value)),
-    };
-    let mut attributes: Vec<_> = resource.iter().map(attribute).collect();
+pub(crate) fn resource(resource: &Resource) -> Bytes {
+    let mut attributes: Vec<_> = resource.iter().map(|(key, value)| built_of(key, value)).collect();
     attributes.sort_by(|one, other| one.key.cmp(&other.key));
-    otlp::ResourceSpans {
+    let resource_spans = otlp::ResourceSpans {
         resource: Some(otlp::Resource { attributes, dropped_attributes_count: 0 }),
         scope_spans: Vec::new(),
         schema_url: resource.schema_url().unwrap_or_default().to_owned(),
-    }
+    };
+    resource_spans.encode_to_vec().into()
 }
 
-pub(crate) fn request(
-    batch: Vec<SpanData>,
-    resource: &otlp::ResourceSpans,
-) -> otlp::ExportTraceServiceRequest {
-    let mut scopes: Vec<(InstrumentationScope, Vec<otlp::Span>)> = Vec::new();
+/// The SDK's spans, those of one scope after the other; `resource` is what
+/// [`resource`] made, in bytes. They are written at once: to build each as a message first takes twice
+/// the time.
+pub(crate) fn parts(batch: &[SpanData], resource: &Bytes) -> Parts {
+    let mut scopes: Vec<(&InstrumentationScope, Vec<&SpanData>)> = Vec::new();
     for data in batch {
-        let place = scopes.iter().position(|(scope, _)| *scope == data.instrumentation_scope);
-        let scope = data.instrumentation_scope.clone();
-        let span = span(data);
-        match place.and_then(|place| scopes.get_mut(place)) {
-            Some((_, spans)) => spans.push(span),
-            None => scopes.push((scope, vec![span])),
+        let scope = &data.instrumentation_scope;
+        // Mostly the last one.
+        match scopes.iter_mut().rev().find(|(known, _)| *known == scope) {
+            Some((_, spans)) => spans.push(data),
+            None => scopes.push((scope, vec![data])),
         }
     }
-    let scope_spans = scopes.into_iter().map(|(scope, spans)| otlp::ScopeSpans {
+    let mut out = Vec::with_capacity(batch.len() * SPAN_BYTES_USUAL);
+    let mut parts = Parts::default();
+    let mut made = Vec::with_capacity(batch.len());
+    for (scope, spans) in scopes {
+        let origin = Arc::new(Origin { resource: resource.clone(), scope: scope_bytes(scope) });
+        for data in spans {
+            if let Some(defect) = defect(data) {
+                parts.defects.push(defect);
+                continue;
+            }
+            span(&mut out, data);
+            made.push((Arc::clone(&origin), out.len(), data));
+        }
+    }
+    let mut bytes = Bytes::from(out);
+    let mut begin = 0;
+    parts.pieces.extend(made.into_iter().map(|(origin, end, data)| {
+        let span = bytes.split_to(end - begin);
+        begin = end;
+        let trace_id = data.span_context.trace_id().to_bytes();
+        Piece { origin, bytes: span, trace_id, flags: flags(data) }
+    }));
+    parts
+}
+
+/// The SDK makes no such span, and no receiver takes one.
+fn defect(data: &SpanData) -> Option<Defect> {
+    let context = &data.span_context;
+    if context.trace_id() == TraceId::INVALID {
+        return Some(Defect::TraceId);
+    }
+    (context.span_id() == SpanId::INVALID).then_some(Defect::SpanId)
+}
+
+/// A `ScopeSpans` without spans.
+fn scope_bytes(scope: &InstrumentationScope) -> Bytes {
+    let scope_spans = otlp::ScopeSpans {
         scope: Some(otlp::InstrumentationScope {
             name: scope.name().to_owned(),
             version: scope.version().unwrap_or_default().to_owned(),
-            attributes: scope.attributes().map(attribute).collect(),
+            attributes: scope.attributes().map(built).collect(),
             dropped_attributes_count: 0,
         }),
-        spans,
+        spans: Vec::new(),
         schema_url: scope.schema_url().unwrap_or_default().to_owned(),
-    });
-    let of = otlp::ResourceSpans { scope_spans: scope_spans.collect(), ..resource.clone() };
-    otlp::ExportTraceServiceRequest { resource_spans: vec![of] }
+    };
+    scope_spans.encode_to_vec().into()
 }
 
-fn span(data: SpanData) -> otlp::Span {
-    let remote = if data.parent_span_is_remote { otlp::flags::IS_REMOTE } else { 0 };
+fn built(attribute: &KeyValue) -> otlp::KeyValue {
+    built_of(&attribute.key, &attribute.value)
+}
+
+/// An attribute of the few that are said once for many spans.
+fn built_of(key: &Key, value: &Value) -> otlp::KeyValue {
+    let mut bytes = Vec::new();
+    key_value(&mut bytes, 1, key, value);
+    // What was just written can be read: a resource is a list of attributes in field 1.
+    let read = otlp::Resource::decode(bytes.as_slice()).unwrap_or_default();
+    read.attributes.into_iter().next().unwrap_or_default()
+}
+
+fn span(out: &mut Vec<u8>, data: &SpanData) {
     let context = &data.span_context;
-    let parent = data.parent_span_id.to_bytes();
-    otlp::Span {
-        trace_id: context.trace_id().to_bytes().into(),
-        span_id: context.span_id().to_bytes().into(),
-        trace_state: context.trace_state().header(),
-        parent_span_id: if parent == [0; 8] { Vec::new() } else { parent.into() },
-        name: data.name.into_owned(),
-        kind: kind(&data.span_kind).into(),
-        start_time_unix_nano: nanos(data.start_time),
-        end_time_unix_nano: nanos(data.end_time),
-        attributes: data.attributes.iter().map(attribute).collect(),
-        dropped_attributes_count: data.dropped_attributes_count,
-        dropped_events_count: data.events.dropped_count,
-        events: data.events.events.iter().map(event).collect(),
-        dropped_links_count: data.links.dropped_count,
-        links: data.links.links.iter().map(link).collect(),
-        status: status(data.status),
-        flags: u32::from(context.trace_flags().to_u8()) | otlp::flags::HAS_IS_REMOTE | remote,
+    write::bytes(out, 1, &context.trace_id().to_bytes());
+    write::bytes(out, 2, &context.span_id().to_bytes());
+    trace_state(out, 3, context);
+    if data.parent_span_id != SpanId::INVALID {
+        write::bytes(out, 4, &data.parent_span_id.to_bytes());
     }
+    text(out, 5, &data.name);
+    write::varint(out, 6, kind(&data.span_kind) as u64);
+    write::fixed64(out, 7, nanos(data.start_time));
+    write::fixed64(out, 8, nanos(data.end_time));
+    attributes(out, 9, &data.attributes);
+    count(out, 10, data.dropped_attributes_count);
+    for event in data.events.iter() {
+        write::message(out, 11, |out| {
+            write::fixed64(out, 1, nanos(event.timestamp));
+            text(out, 2, &event.name);
+            attributes(out, 3, &event.attributes);
+            count(out, 4, event.dropped_attributes_count);
+        });
+    }
+    count(out, 12, data.events.dropped_count);
+    for link in data.links.iter() {
+        write::message(out, 13, |out| {
+            write::bytes(out, 1, &link.span_context.trace_id().to_bytes());
+            write::bytes(out, 2, &link.span_context.span_id().to_bytes());
+            trace_state(out, 3, &link.span_context);
+            attributes(out, 4, &link.attributes);
+            count(out, 5, link.dropped_attributes_count);
+            write::fixed32(out, 6, link.span_context.trace_flags().to_u8().into());
+        });
+    }
+    count(out, 14, data.links.dropped_count);
+    status(out, 15, &data.status);
+    write::fixed32(out, 16, flags(data));
+}
+
+fn flags(data: &SpanData) -> u32 {
+    let remote = if data.parent_span_is_remote { otlp::flags::IS_REMOTE } else { 0 };
+    u32::from(data.span_context.trace_flags().to_u8()) | otlp::flags::HAS_IS_REMOTE | remote
 }
 
 fn kind(kind: &SpanKind) -> otlp::SpanKind {
@@ -86,68 +161,87 @@ fn kind(kind: &SpanKind) -> otlp::SpanKind {
     }
 }
 
-fn event(event: &Event) -> otlp::Event {
-    otlp::Event {
-        time_unix_nano: nanos(event.timestamp),
-        name: event.name.to_string(),
-        attributes: event.attributes.iter().map(attribute).collect(),
-        dropped_attributes_count: event.dropped_attributes_count,
+fn status(out: &mut Vec<u8>, number: u32, status: &Status) {
+    let (code, description) = match status {
+        Status::Unset => return,
+        Status::Ok => (otlp::StatusCode::Ok, ""),
+        Status::Error { description } => (otlp::StatusCode::Error, &**description),
+    };
+    write::message(out, number, |out| {
+        text(out, 2, description);
+        write::varint(out, 3, code as u64);
+    });
+}
+
+fn trace_state(out: &mut Vec<u8>, number: u32, context: &SpanContext) {
+    let state = context.trace_state();
+    if *state != TraceState::NONE {
+        text(out, number, &state.header());
     }
 }
 
-fn link(link: &Link) -> otlp::Link {
-    otlp::Link {
-        trace_id: link.span_context.trace_id().to_bytes().into(),
-        span_id: link.span_context.span_id().to_bytes().into(),
-        trace_state: link.span_context.trace_state().header(),
-        attributes: link.attributes.iter().map(attribute).collect(),
-        dropped_attributes_count: link.dropped_attributes_count,
-        flags: link.span_context.trace_flags().to_u8().into(),
+fn attributes(out: &mut Vec<u8>, number: u32, attributes: &[KeyValue]) {
+    for KeyValue { key, value, .. } in attributes {
+        key_value(out, number, key, value);
     }
 }
 
-fn status(status: Status) -> Option<otlp::Status> {
-    let (code, message) = match status {
-        Status::Unset => return None,
-        Status::Ok => (otlp::StatusCode::Ok, String::new()),
-        Status::Error { description } => (otlp::StatusCode::Error, description.into_owned()),
-    };
-    Some(otlp::Status { message, code: code.into() })
+fn key_value(out: &mut Vec<u8>, number: u32, key: &Key, value: &Value) {
+    write::message(out, number, |out| {
+        text(out, 1, key.as_str());
+        any_value(out, 2, value);
+    });
 }
 
-fn attribute(attribute: &KeyValue) -> otlp::KeyValue {
-    let KeyValue { key, value, .. } = attribute;
-    otlp::KeyValue { key: key.as_str().to_owned(), value: Some(any_value(value)) }
-}
-
-fn any_value(value: &Value) -> otlp::AnyValue {
-    let list = |values: Vec<otlp::Value>| {
-        let values = values.into_iter().map(|value| otlp::AnyValue { value: Some(value) });
-        otlp::Value::Array(otlp::ArrayValue { values: values.collect() })
-    };
-    let value = match value {
-        Value::Bool(value) => otlp::Value::Bool(*value),
-        Value::I64(value) => otlp::Value::Int(*value),
-        Value::F64(value) => otlp::Value::Double(*value),
-        Value::String(value) => otlp::Value::String(value.as_str().to_owned()),
-        Value::Array(Array::Bool(values)) => {
-            list(values.iter().copied().map(otlp::Value::Bool).collect())
-        }
-        Value::Array(Array::I64(values)) => {
-            list(values.iter().copied().map(otlp::Value::Int).collect())
-        }
-        Value::Array(Array::F64(values)) => {
-            list(values.iter().copied().map(otlp::Value::Double).collect())
-        }
+fn any_value(out: &mut Vec<u8>, number: u32, value: &Value) {
+    write::message(out, number, |out| match value {
+        Value::Bool(value) => bool(out, *value),
+        Value::I64(value) => int(out, *value),
+        Value::F64(value) => double(out, *value),
+        Value::String(value) => write::text(out, 1, value.as_str()),
+        Value::Array(Array::Bool(values)) => list(out, values, |out, value| bool(out, *value)),
+        Value::Array(Array::I64(values)) => list(out, values, |out, value| int(out, *value)),
+        Value::Array(Array::F64(values)) => list(out, values, |out, value| double(out, *value)),
         Value::Array(Array::String(values)) => {
-            let text =
-                |value: &opentelemetry::StringValue| otlp::Value::String(value.as_str().to_owned());
-            list(values.iter().map(text).collect())
+            list(out, values, |out, value| write::text(out, 1, value.as_str()));
         }
         // A kind that a later version adds still says what it is.
-        other => otlp::Value::String(other.to_string()),
-    };
-    otlp::AnyValue { value: Some(value) }
+        other => write::text(out, 1, &other.to_string()),
+    });
+}
+
+/// An `AnyValue` that is an array of others.
+fn list<T>(out: &mut Vec<u8>, values: &[T], value: impl Fn(&mut Vec<u8>, &T)) {
+    write::message(out, 5, |out| {
+        for item in values {
+            write::message(out, 1, |out| value(out, item));
+        }
+    });
+}
+
+fn bool(out: &mut Vec<u8>, value: bool) {
+    write::varint(out, 2, value.into());
+}
+
+fn int(out: &mut Vec<u8>, value: i64) {
+    write::varint(out, 3, value.cast_unsigned());
+}
+
+fn double(out: &mut Vec<u8>, value: f64) {
+    write::fixed64(out, 4, value.to_bits());
+}
+
+/// A text of a field that is left out where there is none.
+fn text(out: &mut Vec<u8>, number: u32, value: &str) {
+    if !value.is_empty() {
+        write::text(out, number, value);
+    }
+}
+
+fn count(out: &mut Vec<u8>, number: u32, value: u32) {
+    if value > 0 {
+        write::varint(out, number, value.into());
+    }
 }
 
 fn nanos(time: SystemTime) -> u64 {
@@ -159,7 +253,7 @@ fn nanos(time: SystemTime) -> u64 {
 mod tests {
     use std::time::Duration;
 
-    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
+    use opentelemetry::trace::{Event, Link, TraceFlags};
 
     use super::*;
 
@@ -191,7 +285,10 @@ mod tests {
             instrumentation_scope: InstrumentationScope::builder("lib").with_version("2").build(),
         };
         let of = resource(&Resource::builder_empty().with_service_name("shop").build());
-        let request = request(vec![data], &of);
+        let pieces = parts(&[data], &of).pieces;
+        assert_eq!((pieces[0].trace_id[15], pieces[0].flags), (7, 0x301));
+        let request = otlp::put_together(pieces.iter().map(Piece::part));
+        let request = otlp::ExportTraceServiceRequest::decode(request).unwrap();
         let of = &request.resource_spans[0];
         assert_eq!(of.resource.as_ref().unwrap().service_name(), "shop");
         let scope = of.scope_spans[0].scope.as_ref().unwrap();

@@ -20,8 +20,9 @@
 
 mod convert;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
+use bytes::Bytes;
 use opentelemetry_sdk::{
     Resource,
     error::{OTelSdkError, OTelSdkResult},
@@ -31,13 +32,14 @@ use pintle::{
     Pintle, Tracing,
     tracing::{NotTaken, Pipeline},
 };
-use prost::Message;
+use pintle_otlp::{Piece, put_together};
 use tokio::runtime::Handle;
 
 /// Hands the SDK's spans to Pintle.
 pub struct Exporter {
     target: Target,
-    resource: Arc<pintle_otlp::ResourceSpans>,
+    /// What the SDK says of its spans' origin, in bytes.
+    resource: Bytes,
 }
 
 enum Target {
@@ -66,7 +68,7 @@ impl Exporter {
     }
 
     fn to(target: Target) -> Self {
-        Self { target, resource: Arc::default() }
+        Self { target, resource: Bytes::new() }
     }
 }
 
@@ -82,14 +84,15 @@ impl fmt::Debug for Exporter {
 
 impl SpanExporter for Exporter {
     async fn export(&self, batch: Vec<SpanData>) -> OTelSdkResult {
-        let request = convert::request(batch, &self.resource).encode_to_vec().into();
+        let parts = convert::parts(&batch, &self.resource);
         match &self.target {
-            Target::Pipeline(pipeline) => match pipeline.offer(request) {
+            Target::Pipeline(pipeline) => match pipeline.offer_parts(parts) {
                 Ok(_) => Ok(()),
                 Err(NotTaken::Closed) => Err(OTelSdkError::AlreadyShutdown),
                 Err(refusal) => Err(OTelSdkError::InternalFailure(refusal.to_string())),
             },
             Target::Backend { tracing, runtime } => {
+                let request = put_together(parts.pieces.iter().map(Piece::part));
                 let tracing = tracing.clone();
                 // The SDK's own thread has no runtime.
                 let exported = runtime.spawn(async move { tracing.export(request).await }).await;
@@ -115,6 +118,6 @@ impl SpanExporter for Exporter {
     }
 
     fn set_resource(&mut self, resource: &Resource) {
-        self.resource = Arc::new(convert::resource(resource));
+        self.resource = convert::resource(resource);
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::parts::Malformed;
 use prost::bytes::{BufMut, Bytes, BytesMut};
+use prost::encoding::encoded_len_varint;
 
 /// One field as it stands in a message.
 #[derive(Debug, Clone)]
@@ -130,7 +131,14 @@ pub fn put_key(out: &mut BytesMut, number: u32, length: usize) {
     put_varint(out, length as u64);
 }
 
-fn put_varint(out: &mut BytesMut, mut value: u64) {
+/// Bytes that a field takes with a content of this length.
+pub(crate) fn field_len(number: u32, content_len: usize) -> usize {
+    encoded_len_varint(u64::from(number) << 3)
+        + encoded_len_varint(content_len as u64)
+        + content_len
+}
+
+pub(crate) fn put_varint(out: &mut impl BufMut, mut value: u64) {
     while value >= 0x80 {
         out.put_u8((value & 0x7f) as u8 | 0x80);
         value >>= 7;

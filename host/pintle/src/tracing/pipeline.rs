@@ -16,7 +16,11 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use pintle_otlp::{Malformed, Origin, parts, parts::Piece, redact::Redaction};
+use pintle_otlp::{
+    Malformed, Origin,
+    parts::{self, Parts, Piece},
+    redact::Redaction,
+};
 use tokio::sync::{Notify, RwLock, watch};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
@@ -247,6 +251,17 @@ impl Pipeline {
         self.take(request, false)
     }
 
+    /// As [`offer`](Self::offer), for a reporter that has its spans apart already. What is in
+    /// the bytes of each is not looked at again.
+    ///
+    /// # Errors
+    ///
+    /// [`NotTaken`], but neither `Full` nor `Malformed`.
+    pub fn offer_parts(&self, parts: Parts) -> Result<Taken, NotTaken> {
+        let bytes = parts.pieces.iter().map(|piece| piece.bytes.len()).sum();
+        self.take_parts(parts, bytes, false)
+    }
+
     /// As [`offer`](Self::offer), for a reporter that can send a request again: when no sink has room
     /// for it, it is turned away as a whole.
     ///
@@ -258,12 +273,19 @@ impl Pipeline {
     }
 
     fn take(&self, request: Bytes, may_refuse: bool) -> Result<Taken, NotTaken> {
-        let inner = &self.inner;
-        if inner.sinks.is_empty() {
+        if !self.has_sink() {
             return Err(NotTaken::NoSink);
         }
-        let request_len = request.len();
-        let parts = parts::take_apart(request)?;
+        let bytes = request.len();
+        self.take_parts(parts::take_apart(request)?, bytes, may_refuse)
+    }
+
+    /// Takes spans whose bytes keep so many alive.
+    fn take_parts(&self, parts: Parts, bytes: usize, may_refuse: bool) -> Result<Taken, NotTaken> {
+        let inner = &self.inner;
+        if !self.has_sink() {
+            return Err(NotTaken::NoSink);
+        }
         let received = parts.pieces.len() + parts.defects.len();
         let mut rejected = Vec::new();
         for defect in parts.defects {
@@ -278,7 +300,7 @@ impl Pipeline {
             }
         }
         let mut kept = inner.redact(kept, &mut rejected);
-        queue::release_unused(&mut kept, request_len);
+        queue::release_unused(&mut kept, bytes);
 
         let mut state = inner.lock();
         // Looked at under the lock: what is closed is swept under it.

@@ -1,7 +1,11 @@
 //! What goes over the wire: pure, without any input or output.
 
 use bytes::{Buf, BufMut, Bytes};
-use pintle_otlp::{ExportTraceServiceResponse, Malformed, Writer, parts::take_apart};
+use pintle_otlp::{
+    ExportTraceServiceResponse, Malformed, Piece,
+    parts::{Survey, survey, take_apart},
+    put_together,
+};
 use prost::encoding::{DecodeContext, WireType};
 use prost::{DecodeError, Message};
 
@@ -45,21 +49,31 @@ pub struct Prepared {
     pub rejected: Vec<(&'static str, u64)>,
 }
 
-/// Looks through a batch. One without fault stays as it is, byte for byte.
+/// Looks over a batch, which mostly comes from a pipeline that has looked into it. One without fault
+/// stays as it is, byte for byte.
 ///
 /// # Errors
 ///
 /// [`Malformed`] when the bytes are no request.
 pub fn prepare(batch: Bytes) -> Result<Prepared, Malformed> {
+    let Survey { spans, ids_are_sound } = survey(&batch)?;
+    if ids_are_sound {
+        return Ok(Prepared { request: batch, spans, rejected: Vec::new() });
+    }
+    sift(batch)
+}
+
+/// Looks into every span of a batch.
+///
+/// # Errors
+///
+/// [`Malformed`] when the bytes are no request.
+pub fn sift(batch: Bytes) -> Result<Prepared, Malformed> {
     let parts = take_apart(batch.clone())?;
     let count = |number: usize| u64::try_from(number).unwrap_or(u64::MAX);
     let spans = count(parts.pieces.len());
     if parts.defects.is_empty() {
         return Ok(Prepared { request: batch, spans, rejected: Vec::new() });
-    }
-    let mut writer = Writer::default();
-    for piece in &parts.pieces {
-        writer.add(&piece.origin, &piece.bytes);
     }
     let mut rejected: Vec<(&'static str, u64)> = Vec::new();
     for defect in parts.defects {
@@ -68,7 +82,7 @@ pub fn prepare(batch: Bytes) -> Result<Prepared, Malformed> {
             None => rejected.push((defect.reason(), 1)),
         }
     }
-    Ok(Prepared { request: writer.finish(), spans, rejected })
+    Ok(Prepared { request: put_together(parts.pieces.iter().map(Piece::part)), spans, rejected })
 }
 
 /// How many of `sent` spans a receiver did not take, and why.
@@ -117,6 +131,26 @@ mod tests {
     }
 
     #[test]
+    fn what_spans_say_is_looked_into_where_it_is_asked_for() {
+        let mut broken = span().encode_to_vec();
+        // A name that is no text.
+        broken.extend([5 << 3 | 2, 1, 0xff]);
+        let good = batch(vec![span()]);
+        let mut scope = Vec::new();
+        pintle_otlp::write::bytes(&mut scope, 2, &broken);
+        pintle_otlp::write::bytes(&mut scope, 2, &span().encode_to_vec());
+        let mut resource = Vec::new();
+        pintle_otlp::write::bytes(&mut resource, 2, &scope);
+        let mut mixed = Vec::new();
+        pintle_otlp::write::bytes(&mut mixed, 1, &resource);
+        let mixed = Bytes::from(mixed);
+        assert_eq!(prepare(mixed.clone()).unwrap().spans, 2);
+        let sifted = sift(mixed).unwrap();
+        assert_eq!((sifted.spans, sifted.rejected[0].1), (1, 1));
+        assert_eq!(sifted.request, good);
+    }
+
+    #[test]
     fn a_partial_success_counts_no_more_than_was_sent() {
         let answer = |rejected_spans, text: &str| ExportTraceServiceResponse {
             partial_success: Some(ExportTracePartialSuccess {
@@ -134,7 +168,8 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_make_it_panic(input in prop::collection::vec(any::<u8>(), 0..200)) {
-            let _ = prepare(input.into());
+            let _ = prepare(input.clone().into());
+            let _ = sift(input.into());
         }
     }
 }

@@ -11,7 +11,7 @@ use axum::{Router, extract::State, response::Response, routing::post};
 use bytes::Bytes;
 use http::HeaderMap;
 use pintle_otlp::{
-    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse,
+    ExportTracePartialSuccess, ExportTraceServiceRequest, ExportTraceServiceResponse, write,
 };
 use prost::Message;
 use tokio::net::TcpListener;
@@ -154,5 +154,33 @@ async fn one_sink_that_is_away_costs_the_others_nothing() -> Result<()> {
     assert_eq!(away.dropped.values().sum::<u64>(), span_count(&traces), "{away:?}");
     let taken: usize = receiver.seen.lock().unwrap().iter().map(|(_, spans)| *spans).sum();
     assert_eq!(u64::try_from(taken)?, span_count(&traces));
+    Ok(())
+}
+
+/// A request of one scope with these spans, in bytes.
+fn request_of(spans: &[Vec<u8>]) -> Bytes {
+    let mut request = Vec::new();
+    write::message(&mut request, 1, |out| {
+        write::message(out, 2, |out| spans.iter().for_each(|span| write::bytes(out, 2, span)));
+    });
+    request.into()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_refused_over_a_span_goes_without_it() -> Result<()> {
+    let (receiver, address) = Receiver::start([(400, None, 0)]).await?;
+    let stage = Stage::new(&[sink(address)], "").await?;
+    let spans: Vec<_> = traces(1, 65)[0].spans.iter().map(|it| it.span.encode_to_vec()).collect();
+    let whole = spans.len();
+    // Its ids are sound, and its name is no text.
+    let mut broken = spans[0].clone();
+    write::bytes(&mut broken, 5, &[0xff]);
+    let request = request_of(&[spans, vec![broken]].concat());
+    let result = stage.pintle.tracing("otel")?.export(request).await?;
+    assert_eq!(result.accepted, u64::try_from(whole)?);
+    assert_eq!((result.rejected.len(), result.rejected[0].spans), (1, 1), "{result:?}");
+    let seen: Vec<_> = receiver.seen.lock().unwrap().iter().map(|(_, spans)| *spans).collect();
+    // The receiver here cannot read the first one either.
+    assert_eq!(seen, [0, whole]);
     Ok(())
 }

@@ -61,6 +61,12 @@ pub(super) struct Queued {
     since: Instant,
 }
 
+impl Queued {
+    pub(super) fn part(&self) -> (&Origin, &[u8]) {
+        (&self.origin, &self.bytes)
+    }
+}
+
 /// Spans that go together, and the number of the first.
 #[derive(Debug, Default)]
 pub(super) struct Batch {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use pintle_otlp::Writer;
+use pintle_otlp::put_together;
 use tokio::{sync::RwLock, time::Instant};
 
 use super::{
@@ -101,11 +101,6 @@ impl Worker {
     }
 
     async fn deliver(&self, spans: &[Queued]) -> Outcome {
-        let mut writer = Writer::default();
-        for span in spans {
-            writer.add(&span.origin, &span.bytes);
-        }
-        let request = writer.finish();
         let begun = Instant::now();
         let mut closing = self.inner.closing.subscribe();
         let mut pause = self.inner.ways.pause_first;
@@ -113,7 +108,7 @@ impl Worker {
         loop {
             let exported = tokio::select! {
                 biased;
-                exported = self.attempt(&request, is_suspect) => exported,
+                exported = self.attempt(spans, is_suspect) => exported,
                 () = over(&mut closing) => return Outcome::Dropped(reason::SHUTDOWN),
             };
             let Failure { remedy, message } = match exported {
@@ -145,16 +140,17 @@ impl Worker {
         }
     }
 
-    /// Delivers a request once. Over one request of many under way a plugin ends for all of them;
+    /// Delivers spans once. Over one request of many under way a plugin ends for all of them;
     /// which one it was shows when each goes alone.
-    async fn attempt(&self, request: &Bytes, alone: bool) -> Result<ExportResult, Failure> {
+    async fn attempt(&self, spans: &[Queued], alone: bool) -> Result<ExportResult, Failure> {
         let (_alone, _shared);
         if alone {
             _alone = self.turn.write().await;
         } else {
             _shared = self.turn.read().await;
         }
-        self.sink.deliver(request.clone()).await
+        // Kept by nobody else, so that it is handed to the plugin without a copy.
+        self.sink.deliver(put_together(spans.iter().map(Queued::part))).await
     }
 
     fn note_error(&self, message: &str) {
