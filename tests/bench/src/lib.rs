@@ -33,7 +33,7 @@ mod statistics;
 pub use comparison::{BenchError, Comparison, Side};
 pub use growth::{Cost, Curve, Growth};
 pub use measure::{Measure, Round};
-pub use process::{cpu_seconds, resident_bytes};
+pub use process::{cpu_seconds, cpu_seconds_of, resident_bytes, thread_cpu_seconds};
 pub use report::{Cells, Report};
 pub use row::{ChaosRow, Row, Target, Verdict};
 pub use statistics::{Bounds, bootstrap, fitted_exponent, midmean, percentile};

@@ -7,6 +7,8 @@ pub mod growth;
 pub mod hostile;
 pub mod load;
 pub mod measured;
+pub mod otlp;
+pub mod process;
 
 use std::{
     future::Future,

@@ -1,9 +1,9 @@
 //! `cargo xtask bench api`: the HTTP API against bare axum, and the command line against curl.
 
 use std::{
-    io::{BufRead, BufReader, Write},
+    io::Write,
     net::SocketAddr,
-    process::{Child, ChildStdout, Command, ExitCode, Stdio},
+    process::{Command, ExitCode, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -25,7 +25,10 @@ use hyper_util::rt::TokioIo;
 use pintle::{Pintle, config::Put};
 use pintle_server::Api;
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
-use pintle_test_suites::Sandbox;
+use pintle_test_suites::{
+    Sandbox,
+    process::{Running, pintle},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -137,59 +140,6 @@ impl Served {
         let greeting: serde_json::Value = serde_json::from_str(&server.line()?)?;
         let url = greeting.get("url").and_then(|url| url.as_str()).context("a url")?.to_owned();
         Ok(Self { sandbox, url, _server: server })
-    }
-}
-
-/// `pintle` with arguments, beside this program.
-fn pintle(sandbox: &Sandbox, arguments: &[&str]) -> Result<Command> {
-    let program = std::env::current_exe()?.with_file_name("pintle");
-    ensure!(
-        program.exists(),
-        "{} is not built; run `cargo build --release --bin pintle`",
-        program.display()
-    );
-    let mut command = Command::new(program);
-    command
-        .args(arguments)
-        .env("PINTLE_SETTINGS", sandbox.path().join("pintle.toml"))
-        .env("PINTLE_SERVER__LISTEN", "127.0.0.1:0")
-        .env("PINTLE_PLUGINS__DIR", sandbox.plugins_dir())
-        .env("PINTLE_DATA_DIR", sandbox.path().join("data"))
-        .env_remove("PINTLE_SERVER")
-        .env_remove("PINTLE_ACCESS_TOKEN");
-    Ok(command)
-}
-
-/// A process that ends with this, and the lines that it prints.
-struct Running {
-    child: Child,
-    lines: BufReader<ChildStdout>,
-}
-
-impl Running {
-    fn start(command: &mut Command) -> Result<Self> {
-        let mut child = command.stdout(Stdio::piped()).spawn().context("cannot be started")?;
-        let lines = BufReader::new(child.stdout.take().context("its output")?);
-        Ok(Self { child, lines })
-    }
-
-    /// This program in another part.
-    fn this(arguments: &[&str]) -> Result<Self> {
-        Self::start(Command::new(std::env::current_exe()?).args(arguments))
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        ensure!(self.lines.read_line(&mut line)? > 0, "it ended");
-        Ok(line.trim().to_owned())
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
     }
 }
 

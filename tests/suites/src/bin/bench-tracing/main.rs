@@ -1,0 +1,28 @@
+//! `cargo xtask bench tracing`: spans to a receiver of OTLP, through Pintle and through what others
+//! have for it.
+//!
+//! All speak gRPC without compression. The receiver is a process of its own, so that what it takes is
+//! nobody's CPU time here, and counts, so that no span is lost unseen.
+
+mod application;
+mod export;
+mod receiver;
+mod relay;
+mod spans;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use pintle_test_bench::Report;
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    if std::env::args().nth(1).as_deref() == Some(receiver::PART) {
+        return receiver::run().await.map(|()| ExitCode::SUCCESS);
+    }
+    let mut report = Report::default();
+    report.push(export::exported().await?);
+    report.push(application::ended().await?);
+    report.push(relay::passed_on().await?);
+    pintle_test_suites::finish(&report)
+}
