@@ -16,16 +16,17 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use axum::{Router, extract::State, http::StatusCode, routing::post};
 use bytes::Bytes;
 use pintle::{Pintle, tracing::PipelineStatus};
 use pintle_otlp::{
     ExportTraceServiceRequest, KeyValue, Resource, ResourceSpans, ScopeSpans, Span, SpanKind,
 };
 use pintle_test_bench::{ChaosRow, Report, resident_bytes};
+use pintle_test_proxy::{Fault, Proxy};
 use pintle_test_suites::{
     Sandbox,
     chaos::{Size, row},
+    otlp::router,
 };
 use prost::Message;
 
@@ -42,6 +43,8 @@ async fn main() -> Result<ExitCode> {
     report.extend(row("R9-away", away(size)).await);
     report.extend(row("R9-slow", slow(size)).await);
     report.extend(row("R9-killed", killed(size)).await);
+    report.extend(row("R9-silent-http", silent("R9-silent-http", "http/protobuf", size)).await);
+    report.extend(row("R9-silent-grpc", silent("R9-silent-grpc", "grpc", size)).await);
     pintle_test_suites::finish(&report)
 }
 
@@ -90,10 +93,8 @@ impl Receiver {
 
     fn serve(&mut self, listener: TcpListener) -> Result<()> {
         listener.set_nonblocking(true)?;
-        let router = Router::new()
-            .route("/v1/traces", post(take))
-            .layer(axum::extract::DefaultBodyLimit::disable())
-            .with_state(Arc::clone(&self.taken));
+        let taken = Arc::clone(&self.taken);
+        let router = router(move |request| Box::pin(take(Arc::clone(&taken), request)));
         // Of its own, so that all its connections end with it.
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
@@ -120,14 +121,11 @@ impl Receiver {
     }
 }
 
-async fn take(State(taken): State<Arc<Taken>>, body: Bytes) -> StatusCode {
+async fn take(taken: Arc<Taken>, request: ExportTraceServiceRequest) {
     let pause = taken.pause_ms.load(Ordering::Relaxed);
     if pause > 0 {
         tokio::time::sleep(Duration::from_millis(pause)).await;
     }
-    let Ok(request) = ExportTraceServiceRequest::decode(body) else {
-        return StatusCode::BAD_REQUEST;
-    };
     let mut ids = taken.ids.lock().unwrap_or_else(PoisonError::into_inner);
     let scopes = request.resource_spans.iter().flat_map(|of| &of.scope_spans);
     for span in scopes.flat_map(|scope| &scope.spans) {
@@ -136,7 +134,6 @@ async fn take(State(taken): State<Arc<Taken>>, body: Bytes) -> StatusCode {
             taken.twice.fetch_add(1, Ordering::Relaxed);
         }
     }
-    StatusCode::OK
 }
 
 /// A host whose only sink is the receiver.
@@ -148,12 +145,16 @@ struct Stage {
 
 impl Stage {
     async fn new(receiver: &Receiver, tracing: &str) -> Result<Self> {
+        Self::with("http/protobuf", receiver.address, tracing).await
+    }
+
+    /// One that reaches its sink at this address, in this way.
+    async fn with(protocol: &str, address: SocketAddr, tracing: &str) -> Result<Self> {
         let sandbox = Sandbox::new(&["plugins/otlp"])?;
         let text = format!(
             "[defaults]\ntracing = \"otel\"\n[tracing]\nqueue_bytes = \"{QUEUE_MIB}MiB\"\n{tracing}\n\
-             [backends.otel]\nplugin = \"otlp\"\nendpoints = [\"{}\"]\n\
-             settings = {{ protocol = \"http/protobuf\", compression = \"none\", timeout_ms = 1000 }}\n",
-            receiver.address
+             [backends.otel]\nplugin = \"otlp\"\nendpoints = [\"{address}\"]\n\
+             settings = {{ protocol = {protocol:?}, compression = \"none\", timeout_ms = 1000 }}\n"
         );
         let pintle = sandbox.start(&text).await?;
         Ok(Self { pintle, sent: 0, _sandbox: sandbox })
@@ -295,4 +296,29 @@ async fn killed(size: Size) -> Result<ChaosRow> {
         stage.sent,
     );
     Ok(row.violations(wrong).detail(detail))
+}
+
+/// Again and again the connections that are open fall silent, without an end: what is sent on them goes
+/// nowhere, and nobody says so. New ones work.
+async fn silent(id: &str, protocol: &str, size: Size) -> Result<ChaosRow> {
+    let (rate, rounds) = size.of((20_000, 15), (3_000, 3));
+    let receiver = Receiver::start()?;
+    let proxy = Proxy::start(receiver.address).await?;
+    let mut stage = Stage::with(protocol, proxy.addr(), "batch_delay = \"20ms\"").await?;
+    let mut fell_silent = 0;
+    for _ in 0..rounds {
+        stage.load(rate, Duration::from_millis(700)).await?;
+        for connection in proxy.connections() {
+            connection.set(Fault::Blackhole);
+            fell_silent += 1;
+        }
+        stage.load(rate, Duration::from_millis(2_500)).await?;
+    }
+    let status = stage.settle().await?;
+    let (mut wrong, detail) = violations(&status, stage.sent, &receiver);
+    // Connections that were never noticed would not have been left for others.
+    wrong += u64::from(fell_silent < rounds);
+    let what = "open connections fall silent under load";
+    let row = ChaosRow::new(id, what, TARGET, stage.sent, stage.sent);
+    Ok(row.violations(wrong).detail(format!("{detail}; {fell_silent} connections")))
 }
