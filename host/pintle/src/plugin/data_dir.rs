@@ -172,7 +172,13 @@ impl Usage {
         let Some(entries) = present(fs::read_dir("/proc/self/fd"))? else { return Ok(()) };
         for entry in entries {
             let entry = entry?.path();
-            let Some(target) = present(fs::read_link(&entry))? else { continue };
+            let target = match fs::read_link(&entry) {
+                // Whose it is cannot be told. Who made it is found by its directory, and others are
+                // not to pay for it.
+                Err(error) if is_too_long(&error) => continue,
+                target => present(target)?,
+            };
+            let Some(target) = target else { continue };
             if !target.starts_with(path) {
                 continue;
             }
@@ -198,6 +204,11 @@ fn present<T>(found: io::Result<T>) -> io::Result<Option<T>> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Whether a path is too long for the system to tell it.
+fn is_too_long(error: &io::Error) -> bool {
+    Errno::from_io_error(error) == Some(Errno::NAMETOOLONG)
 }
 
 /// Whether the host itself has too many files open.
@@ -250,18 +261,32 @@ mod tests {
         assert_eq!(Usage::of(&root).unwrap(), Usage::default());
     }
 
-    #[tokio::test]
-    async fn what_no_path_reaches_is_more_than_there_may_be() {
+    /// A folder that no path reaches, open.
+    fn too_deep(root: &Path) -> std::os::fd::OwnedFd {
         use rustix::fs::{CWD, Mode, OFlags, mkdirat, openat};
-        let root = tempfile::tempdir().unwrap();
         let name = "x".repeat(250);
-        let mut folder = openat(CWD, root.path(), OFlags::RDONLY, Mode::empty()).unwrap();
+        let mut folder = openat(CWD, root, OFlags::RDONLY, Mode::empty()).unwrap();
         for _ in 0..20 {
             mkdirat(&folder, &*name, Mode::RWXU).unwrap();
             folder = openat(&folder, &*name, OFlags::RDONLY, Mode::empty()).unwrap();
         }
+        folder
+    }
+
+    #[tokio::test]
+    async fn what_no_path_reaches_is_more_than_there_may_be() {
+        let root = tempfile::tempdir().unwrap();
+        let _open = too_deep(root.path());
         let text = excess(root.path().to_owned(), &Limits::default()).await.unwrap();
         assert!(text.contains("cannot be told"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn what_no_path_reaches_is_held_against_nobody_else() {
+        let (root, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let _open = too_deep(root.path());
+        assert_eq!(excess(other.path().to_owned(), &Limits::default()).await, None);
+        assert_eq!(one_too_many(other.path(), 1), None);
     }
 
     #[test]
