@@ -37,6 +37,6 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
     }
     let program = workspace.target.join("debug").join(PROGRAM);
     let status = Command::new(program).current_dir(&workspace.root).status()?;
-    eprintln!("wrote docs/capabilities.md and docs/capabilities.json");
+    eprintln!("wrote docs/capabilities.md, docs/capabilities.json, and the overview in README.md");
     Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

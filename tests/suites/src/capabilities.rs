@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use pintle::direct::Bench;
 use pintle_conformance::{
-    CheckReport, Options, Progress, Report, Subject, Verdict, markdown, measure,
+    CheckReport, Hook, Hooks, Options, Progress, Report, Subject, Verdict, markdown, measure,
+    overview,
 };
 use pintle_test_services::{
     Etcd, EtcdOptions, Jaeger, SkyWalking, SkyWalkingOptions, Zipkin, ZooKeeper, ZooKeeperOptions,
@@ -30,10 +31,14 @@ pub async fn report(
     // Held until the measurement is over.
     let server = Server::start(plugin).await?;
     let endpoint = server.endpoint().map(|endpoint| format!("{endpoint:?}")).unwrap_or_default();
-    let text = format!("[backends.main]\nplugin = {plugin:?}\nendpoints = [{endpoint}]\n");
+    let settings = Server::settings_for(plugin);
+    let text = format!(
+        "[backends.main]\nplugin = {plugin:?}\nendpoints = [{endpoint}]\nsettings = {settings}\n"
+    );
     let bench = Bench::open(sandbox.settings(&text)?)?;
     let subject = Subject::open(&bench, "main").await.map_err(|report| anyhow!(report.text()))?;
-    Ok(measure(subject, options, progress).await)
+    let options = Options { hooks: server.hooks(), ..options.clone() };
+    Ok(measure(subject, &options, progress).await)
 }
 
 /// What a plugin needs to be measured.
@@ -60,6 +65,25 @@ impl Server {
         })
     }
 
+    /// So small a memory that the suite's own changes go beyond it, where the plugin has one.
+    fn settings_for(plugin: &str) -> &'static str {
+        if plugin == "local" { "{ history_revisions_max = 1000 }" } else { "{}" }
+    }
+
+    /// What an operator of such a server lends the suite.
+    fn hooks(&self) -> Hooks {
+        let Self::Etcd(etcd) = self else { return Hooks::default() };
+        let ctl = format!("'{}' --endpoints={}", etcd.ctl_path().display(), etcd.url());
+        let write = format!(
+            "if [ -n \"$PINTLE_VALUE\" ]; then {ctl} put -- \"$PINTLE_KEY\" \"$PINTLE_VALUE\"; \
+             else {ctl} del -- \"$PINTLE_KEY\"; fi"
+        );
+        Hooks {
+            forget: Some(Hook::command(format!("{ctl} compact \"$PINTLE_VERSION\""))),
+            write: Some(Hook::command(write)),
+        }
+    }
+
     fn endpoint(&self) -> Option<String> {
         match self {
             Self::Nothing => None,
@@ -75,8 +99,46 @@ impl Server {
 /// Where the table stands, and the data that it is made from.
 #[must_use]
 pub fn files() -> (PathBuf, PathBuf) {
-    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    let docs = root().join("docs");
     (docs.join("capabilities.md"), docs.join("capabilities.json"))
+}
+
+/// The page that shows what is short of the table.
+#[must_use]
+pub fn readme() -> PathBuf {
+    root().join("README.md")
+}
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The measurements that are written down.
+///
+/// # Errors
+///
+/// They cannot be read.
+pub fn checked_in() -> Result<Vec<Report>> {
+    let (_, data) = files();
+    Ok(serde_json::from_str(&std::fs::read_to_string(data)?)?)
+}
+
+/// Around what is made in the README.
+const MADE: [&str; 2] = ["<!-- made by `cargo xtask capabilities` -->\n", "<!-- until here -->\n"];
+
+/// The README with the overview of these reports in its place.
+///
+/// # Errors
+///
+/// It has no such place.
+pub fn readme_with(readme: &str, reports: &[Report]) -> Result<String> {
+    let place = readme.split_once(MADE[0]).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(MADE[1])?;
+        Some((before, after))
+    });
+    let (before, after) = place.context("the README has no place for the overview")?;
+    let [begin, end] = MADE;
+    Ok(format!("{before}{begin}\n{}\n{end}{after}", overview(reports)))
 }
 
 /// The page with the table.
@@ -93,7 +155,7 @@ pub fn page(reports: &[Report]) -> String {
     )
 }
 
-/// Writes page and data.
+/// Writes page and data, and the overview in the README.
 ///
 /// # Errors
 ///
@@ -105,7 +167,11 @@ pub fn write(reports: &[Report]) -> Result<()> {
     std::fs::write(&data_file, data)
         .with_context(|| format!("cannot write {}", data_file.display()))?;
     std::fs::write(&page_file, page(&steady))
-        .with_context(|| format!("cannot write {}", page_file.display()))
+        .with_context(|| format!("cannot write {}", page_file.display()))?;
+    let readme_file = readme();
+    let shown = readme_with(&std::fs::read_to_string(&readme_file)?, &steady)?;
+    std::fs::write(&readme_file, shown)
+        .with_context(|| format!("cannot write {}", readme_file.display()))
 }
 
 /// Everything that is no pass, with its evidence, `but` what is expected.

@@ -12,7 +12,7 @@ async fn keeps_all_that_it_promises(plugin: &str) -> Result<()> {
     let report = capabilities::report(plugin, &Options::default(), |_| {}).await?;
     let skipped = |check: &CheckReport| check.verdict == Verdict::Skipped;
     ensure!(report.passed(), "{}", capabilities::shortcomings(&report, skipped));
-    let known = checked_in()?.into_iter().find(|known| known.plugin == plugin);
+    let known = capabilities::checked_in()?.into_iter().find(|known| known.plugin == plugin);
     let known = known.context("it is missing from docs/capabilities.json")?;
     let verdicts = |report: &Report| -> Vec<(String, Verdict)> {
         report.checks.iter().map(|check| (check.id.clone(), check.verdict)).collect()
@@ -21,17 +21,14 @@ async fn keeps_all_that_it_promises(plugin: &str) -> Result<()> {
     Ok(())
 }
 
-/// The measurements that `docs/capabilities.md` shows.
-fn checked_in() -> Result<Vec<Report>> {
-    let (_, data) = capabilities::files();
-    Ok(serde_json::from_str(&std::fs::read_to_string(data)?)?)
-}
-
 #[test]
 fn the_table_of_capabilities_is_made_from_its_data() -> Result<()> {
     let (page, _) = capabilities::files();
-    let remade = capabilities::page(&checked_in()?);
+    let remade = capabilities::page(&capabilities::checked_in()?);
     ensure!(std::fs::read_to_string(page)? == remade, "run `cargo xtask capabilities` again");
+    let readme = std::fs::read_to_string(capabilities::readme())?;
+    let remade = capabilities::readme_with(&readme, &capabilities::checked_in()?)?;
+    ensure!(readme == remade, "run `cargo xtask capabilities` again");
     Ok(())
 }
 
