@@ -150,7 +150,9 @@ fn settings(backend: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_changed_line_moves_the_tour_to_etcd_and_its_lock_outlives_the_leader() -> Result<()> {
     let mut cluster = EtcdCluster::start(EtcdOptions::default()).await?;
-    let on_local = settings("main = { plugin = \"local\" }");
+    let data = tempfile::tempdir()?;
+    let on_local =
+        settings(&format!("main = {{ plugin = \"local\", data_dir = {:?} }}", data.path()));
     let endpoints = cluster.endpoints();
     let on_etcd = settings(&format!("main = {{ plugin = \"etcd\", endpoints = {endpoints:?} }}"));
     let changed = on_local.lines().zip(on_etcd.lines()).filter(|(before, after)| before != after);

@@ -126,15 +126,19 @@ async fn a_connection_that_fell_silent_is_noticed_by_a_ping_and_replaced() -> Re
     put(&brisk.config, "s/k", "1").await?;
     let noticing = Follower::open(&brisk.config, "noticing", prefix("s")).await?;
     let waiting = Follower::open(&slow.config, "waiting", prefix("s")).await?;
+    // A snapshot comes over another connection: only a change shows that the watch stands.
+    put(&brisk.config, "s/k", "2").await?;
+    noticing.until("the first change", |now| now.state["s/k"] == "2").await?;
+    waiting.until("the first change", |now| now.state["s/k"] == "2").await?;
     // The server's side of every connection ends and the client is not told.
     for connection in proxies.iter().flat_map(pintle_test_proxy::Proxy::connections) {
         connection.strand().await?;
     }
-    stage.client().await?.put(stage.key("s/k"), "2", None).await?;
-    noticing.until("the change", |now| now.state["s/k"] == "2").await?;
-    assert_eq!(waiting.now().state["s/k"], "1", "it was no PING that noticed it");
+    stage.client().await?.put(stage.key("s/k"), "3", None).await?;
+    noticing.until("the change", |now| now.state["s/k"] == "3").await?;
+    assert_eq!(waiting.now().state["s/k"], "2", "it was no PING that noticed it");
     assert!(noticing.now().resyncs.is_empty());
-    waiting.until("the change", |now| now.state["s/k"] == "2").await?;
+    waiting.until("the change", |now| now.state["s/k"] == "3").await?;
     assert!(waiting.now().resyncs.is_empty());
     Ok(())
 }
