@@ -23,22 +23,65 @@ pub enum Difference<K, V> {
     },
 }
 
+/// What a listing keeps for one entry beside its texts: the nodes of maps, numbers, lengths.
+const ENTRY_BYTES: usize = 256;
+
+/// What is listed, and how much memory it takes.
+pub trait Weighed {
+    /// About how many bytes keeping it takes.
+    fn bytes(&self) -> usize;
+}
+
+impl Weighed for Entry {
+    fn bytes(&self) -> usize {
+        ENTRY_BYTES + 2 * self.key.len() + self.value.len() + self.version.len()
+    }
+}
+
+impl Weighed for InstanceState {
+    fn bytes(&self) -> usize {
+        let instance = &self.instance;
+        let labels = instance.labels.iter();
+        let labels = labels.map(|(key, value)| key.len() + value.len() + ENTRY_BYTES / 4);
+        let names = instance.service.len() + instance.id.len();
+        2 * ENTRY_BYTES
+            + 2 * names
+            + instance.host.len()
+            + instance.version.len()
+            + self.owner.len()
+            + labels.sum::<usize>()
+    }
+}
+
 /// The last listing, by key.
 #[derive(Clone, Debug)]
 pub struct Listing<K, V> {
     known: BTreeMap<K, V>,
+    bytes: usize,
 }
 
 impl<K, V> Default for Listing<K, V> {
     fn default() -> Self {
-        Self { known: BTreeMap::new() }
+        Self { known: BTreeMap::new(), bytes: 0 }
     }
 }
 
-impl<K: Ord + Clone, V: PartialEq + Clone> Listing<K, V> {
+impl<K: Ord + Clone, V: PartialEq + Clone + Weighed> Listing<K, V> {
+    /// Replaces the listing.
+    pub fn set(&mut self, fresh: BTreeMap<K, V>) {
+        self.bytes = fresh.values().map(Weighed::bytes).sum();
+        self.known = fresh;
+    }
+
+    /// About how many bytes it keeps.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// Replaces the listing and answers the differences, in the order of the keys.
     pub fn replace(&mut self, fresh: BTreeMap<K, V>) -> Vec<Difference<K, V>> {
-        let mut before = std::mem::replace(&mut self.known, fresh);
+        let mut before = std::mem::take(&mut self.known);
+        self.set(fresh);
         let mut differences = Vec::new();
         for (key, value) in &self.known {
             let previous = before.remove(key);
@@ -56,10 +99,14 @@ impl<K: Ord + Clone, V: PartialEq + Clone> Listing<K, V> {
         match value {
             None => {
                 let previous = self.known.remove(&key)?;
+                self.bytes = self.bytes.saturating_sub(previous.bytes());
                 Some(Difference::Removed { key, previous })
             }
             Some(value) => {
+                self.bytes = self.bytes.saturating_add(value.bytes());
                 let previous = self.known.insert(key, value.clone());
+                let replaced = previous.as_ref().map_or(0, Weighed::bytes);
+                self.bytes = self.bytes.saturating_sub(replaced);
                 let differs = previous.as_ref() != Some(&value);
                 differs.then_some(Difference::Put { value, previous })
             }
@@ -88,8 +135,13 @@ impl ConfigFollower {
     /// Delivers a fresh listing: as a snapshot where one is wanted, else what differs.
     pub async fn show(&mut self, entries: Vec<Entry>, version: Option<String>) {
         let fresh = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
-        let differences = self.listing.replace(fresh);
-        self.deliver_all(differences);
+        if self.sink.wants_snapshot() {
+            // All of it is told: what differs would only be copied.
+            self.listing.set(fresh);
+        } else {
+            let differences = self.listing.replace(fresh);
+            self.deliver_all(differences);
+        }
         self.refresh(version.clone()).await;
         self.sink.progress(version);
     }
@@ -110,6 +162,11 @@ impl ConfigFollower {
             }
             snapshot.end(version.clone());
         }
+    }
+
+    /// About how many bytes it keeps to know what differs.
+    pub fn bytes(&self) -> usize {
+        self.listing.bytes()
     }
 
     fn deliver_all(&self, differences: impl IntoIterator<Item = Difference<String, Entry>>) {
@@ -154,8 +211,12 @@ impl RegistryFollower {
         let named = instances
             .into_iter()
             .map(|state| ((state.instance.service.clone(), state.instance.id.clone()), state));
-        let differences = self.listing.replace(named.collect());
-        self.deliver_all(differences);
+        if self.sink.wants_snapshot() {
+            self.listing.set(named.collect());
+        } else {
+            let differences = self.listing.replace(named.collect());
+            self.deliver_all(differences);
+        }
         self.refresh().await;
         self.sink.progress();
     }
@@ -176,6 +237,11 @@ impl RegistryFollower {
             }
             snapshot.end();
         }
+    }
+
+    /// As [`ConfigFollower::bytes`].
+    pub fn bytes(&self) -> usize {
+        self.listing.bytes()
     }
 
     fn deliver_all(
@@ -261,6 +327,8 @@ mod tests {
             follower.change("b".to_owned(), None);
             follower.change("c".to_owned(), Some(entry("c", "1")));
             assert_eq!(short(outbox.take(99)), ["a@2 was 1", "-b", "c@1"]);
+            let two = entry("a", "2").bytes() + entry("c", "1").bytes();
+            assert_eq!(follower.bytes(), two, "what is kept is weighed as it changes");
             follower.sink().resync("a gap");
             follower.refresh(None).await;
             assert_eq!(short(outbox.take(99)), ["resync", "begin", "a@2", "c@1", "end"]);

@@ -3,6 +3,7 @@
 //! A node with data is a value, also with empty data. A node without (null) is a directory: it holds
 //! children and is no key.
 
+mod clear;
 mod list;
 mod plan;
 mod transact;

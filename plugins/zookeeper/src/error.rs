@@ -22,6 +22,21 @@ impl Failure {
                     .detail("limit", "request_bytes_max")
                     .detail("max", limit.to_string())
             }
+            Self::AnswerTooLarge { bytes, limit } => {
+                let message = format!(
+                    "{doing}: the server's answer has {bytes} bytes, this backend takes {limit}; a \
+                     node has more children than fit, or raise `answer_bytes_max`"
+                );
+                Error::too_large(message)
+                    .detail("limit", "answer_bytes_max")
+                    .detail("max", limit.to_string())
+                    .effect_unknown()
+            }
+            Self::OverLimit { name, what, limit } => {
+                Error::exhausted(format!("{doing}: {what} (at most {limit})"))
+                    .detail("limit", *name)
+                    .detail("max", limit.to_string())
+            }
         }
     }
 

@@ -8,6 +8,7 @@ pub mod wire;
 mod config;
 mod error;
 mod legacy;
+mod limits;
 mod lock;
 mod path;
 mod registry;

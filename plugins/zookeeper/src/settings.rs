@@ -27,6 +27,15 @@ pub struct Settings {
     /// Largest request that the servers take: their `jute.maxbuffer`.
     #[schemars(range(min = 4_096, max = 16_777_216))]
     pub request_bytes_max: u32,
+    /// Largest answer that is taken from a server: what a directory's names take, or a value. One that
+    /// is larger fails its call and no other. At least `request_bytes_max`.
+    #[schemars(range(min = 65_536, max = 67_108_864))]
+    pub answer_bytes_max: u32,
+    /// What all watches of the backend may keep together, to know what has changed. It should be a
+    /// quarter of `limits.memory`, since all of it is read again after a gap. A watch that would need
+    /// more ends with `exhausted`.
+    #[schemars(range(min = 65_536, max = 1_073_741_824))]
+    pub watched_bytes_max: u32,
     /// How exclusive claims are named, after the recipe of Apache Curator that shall see them.
     pub exclusive_claims: ExclusiveClaims,
     /// Raise this after restoring a copy of the data: lock tokens from before do not compare with
@@ -54,6 +63,8 @@ impl Default for Settings {
             acl: None,
             session_timeout_ms: 15_000,
             request_bytes_max: 1_048_575,
+            answer_bytes_max: 4 << 20,
+            watched_bytes_max: 16 << 20,
             exclusive_claims: ExclusiveClaims::default(),
             epoch: 0,
         }

@@ -1,6 +1,7 @@
 //! The plugin: what it offers, how it starts and stops, how it is, and what its parts share.
 
 use crate::legacy::Legacy;
+use crate::limits::Budget;
 use crate::lock::Identities;
 use crate::path::{Paths, ancestors};
 use crate::registry::Kept;
@@ -23,6 +24,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const READ_ATTEMPTS: u32 = 3;
 /// How often a node is created again whose parent was gone by then.
 const CREATE_ATTEMPTS: u32 = 8;
+/// Bytes of an answer beside the value that it brings.
+const ANSWER_SLACK_BYTES: usize = 4 << 10;
 /// How long closing one session may take when the plugin stops.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -40,6 +43,8 @@ pub struct ZooKeeper {
     pub(crate) owner: String,
     pub(crate) identities: Identities,
     pub(crate) kept: Kept,
+    /// What watches keep.
+    pub(crate) watched: Rc<Budget>,
     pub(crate) counters: Counters,
     pub(crate) started: Instant,
 }
@@ -49,6 +54,10 @@ pub struct ZooKeeper {
 pub(crate) struct Counters {
     pub(crate) resyncs: Cell<u64>,
     pub(crate) unreadable: Cell<u64>,
+}
+
+fn as_bytes(setting: u32) -> usize {
+    usize::try_from(setting).unwrap_or(usize::MAX)
 }
 
 /// Adds one to a counter.
@@ -86,9 +95,13 @@ impl Plugin for ZooKeeper {
                 Box::pin(async move { Ok(Connection::open(&endpoint, CONNECT_TIMEOUT).await?) })
             }),
             digest: settings.digest()?,
-            request_bytes_max: usize::try_from(settings.request_bytes_max).unwrap_or(usize::MAX),
+            request_bytes_max: as_bytes(settings.request_bytes_max),
+            // A value as large as a request may be has to come back.
+            answer_bytes_max: as_bytes(settings.answer_bytes_max)
+                .max(as_bytes(settings.request_bytes_max).saturating_add(ANSWER_SLACK_BYTES)),
             newest_zxid: Rc::default(),
             traffic: Default::default(),
+            tally: Rc::default(),
             expirations: Rc::default(),
         };
         let paths = Paths::new(settings.root()?);
@@ -119,6 +132,7 @@ impl Plugin for ZooKeeper {
             owner: format!("{}/{}", start.node, start.backend),
             identities: Identities::new(settings.epoch),
             kept: Kept::default(),
+            watched: Budget::new(as_bytes(settings.watched_bytes_max)),
             counters: Counters::default(),
             started: Instant::now(),
         });
@@ -130,9 +144,9 @@ impl Plugin for ZooKeeper {
     }
 
     fn health(&self) -> Health {
-        let (locks, locks_down) = self.lock_sessions.standing();
-        let (registries, registries_down) = self.registry_sessions.standing();
-        let down = locks_down + registries_down;
+        let (locks, registries) =
+            (self.lock_sessions.standings(), self.registry_sessions.standings());
+        let down = locks.down() + registries.down();
         let (health, session) = match self.main.standing() {
             Standing::Connected(endpoint) if down == 0 => {
                 (Health::serving(format!("connected to {endpoint}")), "connected")
@@ -144,7 +158,7 @@ impl Plugin for ZooKeeper {
                 (Health::degraded(message), "connected")
             }
             Standing::Suspended(why) => (Health::unavailable(why), "suspended"),
-            Standing::Absent(why) if self.main.is_over(0) => (Health::unavailable(why), "expired"),
+            Standing::Expired(why) => (Health::unavailable(why), "expired"),
             Standing::Absent(why) => (Health::unavailable(why), "connecting"),
         };
         let reconnects = [&self.lock_sessions, &self.registry_sessions]
@@ -152,20 +166,22 @@ impl Plugin for ZooKeeper {
             .flat_map(|pool| pool.all())
             .map(|session| session.reconnects())
             .sum::<u64>();
-        health
+        let mut health = health
             .detail("session", session)
-            .detail("lock-sessions", format!("{} of {locks} connected", locks - locks_down))
-            .detail(
-                "registry-sessions",
-                format!("{} of {registries} connected", registries - registries_down),
-            )
+            .detail("lock-sessions", locks.to_string())
+            .detail("registry-sessions", registries.to_string())
             .detail("transaction", format!("{:#x}", self.common.newest_zxid.get()))
+            .counter("operations", self.common.tally.operations())
             .counter("reconnects", self.main.reconnects() + reconnects)
             .counter("expirations", self.common.expirations.get())
             .counter("resyncs", self.counters.resyncs.get())
             .counter("records-unreadable", self.counters.unreadable.get())
             .counter("bytes-in", self.common.traffic.read())
-            .counter("bytes-out", self.common.traffic.written())
+            .counter("bytes-out", self.common.traffic.written());
+        for (code, count) in self.common.tally.errors() {
+            health = health.counter(format!("errors.{code}"), count);
+        }
+        health
     }
 
     async fn stop(&self, cx: &Context) -> Result<(), Error> {
@@ -274,7 +290,7 @@ impl Failure {
             Self::Refused(code) => {
                 matches!(*code, ErrorCode::SESSION_EXPIRED | ErrorCode::SESSION_MOVED)
             }
-            Self::TooLarge { .. } => false,
+            Self::TooLarge { .. } | Self::AnswerTooLarge { .. } | Self::OverLimit { .. } => false,
         }
     }
 }

@@ -13,6 +13,8 @@ use std::collections::{HashMap, VecDeque};
 const AHEAD: usize = 64;
 /// Most nodes that one page looks at; the next page goes on behind them.
 const NODES_MAX: usize = 10_000;
+/// Most places that are kept of what is left: one more than a page looks at.
+const PLACES_MAX: usize = NODES_MAX + 1;
 /// Most bytes of keys and values in one page.
 const PAGE_BYTES_MAX: usize = 1 << 20;
 
@@ -33,6 +35,14 @@ impl Place {
     /// Whether it can hold a key behind `after`.
     fn is_behind(&self, after: &str) -> bool {
         self.order.as_str() > after || (self.is_below() && after.starts_with(&self.order))
+    }
+}
+
+/// Drops what no page can come to: all but the first [`PLACES_MAX`], in any order.
+fn keep_first(places: &mut Vec<Place>) {
+    if places.len() > PLACES_MAX {
+        places.select_nth_unstable(PLACES_MAX);
+        places.truncate(PLACES_MAX);
     }
 }
 
@@ -156,23 +166,29 @@ impl Walk<'_> {
             Err(failure) if failure.is(ErrorCode::NO_AUTH) && !is_top => return Ok(()),
             Err(failure) => return Err(failure),
         };
-        let mut places = Vec::with_capacity(names.len() * 2);
+        let mut places: Vec<Place> = Vec::new();
         for name in names {
+            if places.len() >= 2 * PLACES_MAX {
+                keep_first(&mut places);
+            }
             let path = child(directory, &name);
             match self.plugin.paths.key(&path) {
                 Some(key) => {
-                    places.push(Place { order: format!("{key}/"), path: path.clone() });
-                    places.push(Place { order: key, path });
+                    let below = Place { order: format!("{key}/"), path: path.clone() };
+                    let node = Place { order: key, path };
+                    let behind = [below, node].into_iter();
+                    places.extend(behind.filter(|place| place.is_behind(&self.after)));
                 }
                 None if self.plugin.paths.reserved(&path).is_some() => {}
                 None => self.skipped = self.skipped.saturating_add(1),
             }
         }
-        places.retain(|place| place.is_behind(&self.after));
         places.sort_unstable();
         for place in places.into_iter().rev() {
             self.places.push_front(place);
         }
+        // A page comes no further than this.
+        self.places.truncate(PLACES_MAX);
         Ok(())
     }
 }
@@ -190,6 +206,16 @@ mod tests {
         let mut places = ["a/", "a-b/", "a", "b", "a-b", "b/"].map(place);
         places.sort();
         assert_eq!(places.map(|place| place.order), ["a", "a-b", "a-b/", "a/", "b", "b/"]);
+    }
+
+    #[test]
+    fn of_many_places_the_first_are_kept_whatever_their_order_was() {
+        let mut places: Vec<_> =
+            (0..3 * PLACES_MAX).rev().map(|number| place(&format!("{number:09}"))).collect();
+        keep_first(&mut places);
+        places.sort_unstable();
+        assert_eq!(places.len(), PLACES_MAX);
+        assert_eq!(places[PLACES_MAX - 1].order, format!("{:09}", PLACES_MAX - 1));
     }
 
     #[test]

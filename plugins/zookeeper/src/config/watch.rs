@@ -1,7 +1,8 @@
 //! Watches of configuration: the server tells that a node has changed, and it is read again.
 
 use super::entry;
-use super::tree::{Denied, Node, PIPELINE, read_nodes};
+use super::tree::{Denied, Node, PIPELINE, Room, read_nodes};
+use crate::limits::Share;
 use crate::session::{Client, Failure, Listener, Notice};
 use crate::wire::{ErrorCode, EventKind, WatchMode};
 use crate::zookeeper::{ZooKeeper, count};
@@ -18,6 +19,8 @@ struct Watched {
     target: Target,
     path: String,
     mode: WatchMode,
+    /// What it keeps of what all watches may.
+    share: Share,
 }
 
 impl Watched {
@@ -41,7 +44,8 @@ impl ZooKeeper {
             Target::Key(key) => (self.paths.node(key)?, WatchMode::Node),
             Target::Prefix(prefix) => (self.paths.directory(prefix)?, WatchMode::Tree),
         };
-        let watched = Watched { target: request.target, path, mode };
+        let share = self.watched.share();
+        let watched = Watched { target: request.target, path, mode, share };
         let listener = self.main.watches().listen(&watched.path, mode, true);
         let mut follower = ConfigFollower::new(sink, request.previous);
         let mut gap = None;
@@ -82,6 +86,7 @@ impl ZooKeeper {
             follower.sink().resync(&reason);
         }
         follower.show(entries, None).await;
+        watched.share.set(follower.bytes())?;
         let mut proof_due = self.next_proof();
         loop {
             // Not only when it is quiet: most that is heard of a whole tree may be none of its keys.
@@ -101,11 +106,13 @@ impl ZooKeeper {
                     listener.clear();
                     let entries = self.watched_entries(client, watched, once).await?;
                     follower.show(entries, None).await;
+                    watched.share.set(follower.bytes())?;
                 }
                 Either::Left((Notice::Changed(changes), _)) => {
                     for (key, entry) in self.changed_entries(client, watched, changes).await? {
                         follower.change(key, entry);
                     }
+                    watched.share.set(follower.bytes())?;
                     follower.refresh(None).await;
                 }
                 Either::Right((Either::Left(_), _)) => follower.refresh(None).await,
@@ -125,11 +132,15 @@ impl ZooKeeper {
         once: bool,
     ) -> Result<Vec<Entry>, Failure> {
         client.barrier().await?;
+        let mut room = Room::of(&watched.share);
         let nodes = match watched.mode {
-            WatchMode::Tree => self.read_tree(client, &watched.path, once, self.left_out()).await?,
+            WatchMode::Tree => {
+                let left_out = self.left_out();
+                self.read_tree(client, &watched.path, once, left_out, &mut room).await?
+            }
             WatchMode::Node => {
                 let node = std::slice::from_ref(&watched.path);
-                read_nodes(client, node, once, Denied::Fails).await?
+                read_nodes(client, node, once, Denied::Fails, &mut room).await?
             }
         };
         if once && nodes.is_empty() {
@@ -173,8 +184,9 @@ impl ZooKeeper {
                 to_read.push(path);
             }
         }
+        let mut room = Room::of(&watched.share);
         for paths in to_read.chunks(PIPELINE) {
-            for node in read_nodes(client, paths, false, denied).await? {
+            for node in read_nodes(client, paths, false, denied, &mut room).await? {
                 if let Some(key) = watched.key(self, &node.path) {
                     now.insert(key.clone(), entry(key, node.data, &node.stat));
                 }

@@ -14,6 +14,8 @@ use std::pin::pin;
 
 /// Locks that are looked at together.
 const TOGETHER: usize = 128;
+/// Most claims on one lock that are shown.
+const CLAIMS_MAX: usize = 10_000;
 
 impl ZooKeeper {
     pub(super) async fn lock_state(&self, cx: &Context, name: String) -> Result<LockState, Error> {
@@ -53,6 +55,10 @@ impl ZooKeeper {
         names: &[ClaimName],
         holding: bool,
     ) -> Result<Vec<Claim>, Failure> {
+        if names.len() > CLAIMS_MAX {
+            let what = "the lock has more claims than are shown";
+            return Err(Failure::OverLimit { name: "claims", what, limit: CLAIMS_MAX });
+        }
         let reads = names.iter().map(|claim| {
             client.call(&GetData { path: &child(directory, &claim.name), watch: false })
         });

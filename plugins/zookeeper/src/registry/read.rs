@@ -6,6 +6,7 @@ use crate::session::{Client, Failure};
 use crate::wire::{Children, ErrorCode, Exists, GetData, Stat};
 use crate::zookeeper::{ZooKeeper, count};
 use futures::future::join_all;
+use pintle_plugin_sdk::follow::Weighed;
 use pintle_plugin_sdk::record::{InstanceRecord, decode_override};
 use pintle_plugin_sdk::registry::{
     Consistency, InstanceHealth, InstanceState, InstancesPage, OperatorOverride, ServiceSummary,
@@ -13,6 +14,8 @@ use pintle_plugin_sdk::registry::{
 };
 use pintle_plugin_sdk::{Context, Error};
 
+/// Most bytes of instances in one page.
+const PAGE_BYTES_MAX: usize = 4 << 20;
 /// Nodes that are looked at together.
 pub(super) const TOGETHER: usize = 128;
 
@@ -70,12 +73,22 @@ impl ZooKeeper {
             let directory = self.paths.service(&self.paths.instances(), service);
             let mut named = self.names(&client, &directory).await?;
             named.retain(|(id, _)| id.as_str() > after);
-            let more = named.len() > limit;
+            let last = named.last().map(|(id, _)| id.clone());
             named.truncate(limit);
-            let next = named.last().filter(|_| more).map(|(id, _)| id.clone());
             let ids: Vec<_> = named.into_iter().map(|(id, _)| id).collect();
-            let instances = self.states(&client, service, &ids).await?;
-            Ok(InstancesPage { instances, next })
+            let mut page = InstancesPage { instances: Vec::new(), next: None };
+            let (mut bytes, mut looked_at) = (0, None);
+            for ids in ids.chunks(TOGETHER) {
+                if bytes >= PAGE_BYTES_MAX {
+                    break;
+                }
+                let instances = self.states(&client, service, ids).await?;
+                bytes += instances.iter().map(Weighed::bytes).sum::<usize>();
+                page.instances.extend(instances);
+                looked_at = ids.last().cloned();
+            }
+            page.next = looked_at.filter(|looked_at| Some(looked_at) != last.as_ref());
+            Ok(page)
         })
         .await
     }

@@ -1,12 +1,14 @@
 //! Watches of the registry: instances, and what operators say of them.
 
+use super::read::TOGETHER;
+use crate::limits::Share;
 use crate::path::to_name;
 use crate::session::{Client, Failure, Listener, Notice};
 use crate::wire::{Children, ErrorCode, EventKind, Exists, GetData, WatchMode};
 use crate::zookeeper::{ZooKeeper, count};
 use futures::future::{Either, join_all, select};
 use pintle_plugin_sdk::Error;
-use pintle_plugin_sdk::follow::RegistryFollower;
+use pintle_plugin_sdk::follow::{RegistryFollower, Weighed};
 use pintle_plugin_sdk::registry::{InstanceState, WatchSink};
 use pintle_plugin_sdk::time::{Instant, sleep_until};
 use std::collections::{BTreeMap, BTreeSet};
@@ -20,6 +22,8 @@ struct Watched {
     service: Option<String>,
     instances: String,
     overrides: String,
+    /// What it keeps of what all watches may.
+    share: Share,
 }
 
 impl Watched {
@@ -39,7 +43,8 @@ impl ZooKeeper {
             None => directory,
         };
         let (instances, overrides) = (top(self.paths.instances()), top(self.paths.overrides()));
-        let watched = Watched { service, instances, overrides };
+        let share = self.watched.share();
+        let watched = Watched { service, instances, overrides, share };
         let listeners =
             watched.tops().map(|path| self.main.watches().listen(path, WatchMode::Tree, true));
         let mut follower = RegistryFollower::new(sink);
@@ -84,6 +89,7 @@ impl ZooKeeper {
             follower.sink().resync(&reason);
         }
         follower.show(states).await;
+        watched.share.set(follower.bytes())?;
         let mut proof_due = self.next_proof();
         loop {
             if Instant::now() >= proof_due {
@@ -105,10 +111,12 @@ impl ZooKeeper {
                         listeners.iter().for_each(Listener::clear);
                         let states = self.watched_states(client, watched, once).await?;
                         follower.show(states).await;
+                        watched.share.set(follower.bytes())?;
                     }
                     Notice::Changed(changes) => {
                         let changed = self.names_of(&changes);
                         self.pass_on(client, changed, follower).await?;
+                        watched.share.set(follower.bytes())?;
                         follower.refresh().await;
                     }
                 },
@@ -173,6 +181,7 @@ impl ZooKeeper {
             self.watch_once(client, watched, &services).await?;
         }
         let mut states = Vec::new();
+        let mut left = watched.share.bytes_max();
         for service in services {
             let directory = self.paths.service(&self.paths.instances(), &service);
             let ids = match self.names(client, &directory).await {
@@ -184,7 +193,12 @@ impl ZooKeeper {
                 names => names?,
             };
             let ids: Vec<_> = ids.into_iter().map(|(id, _)| id).collect();
-            states.extend(self.states(client, &service, &ids).await?);
+            for ids in ids.chunks(TOGETHER) {
+                let fresh = self.states(client, &service, ids).await?;
+                let bytes = fresh.iter().map(Weighed::bytes).sum();
+                left = left.checked_sub(bytes).ok_or_else(|| watched.share.exceeded())?;
+                states.extend(fresh);
+            }
         }
         Ok(states)
     }

@@ -1,9 +1,12 @@
 //! One connection of a session: requests go out as they come, answers come back in their order.
 
+use super::Common;
+use super::tally::Tally;
 use super::watches::Watches;
 use crate::wire::{
-    Decoder, Encoder, ErrorCode, Event, Malformed, Multi, MultiOutcome, Op, ReplyHeader, Request,
-    XID_EVENT, XID_PING, begin_frame, end_frame, split_frame,
+    Decoder, Encoder, ErrorCode, Event, FRAME_HEAD, Malformed, Multi, MultiOutcome, Op,
+    ReplyHeader, Request, XID_EVENT, XID_PING, begin_frame, end_frame, oversized_frame,
+    split_frame,
 };
 use futures::channel::oneshot;
 use futures::future::{Either, LocalBoxFuture, Shared, select};
@@ -20,8 +23,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Most bytes of one answer: a listing of many children. More would not fit into a sandbox.
-pub(crate) const ANSWER_BYTES_MAX: usize = 16 << 20;
+/// Bytes of an answer's header, behind its length.
+const REPLY_HEAD: usize = 16;
 /// Bytes that one read takes.
 const READ_BYTES: usize = 64 << 10;
 
@@ -34,6 +37,10 @@ pub(crate) enum Failure {
     Lost { reason: Rc<str>, sent: bool },
     /// It was not sent: the server would hang up on it.
     TooLarge { bytes: usize, limit: usize },
+    /// It was done, but its answer takes more memory than one may.
+    AnswerTooLarge { bytes: usize, limit: usize },
+    /// What it is part of would take more than this limit allows, whose name comes first.
+    OverLimit { name: &'static str, what: &'static str, limit: usize },
 }
 
 impl Failure {
@@ -66,6 +73,7 @@ pub(crate) struct Client {
 struct Inner {
     identity: Identity,
     request_bytes_max: usize,
+    answer_bytes_max: usize,
     /// Requests that are written, and not handed over yet.
     outgoing: RefCell<Vec<u8>>,
     /// Something was added to `outgoing`, or came in.
@@ -76,6 +84,7 @@ struct Inner {
     zxid: Cell<i64>,
     /// Newest transaction that any connection has shown.
     newest_zxid: Rc<Cell<i64>>,
+    tally: Rc<Tally>,
     frames_read: Cell<u64>,
     closed: RefCell<Option<Rc<str>>>,
     watches: Rc<Watches>,
@@ -110,21 +119,18 @@ impl<T> Future for Reply<T> {
 }
 
 impl Client {
-    pub(crate) fn new(
-        identity: Identity,
-        request_bytes_max: usize,
-        newest_zxid: Rc<Cell<i64>>,
-        watches: Rc<Watches>,
-    ) -> Self {
+    pub(crate) fn new(identity: Identity, common: &Common, watches: Rc<Watches>) -> Self {
         let shared = Inner {
             identity,
-            request_bytes_max,
+            request_bytes_max: common.request_bytes_max,
+            answer_bytes_max: common.answer_bytes_max,
             outgoing: RefCell::default(),
             changed: Signal::default(),
             awaited: RefCell::default(),
             last_xid: Cell::new(0),
             zxid: Cell::new(0),
-            newest_zxid,
+            newest_zxid: Rc::clone(&common.newest_zxid),
+            tally: Rc::clone(&common.tally),
             frames_read: Cell::new(0),
             closed: RefCell::new(None),
             watches,
@@ -136,6 +142,11 @@ impl Client {
     /// The session that it serves.
     pub(crate) fn identity(&self) -> Identity {
         self.shared.identity
+    }
+
+    /// Most bytes of a request.
+    pub(crate) fn request_bytes_max(&self) -> usize {
+        self.shared.request_bytes_max
     }
 
     /// Whether both speak on the same connection.
@@ -159,7 +170,14 @@ impl Client {
 
     /// The same for a transaction.
     pub(crate) fn multi(&self, ops: Vec<Op<'_>>) -> Reply<MultiOutcome> {
-        self.send(&Multi { ops }, |zxid, outcome| outcome.at(zxid))
+        let tally = Rc::clone(&self.shared.tally);
+        self.send(&Multi { ops }, move |zxid, outcome| {
+            let outcome = outcome.at(zxid);
+            if let MultiOutcome::Failed { code, .. } = &outcome {
+                tally.failed(&Failure::Refused(*code));
+            }
+            outcome
+        })
     }
 
     fn send<R: Request, T: 'static>(
@@ -168,14 +186,20 @@ impl Client {
         finish: impl FnOnce(i64, R::Response) -> T + 'static,
     ) -> Reply<T> {
         let (sender, answered) = oneshot::channel();
+        self.shared.tally.asked();
         // Whoever has stopped waiting needs no answer.
         if let Err(failure) = self.shared.write(request) {
+            self.shared.tally.failed(&failure);
             let _ = sender.send(Err(failure));
             return Reply { answered };
         }
+        let tally = Rc::clone(&self.shared.tally);
         let answer = Box::new(move |answer: Answer<'_>| {
             let outcome = match answer.map(read_answer::<R>) {
-                Err(failure) => Err(failure),
+                Err(failure) => {
+                    tally.failed(&failure);
+                    Err(failure)
+                }
                 Ok(Ok((zxid, response))) => Ok(finish(zxid, response)),
                 Ok(Err(malformed)) => {
                     let reason = no_answer(malformed).into();
@@ -293,20 +317,34 @@ impl Inner {
     async fn read(&self, mut reader: impl AsyncRead + Unpin) -> String {
         let mut buffer = Vec::new();
         let mut chunk = vec![0; READ_BYTES];
+        // Of an answer that is not kept, how much is still to come.
+        let mut to_skip = 0;
         loop {
             let count = match reader.read(&mut chunk).await {
                 Ok(0) => return "the server closed the connection".to_owned(),
                 Ok(count) => count,
                 Err(error) => return error.to_string(),
             };
-            buffer.extend_from_slice(chunk.get(..count).unwrap_or_default());
+            let skipped = count.min(to_skip);
+            to_skip -= skipped;
+            buffer.extend_from_slice(chunk.get(skipped..count).unwrap_or_default());
             let mut taken = 0;
             loop {
                 let rest = buffer.get(taken..).unwrap_or_default();
-                match split_frame(rest, ANSWER_BYTES_MAX) {
+                if let Some(length) = oversized_frame(rest, self.answer_bytes_max) {
+                    let Some(head) = rest.get(FRAME_HEAD..FRAME_HEAD + REPLY_HEAD) else { break };
+                    if let Err(error) = self.refuse(head, length) {
+                        return no_answer(error);
+                    }
+                    let here = rest.len().min(FRAME_HEAD + length);
+                    to_skip = FRAME_HEAD + length - here;
+                    taken += here;
+                    continue;
+                }
+                match split_frame(rest, self.answer_bytes_max) {
                     Ok(None) => break,
                     Ok(Some(frame)) => {
-                        taken += crate::wire::FRAME_HEAD + frame.len();
+                        taken += FRAME_HEAD + frame.len();
                         if let Err(error) = self.take(frame) {
                             return no_answer(error);
                         }
@@ -315,25 +353,48 @@ impl Inner {
                 }
             }
             buffer.drain(..taken);
+            if buffer.is_empty() {
+                // What one large answer took is not kept for ever.
+                buffer.shrink_to(READ_BYTES);
+            }
             self.frames_read.set(self.frames_read.get() + 1);
             self.changed.notify();
         }
     }
 
-    /// Gives a frame to whom it belongs.
-    fn take(&self, frame: &[u8]) -> Result<(), Malformed> {
-        let mut input = Decoder::new(frame);
-        let header = ReplyHeader::decode(&mut input)?;
+    /// Tells who asked that an answer of this length is not kept; its header is.
+    fn refuse(&self, head: &[u8], length: usize) -> Result<(), Malformed> {
+        let header = self.header(&mut Decoder::new(head))?;
+        let awaited = self.awaited(header.xid)?;
+        let limit = self.answer_bytes_max;
+        (awaited.answer)(Err(Failure::AnswerTooLarge { bytes: length, limit }))
+    }
+
+    /// Reads the header of what the server sends, and notes what it has seen.
+    fn header(&self, input: &mut Decoder<'_>) -> Result<ReplyHeader, Malformed> {
+        let header = ReplyHeader::decode(input)?;
         if header.zxid > 0 {
             self.zxid.set(self.zxid.get().max(header.zxid));
             self.newest_zxid.set(self.newest_zxid.get().max(header.zxid));
         }
+        Ok(header)
+    }
+
+    /// Who waits for this answer, which is the next that has to come.
+    fn awaited(&self, xid: i32) -> Result<Awaited, Malformed> {
+        let next = self.awaited.borrow_mut().pop_front_if(|awaited| awaited.xid == xid);
+        next.ok_or(Malformed("an answer out of order"))
+    }
+
+    /// Gives a frame to whom it belongs.
+    fn take(&self, frame: &[u8]) -> Result<(), Malformed> {
+        let mut input = Decoder::new(frame);
+        let header = self.header(&mut input)?;
         match header.xid {
             XID_EVENT => self.watches.tell(&Event::decode(&mut input)?),
             XID_PING => {}
             xid => {
-                let next = self.awaited.borrow_mut().pop_front_if(|awaited| awaited.xid == xid);
-                let awaited = next.ok_or(Malformed("an answer out of order"))?;
+                let awaited = self.awaited(xid)?;
                 let answer = match header.error {
                     0 => Ok((header.zxid, input)),
                     code => Err(Failure::Refused(ErrorCode(code))),

@@ -6,11 +6,13 @@
 mod client;
 mod own;
 mod pool;
+mod tally;
 mod watches;
 
 pub(crate) use client::{Client, Failure, Identity, Reply};
 pub(crate) use own::look_at_own;
 pub(crate) use pool::{Pool, check_granted};
+pub(crate) use tally::Tally;
 pub(crate) use watches::{Listener, Notice, Watches};
 
 use crate::wire::{
@@ -46,9 +48,11 @@ pub(crate) struct Common {
     /// `user:password` of scheme `digest`.
     pub(crate) digest: Option<Secret<String>>,
     pub(crate) request_bytes_max: usize,
+    pub(crate) answer_bytes_max: usize,
     /// Newest transaction that any session has shown: no server that is behind it will do.
     pub(crate) newest_zxid: Rc<Cell<i64>>,
     pub(crate) traffic: Traffic,
+    pub(crate) tally: Rc<Tally>,
     /// Sessions that the server has ended.
     pub(crate) expirations: Rc<Cell<u64>>,
 }
@@ -93,7 +97,9 @@ pub(crate) enum Standing {
     Connected(Endpoint),
     /// It is looking for a server, and may be taken up again.
     Suspended(String),
-    /// There is none: it has expired, or none was had yet.
+    /// The server has ended it, and no other is had yet.
+    Expired(String),
+    /// None was had yet.
     Absent(String),
 }
 
@@ -202,6 +208,7 @@ impl Session {
         };
         match *self.shared.key.borrow() {
             Some(_) => Standing::Suspended(why),
+            None if self.is_over(0) => Standing::Expired(why),
             None => Standing::Absent(why),
         }
     }
@@ -324,13 +331,7 @@ impl State {
         }
         let generation = self.generation.get();
         let identity = Identity { id, generation, timeout: granted };
-        let common = &self.common;
-        let client = Client::new(
-            identity,
-            common.request_bytes_max,
-            Rc::clone(&common.newest_zxid),
-            Rc::clone(&self.watches),
-        );
+        let client = Client::new(identity, &self.common, Rc::clone(&self.watches));
         tracing::debug!(
             purpose = self.purpose,
             endpoint = peer,

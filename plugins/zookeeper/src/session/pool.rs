@@ -4,6 +4,7 @@ use super::{Common, Session, SessionKey, Standing};
 use pintle_plugin_sdk::{Error, spawn};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -94,12 +95,46 @@ impl Pool {
         self.sessions.borrow().values().cloned().collect()
     }
 
-    /// How many there are, and how many of them have no connection.
-    pub(crate) fn standing(&self) -> (usize, usize) {
-        let all = self.all();
-        let down =
-            all.iter().filter(|session| !matches!(session.standing(), Standing::Connected(_)));
-        (all.len(), down.count())
+    /// How they are.
+    pub(crate) fn standings(&self) -> Standings {
+        let mut standings = Standings::default();
+        for session in self.all() {
+            let count = match session.standing() {
+                Standing::Connected(_) => &mut standings.connected,
+                Standing::Suspended(_) => &mut standings.suspended,
+                Standing::Expired(_) => &mut standings.expired,
+                Standing::Absent(_) => &mut standings.connecting,
+            };
+            *count += 1;
+        }
+        standings
+    }
+}
+
+/// How many sessions are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standings {
+    connected: usize,
+    suspended: usize,
+    expired: usize,
+    connecting: usize,
+}
+
+impl Standings {
+    /// How many have no connection.
+    pub(crate) fn down(self) -> usize {
+        self.suspended + self.expired + self.connecting
+    }
+}
+
+impl fmt::Display for Standings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { connected, suspended, expired, connecting } = self;
+        write!(f, "{connected} connected, {suspended} suspended, {expired} expired")?;
+        if *connecting > 0 {
+            write!(f, ", {connecting} connecting")?;
+        }
+        Ok(())
     }
 }
 
@@ -136,8 +171,10 @@ mod tests {
                 dial: Rc::new(|_| Box::pin(std::future::pending())),
                 digest: None,
                 request_bytes_max: 1_000,
+                answer_bytes_max: 1_000,
                 newest_zxid: Rc::default(),
                 traffic: Default::default(),
+                tally: Rc::default(),
                 expirations: Rc::default(),
             };
             let pool = Pool::new(common, "test", Rc::new(|| {}));

@@ -156,8 +156,10 @@ fn common(servers: &Rc<Servers>, count: u16) -> Common {
         }),
         digest: None,
         request_bytes_max: 1_000,
+        answer_bytes_max: 1_000,
         newest_zxid: Rc::default(),
         traffic: Traffic::default(),
+        tally: Rc::default(),
         expirations: Rc::default(),
     }
 }
@@ -244,6 +246,32 @@ fn a_request_that_the_server_would_hang_up_on_is_not_sent() {
         assert!(matches!(large.await.unwrap_err(), Failure::TooLarge { limit: 1_000, .. }));
         drop(client.call(&GetData { path: "/b", watch: false }));
         assert_eq!(peer.request().await.unwrap().opcode, 4, "and the next goes out whole");
+    });
+}
+
+#[test]
+fn an_answer_that_is_too_large_fails_its_call_and_no_other() {
+    run(async {
+        let servers = Rc::default();
+        let common = common(&servers, 1);
+        let tally = Rc::clone(&common.tally);
+        let session = Session::start(common, "test", Duration::from_secs(9), None, || {}).unwrap();
+        let (mut peer, client) = established(&servers, &session).await;
+        let large = client.call(&GetData { path: "/large", watch: false });
+        let next = client.call(&GetData { path: "/next", watch: false });
+        peer.answer(1, 5, 0, |out| {
+            out.buffer(Some(&[1; 200_000]));
+            stat(out);
+        })
+        .await;
+        peer.answer(2, 6, -101, |_| {}).await;
+        let failure = large.await.unwrap_err();
+        assert!(matches!(failure, Failure::AnswerTooLarge { limit: 1_000, .. }), "{failure:?}");
+        assert_eq!(next.await.unwrap_err(), Failure::Refused(ErrorCode::NO_NODE));
+        assert_eq!(client.zxid(), 6);
+        assert_eq!(tally.operations(), 2);
+        let errors: Vec<_> = tally.errors().into_iter().collect();
+        assert_eq!(errors, [("too-large".to_owned(), 1)], "a node that is missing is an answer");
     });
 }
 

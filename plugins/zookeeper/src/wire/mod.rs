@@ -60,5 +60,12 @@ pub fn split_frame(input: &[u8], bytes_max: usize) -> Result<Option<&[u8]>, Malf
     Ok(rest.get(..length))
 }
 
+/// How long the frame is at whose head `input` stands, if that is more than `bytes_max`.
+#[must_use]
+pub fn oversized_frame(input: &[u8], bytes_max: usize) -> Option<usize> {
+    let head = input.first_chunk::<FRAME_HEAD>()?;
+    usize::try_from(i32::from_be_bytes(*head)).ok().filter(|length| *length > bytes_max)
+}
+
 #[cfg(test)]
 mod tests;

@@ -138,6 +138,8 @@ fn lengths_are_believed_only_as_far_as_there_is_input() {
     assert!(Decoder::new(&negative).buffer().is_err());
     assert!(split_frame(&huge, 1 << 20).is_err(), "before any memory is taken for it");
     assert!(split_frame(&negative, 1 << 20).is_err());
+    assert_eq!(oversized_frame(&huge, 1 << 20), Some(i32::MAX as usize));
+    assert_eq!(oversized_frame(&negative, 1 << 20), None, "no length at all");
 }
 
 #[test]

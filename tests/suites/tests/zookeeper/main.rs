@@ -5,6 +5,7 @@
     reason = "what is not there fails the test, and says where"
 )]
 
+mod bounds;
 mod config;
 mod curator;
 mod ensemble;
