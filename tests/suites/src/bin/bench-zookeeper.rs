@@ -6,7 +6,10 @@ use anyhow::{Context, Result};
 use pintle::config::{Consistency, Put, ReadOptions};
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_services::{ZooKeeper, ZooKeeperOptions};
-use pintle_test_suites::measured::{EVENT_LIMIT, Measured};
+use pintle_test_suites::{
+    growth, is_chosen,
+    measured::{EVENT_LIMIT, Measured},
+};
 use tokio::sync::Mutex;
 use zookeeper_client::{Acls, AddWatchMode, Client, CreateMode};
 
@@ -15,12 +18,23 @@ const KEYS: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let server = ZooKeeper::start(ZooKeeperOptions::default()).await?;
+    // What is measured of leases says how long they are kept, as long as it asks for.
+    let settings = vec!["maxSessionTimeout=3600000".to_owned()];
+    let options = ZooKeeperOptions { settings, ..ZooKeeperOptions::default() };
+    let server = ZooKeeper::start(options).await?;
     let stage = Stage::new(&server).await?;
     let mut report = Report::default();
-    report.extend(stage.gets().await?);
-    report.extend(stage.one_writer().await?);
-    report.extend(stage.change_to_event().await?);
+    if ["P1-zookeeper", "P2-zookeeper", "P3-zookeeper"].into_iter().any(is_chosen) {
+        report.extend(stage.gets().await?);
+    }
+    if is_chosen("P1w-zookeeper") {
+        report.extend(stage.one_writer().await?);
+    }
+    if is_chosen("P4-zookeeper") {
+        report.extend(stage.change_to_event().await?);
+    }
+    drop(stage);
+    report.extend(growth::rows("zookeeper", &server.endpoint(), ROOT).await?);
     pintle_test_suites::finish(&report)
 }
 

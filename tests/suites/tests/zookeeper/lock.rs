@@ -10,7 +10,7 @@ use pintle_test_proxy::{Action, Cut, Fault, Rule};
 use pintle_test_suites::within;
 use zookeeper_client::{Acls, Client, CreateMode};
 
-use crate::support::{Host, create, eventually, other_client};
+use crate::support::{Host, create, eventually, other_client, reply_to_done};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -164,10 +164,7 @@ async fn a_lost_reply_to_a_claim_leaves_one_claim() -> Result<()> {
         Action::CutBefore(Cut::Reset),
     );
     // The first attempt finds no directory; its reply is lost, and so is the claim's own.
-    let again = proxy.arm(
-        Rule::reply_to(|message| message.contains(b"locks/job/_c_")).nth(2),
-        Action::CutBefore(Cut::Reset),
-    );
+    let again = proxy.arm(reply_to_done(b"locks/job/_c_"), Action::CutBefore(Cut::Reset));
     let lease = host.acquire(waiting("job")).await?;
     lost.fired().await?;
     again.fired().await?;

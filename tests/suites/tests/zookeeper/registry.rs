@@ -8,11 +8,11 @@ use pintle::registry::{
     AddOutcome, Instance, InstanceEvent, Override, RegisterOutcome, Registration,
     RegistrationStatus, RemoveOutcome,
 };
-use pintle_test_proxy::{Action, Cut, Fault, Rule};
+use pintle_test_proxy::{Action, Cut, Fault};
 use pintle_test_suites::within;
 use zookeeper_client::{Acls, CreateMode};
 
-use crate::support::{Host, create, eventually, other_client};
+use crate::support::{Host, create, eventually, other_client, reply_to_done};
 
 const TTL: Duration = Duration::from_secs(2);
 
@@ -140,10 +140,7 @@ async fn a_node_that_somebody_deleted_is_there_again() -> Result<()> {
 async fn a_lost_reply_leaves_neither_an_orphan_nor_a_double() -> Result<()> {
     let ((host, proxy), other) = (Host::proxied("/reg-reply").await?, other_client().await?);
     register(&host, "warm").await?.deregister().await?;
-    let lost = proxy.arm(
-        Rule::reply_to(|message| message.contains(b"instances/shop%2Feu/a")),
-        Action::CutBefore(Cut::Reset),
-    );
+    let lost = proxy.arm(reply_to_done(b"instances/shop%2Feu/a"), Action::CutBefore(Cut::Reset));
     let registration = register(&host, "a").await?;
     lost.fired().await?;
     assert_eq!(listed(&host).await?, ["a"]);

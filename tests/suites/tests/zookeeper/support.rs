@@ -8,7 +8,7 @@ use pintle::{
     config::{Config, PutOutcome, Version, Watch, WatchEvent},
     lock::{AcquireOutcome, Lease, LockRequest},
 };
-use pintle_test_proxy::{Framing, Proxy};
+use pintle_test_proxy::{Framing, Proxy, Rule};
 use pintle_test_services::{ZooKeeper, ZooKeeperOptions};
 use pintle_test_suites::{DEADLINE, Sandbox, within};
 use tokio::sync::OnceCell;
@@ -91,6 +91,13 @@ impl Host {
 /// A proxy in front of a server that knows ZooKeeper's frames.
 pub(crate) async fn proxy(server: &ZooKeeper) -> Result<Proxy> {
     Ok(Proxy::builder(server.address()).framing(Framing::LengthPrefixed).start().await?)
+}
+
+/// The reply to a request with these bytes that was done. One that is refused on the way, because a
+/// directory is missing, says so behind its number and that of the transaction.
+pub(crate) fn reply_to_done(needle: &'static [u8]) -> Rule {
+    Rule::reply_to(move |message| message.contains(needle))
+        .and(|reply| reply.payload().get(12..16) == Some(&[0; 4]))
 }
 
 /// The client that is not ours, on the shared server.
