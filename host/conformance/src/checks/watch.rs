@@ -66,7 +66,7 @@ pub(super) async fn live(owner: &Owner, id: u64) -> Outcome<View> {
 
 /// Waits until the view equals what a listing shows, and no rule was broken.
 pub(super) async fn settled(owner: &Arc<Owner>, id: u64, prefix: &str) -> Outcome<View> {
-    settled_by(owner, owner, id, prefix, |owner, id| view(owner, id)).await
+    settled_by(owner, owner, id, prefix, view).await
 }
 
 /// As [`settled`], against the listing of another: the watcher itself may just be reconnecting.

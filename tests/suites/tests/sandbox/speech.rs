@@ -163,7 +163,7 @@ pub(crate) async fn a_huge_error_is_cut_off() -> Result<()> {
 async fn text_of_a_huge_error(limits: &str) -> Result<usize> {
     let options = Options { backend: limits.to_owned(), ..Options::default() };
     let stage = Stage::with(Behaviour::HugeError, options).await?;
-    let error = within("the error", stage.provoke()).await?.unwrap_err();
+    let error = within("the error", stage.provoke()).await?.err().context("it answered")?;
     ensure!(error.code() == "invalid", "{}", error.code());
     stage.goes_on()?;
     stage.is_unharmed().await?;

@@ -44,7 +44,7 @@ pub(crate) async fn final_states(size: Size) -> Result<ChaosRow> {
     for backend in 0..backends {
         let config = stage.host.pintle.config(&Host::name(backend))?;
         let own = (0..nodes).filter(|number| number % backends == backend);
-        let targets = own.map(|number| Target::Key(key(number).into()));
+        let targets = own.map(|number| Target::Key(key(number)));
         for target in targets.chain([Target::Prefix("n".into())]) {
             let of = format!("{target:?} of {backend}");
             watched.push((target.clone(), Follower::open(&config, &of, target).await?));
