@@ -127,11 +127,11 @@ impl Lease {
         if !self.record.release() {
             return Ok(false);
         }
-        let (backend, id) = (Arc::clone(&self.backend), self.record.id);
+        let (backend, record) = (Arc::clone(&self.backend), Arc::clone(&self.record));
         let releasing = backend.shared.engine.host_runtime().spawn({
             let backend = Arc::clone(&backend);
             async move {
-                let released = backend.lock_release(id).await;
+                let released = backend.lock_release_held(&record).await;
                 drop(under_way);
                 released
             }

@@ -7,7 +7,7 @@ use tokio::sync::SemaphorePermit;
 use super::config::page_len;
 use crate::{
     clock::BootTime,
-    error::{Error, Refusal},
+    error::{Cause, Error, Refusal},
     lock::{Claim, LeaseRecord, LockRequest, LockState, LocksPage, Mode, Token},
     plugin::{
         actor::{CallFailure, Operation},
@@ -106,7 +106,27 @@ impl Backend {
     }
 
     pub(crate) async fn lock_release(&self, id: u64) -> Result<bool, Error> {
-        let released = self.call(Call::new(RELEASE, None), move |accessor, guest, context| {
+        self.release(Call::new(RELEASE, None), id).await
+    }
+
+    /// Releases what was held until now; false where the incarnation that granted it knows better.
+    ///
+    /// One that follows it does not know the lock, and has removed what it found of it: that it answers
+    /// false says nothing about before.
+    pub(crate) async fn lock_release_held(&self, record: &LeaseRecord) -> Result<bool, Error> {
+        let granter = self.serving_now().filter(|serving| record.was_asked_of(serving.number));
+        if let Some(granter) = granter {
+            let call = Call::new(RELEASE, None).on(&granter);
+            match self.release(call, record.id).await {
+                Err(error) if matches!(error.cause(), Cause::Ended(_)) => {}
+                answer => return answer,
+            }
+        }
+        self.lock_release(record.id).await.map(|_| true)
+    }
+
+    async fn release(&self, call: Call, id: u64) -> Result<bool, Error> {
+        let released = self.call(call, move |accessor, guest, context| {
             Box::pin(async move { exports(guest)?.call_release(accessor, context, id).await })
         });
         released.await
