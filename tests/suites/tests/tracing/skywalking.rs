@@ -110,9 +110,10 @@ async fn compare_all(oap: &SkyWalking, traces: &[Trace]) -> Result<()> {
     Ok(())
 }
 
-/// Other tests run besides, and the machine may be slow: what belongs together gets the time to come.
+/// Other tests run besides, and the machine may be slow: what belongs together gets the time to come,
+/// and the server the time to answer. What it took without an answer is reported again, and shown twice.
 fn patient(sink: Sink) -> Sink {
-    sink.set("wait_ms = 4500")
+    sink.set("wait_ms = 4500").set("timeout_ms = 20000")
 }
 
 /// Times around now, in the server's form.

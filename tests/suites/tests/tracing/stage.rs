@@ -48,7 +48,7 @@ impl Stage {
         for Sink { name, plugin, endpoint, settings } in sinks {
             // Writing to a string cannot fail.
             let _ = writeln!(text, "[backends.{name}]\nplugin = {plugin:?}");
-            let _ = writeln!(text, "endpoints = [\"{endpoint}\"]\nlimits = {{ call = \"10s\" }}");
+            let _ = writeln!(text, "endpoints = [\"{endpoint}\"]\nlimits = {{ call = \"30s\" }}");
             let _ = writeln!(text, "[backends.{name}.settings]\n{}", settings.join("\n"));
         }
         let pintle = within("the start of a host", sandbox.start(&text)).await??;
