@@ -131,7 +131,13 @@ async fn a_large_tree_is_listed_in_pages_and_deleted_in_parts() -> Result<()> {
 /// A key has 1,024 bytes at most, so nothing that lies deeper is one; but all of it would be deleted.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_tree_that_is_too_deep_is_shown_as_far_as_there_are_keys_and_not_deleted() -> Result<()> {
-    let (host, other) = (Host::at("/bound-deep").await?, other_client().await?);
+    // A thousand levels are read one after the other, and other tests run besides.
+    let text = format!(
+        "[backends.main]\nplugin = \"zookeeper\"\nendpoints = [{:?}]\nlimits = {{ call = \"1min\" }}\n\
+         [backends.main.settings]\nroot = \"/bound-deep\"\n",
+        shared().await?.endpoint()
+    );
+    let (host, other) = (Host::with(&text).await?, other_client().await?);
     let config = host.config()?;
     let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
     let mut path = "/bound-deep/deep".to_owned();
