@@ -34,8 +34,7 @@ pub(crate) fn resource(resource: &Resource) -> Bytes {
 }
 
 /// The SDK's spans, those of one scope after the other; `resource` is what
-/// [`resource`] made, in bytes. They are written at once: to build each as a message first takes twice
-/// the time.
+/// [`resource`] made, in bytes. They are written at once, without building each as a message first.
 pub(crate) fn parts(batch: &[SpanData], resource: &Bytes) -> Parts {
     let mut scopes: Vec<(&InstrumentationScope, Vec<&SpanData>)> = Vec::new();
     for data in batch {
