@@ -16,21 +16,22 @@ use pintle_otlp::{
     parts::{Defect, Parts},
     write,
 };
-use prost::Message;
 
 /// Room for a span with some attributes; more is made where it is needed.
 const SPAN_BYTES_USUAL: usize = 512;
 
 /// Where the spans come from: a `ResourceSpans` without any.
 pub(crate) fn resource(resource: &Resource) -> Bytes {
-    let mut attributes: Vec<_> = resource.iter().map(|(key, value)| built_of(key, value)).collect();
-    attributes.sort_by(|one, other| one.key.cmp(&other.key));
-    let resource_spans = otlp::ResourceSpans {
-        resource: Some(otlp::Resource { attributes, dropped_attributes_count: 0 }),
-        scope_spans: Vec::new(),
-        schema_url: resource.schema_url().unwrap_or_default().to_owned(),
-    };
-    resource_spans.encode_to_vec().into()
+    let mut known: Vec<_> = resource.iter().collect();
+    known.sort_by(|one, other| one.0.cmp(other.0));
+    let mut out = Vec::new();
+    write::message(&mut out, 1, |out| {
+        for (key, value) in known {
+            key_value(out, 1, key, value);
+        }
+    });
+    text(&mut out, 3, resource.schema_url().unwrap_or_default());
+    out.into()
 }
 
 /// The SDK's spans, those of one scope after the other; `resource` is what
@@ -81,30 +82,14 @@ fn defect(data: &SpanData) -> Option<Defect> {
 
 /// A `ScopeSpans` without spans.
 fn scope_bytes(scope: &InstrumentationScope) -> Bytes {
-    let scope_spans = otlp::ScopeSpans {
-        scope: Some(otlp::InstrumentationScope {
-            name: scope.name().to_owned(),
-            version: scope.version().unwrap_or_default().to_owned(),
-            attributes: scope.attributes().map(built).collect(),
-            dropped_attributes_count: 0,
-        }),
-        spans: Vec::new(),
-        schema_url: scope.schema_url().unwrap_or_default().to_owned(),
-    };
-    scope_spans.encode_to_vec().into()
-}
-
-fn built(attribute: &KeyValue) -> otlp::KeyValue {
-    built_of(&attribute.key, &attribute.value)
-}
-
-/// An attribute of the few that are said once for many spans.
-fn built_of(key: &Key, value: &Value) -> otlp::KeyValue {
-    let mut bytes = Vec::new();
-    key_value(&mut bytes, 1, key, value);
-    // What was just written can be read: a resource is a list of attributes in field 1.
-    let read = otlp::Resource::decode(bytes.as_slice()).unwrap_or_default();
-    read.attributes.into_iter().next().unwrap_or_default()
+    let mut out = Vec::new();
+    write::message(&mut out, 1, |out| {
+        text(out, 1, scope.name());
+        text(out, 2, scope.version().unwrap_or_default());
+        attributes(out, 3, scope.attributes());
+    });
+    text(&mut out, 3, scope.schema_url().unwrap_or_default());
+    out.into()
 }
 
 fn span(out: &mut Vec<u8>, data: &SpanData) {
@@ -179,7 +164,11 @@ fn trace_state(out: &mut Vec<u8>, number: u32, context: &SpanContext) {
     }
 }
 
-fn attributes(out: &mut Vec<u8>, number: u32, attributes: &[KeyValue]) {
+fn attributes<'a>(
+    out: &mut Vec<u8>,
+    number: u32,
+    attributes: impl IntoIterator<Item = &'a KeyValue>,
+) {
     for KeyValue { key, value, .. } in attributes {
         key_value(out, number, key, value);
     }
@@ -253,6 +242,7 @@ mod tests {
     use std::time::Duration;
 
     use opentelemetry::trace::{Event, Link, TraceFlags};
+    use prost::Message;
 
     use super::*;
 
@@ -281,7 +271,11 @@ mod tests {
             events,
             links,
             status: Status::error("no"),
-            instrumentation_scope: InstrumentationScope::builder("lib").with_version("2").build(),
+            instrumentation_scope: InstrumentationScope::builder("lib")
+                .with_version("2")
+                .with_schema_url("https://example.org/lib")
+                .with_attributes([KeyValue::new("of", "lib")])
+                .build(),
         };
         let of = resource(&Resource::builder_empty().with_service_name("shop").build());
         let pieces = parts(&[data], &of).pieces;
@@ -292,6 +286,11 @@ mod tests {
         assert_eq!(of.resource.as_ref().unwrap().service_name(), "shop");
         let scope = of.scope_spans[0].scope.as_ref().unwrap();
         assert_eq!((scope.name.as_str(), scope.version.as_str()), ("lib", "2"));
+        assert_eq!(
+            scope.attributes,
+            [otlp::KeyValue::new("of", otlp::Value::String("lib".into()))]
+        );
+        assert_eq!(of.scope_spans[0].schema_url, "https://example.org/lib");
         let span = &of.scope_spans[0].spans[0];
         assert_eq!((span.trace_id[15], span.span_id[7], span.parent_span_id[7]), (7, 8, 6));
         assert_eq!(
