@@ -14,6 +14,8 @@ use std::{future::Future, time::Duration};
 use anyhow::Result;
 use pintle_test_bench::ChaosRow;
 
+use backend::{Backend, Kind};
+
 /// How much is done.
 #[derive(Debug, Clone, Copy)]
 pub struct Size {
@@ -53,6 +55,28 @@ pub async fn row(id: &str, run: impl Future<Output = Result<ChaosRow>>) -> Optio
             .violations(1)
             .detail(format!("{error:#}")),
     })
+}
+
+/// The rows that every backend of configuration, registry and locks has, by their ids.
+pub async fn rows_of<B: Backend>(size: Size) -> Vec<ChaosRow> {
+    let id = |name: &str| B::id(name);
+    let mut rows = Vec::new();
+    rows.extend(row(&id("R1"), register::linearizable::<B>(size)).await);
+    rows.extend(row(&id("R2"), watches::complete::<B>(size)).await);
+    rows.extend(row(&id("R4"), locks::fenced::<B>(size)).await);
+    rows.extend(row(&id("R5"), locks::told_in_time::<B>(size)).await);
+    for (kind, what) in
+        [(Kind::Register, "register"), (Kind::Acquire, "acquire"), (Kind::Put, "put")]
+    {
+        let id = format!("{}-{what}", id("R6"));
+        rows.extend(row(&id, replies::lost::<B>(kind, size)).await);
+    }
+    rows.extend(row(&id("R7"), lives::restarts::<B>(size)).await);
+    rows.extend(row(&id("R8"), watches::converges::<B>(size)).await);
+    rows.extend(row(&id("R13"), lives::shutdown::<B>(size)).await);
+    let killed_id = format!("{}-killed", id("R13"));
+    rows.extend(row(&killed_id, killed::by_ttl::<B>(size)).await);
+    rows
 }
 
 /// The duration below which 99 of 100 lie; for ever without any.
