@@ -4,13 +4,17 @@
 
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use pintle_conformance::{Options, Verdict};
 use pintle_test_suites::capabilities;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let wanted: Vec<String> = std::env::args().skip(1).collect();
+    for name in &wanted {
+        let there = capabilities::PLUGINS;
+        ensure!(there.contains(&name.as_str()), "no plugin `{name}`; there are {there:?}");
+    }
     let known = if wanted.is_empty() { Vec::new() } else { capabilities::checked_in()? };
     let mut reports = Vec::new();
     for plugin in capabilities::PLUGINS {
@@ -29,6 +33,7 @@ async fn main() -> Result<ExitCode> {
         reports.push(report);
     }
     capabilities::write(&reports)?;
+    eprintln!("wrote docs/capabilities.md, docs/capabilities.json, and the overview in README.md");
     let broken = reports.iter().any(|report| !report.passed());
     Ok(if broken { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
