@@ -1,14 +1,18 @@
 //! Watches from a version on: every change once, whatever happens in between.
 
 use anyhow::{Context, Result, bail};
-use etcd_client::{Txn, TxnOp};
+use etcd_client::{Client, Txn, TxnOp};
 use futures::StreamExt;
 use pintle::config::{Changes, Put, Version, WatchEvent};
-use pintle_test_proxy::{Cut, Direction, Fault};
+use pintle_test_proxy::{Cut, Direction, Fault, Proxy};
 use pintle_test_services::EtcdOptions;
 use pintle_test_suites::{follow::text, within};
 
-use crate::{config::put, stage::Stage, watch::prefix};
+use crate::{
+    config::put,
+    stage::{Node, Stage},
+    watch::prefix,
+};
 
 /// More than the memory of a sandbox: the plugin ends when it is given this.
 const TOO_LARGE_BYTES: usize = 128 << 20;
@@ -24,14 +28,31 @@ async fn next_put(changes: &mut Changes) -> Result<String> {
     }
 }
 
+/// A watch of `v` from the version of `v/a`, which is `0`, through a proxy.
+struct Watched {
+    stage: Stage,
+    proxy: Proxy,
+    node: Node,
+    changes: Changes,
+    client: Client,
+}
+
+impl Watched {
+    async fn through_a_proxy() -> Result<Self> {
+        let stage = Stage::new().await?;
+        let proxy = stage.proxy().await?;
+        let node = stage.node_through("a", &proxy).await?;
+        let version = put(&node.config, "v/a", "0").await?;
+        let changes = node.config.watch_from(prefix("v"), version).await?;
+        let client = stage.client().await?;
+        Ok(Self { stage, proxy, node, changes, client })
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_comes_once_over_lost_connections_and_ends_of_the_plugin() -> Result<()> {
-    let stage = Stage::new().await?;
-    let proxy = stage.proxy().await?;
-    let node = stage.node_through("a", &proxy).await?;
-    let version = put(&node.config, "v/a", "0").await?;
-    let mut changes = node.config.watch_from(prefix("v"), version).await?;
-    let mut client = stage.client().await?;
+    let Watched { stage, proxy, node, mut changes, mut client } =
+        Watched::through_a_proxy().await?;
     let (mut expected, mut seen) = (Vec::new(), Vec::new());
     for round in 0..6 {
         for count in 0..10 {
@@ -87,12 +108,8 @@ fn with_previous(event: &WatchEvent) -> Result<(String, Option<String>)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_change_tells_what_was_before_also_over_a_lost_connection() -> Result<()> {
-    let stage = Stage::new().await?;
-    let proxy = stage.proxy().await?;
-    let node = stage.node_through("a", &proxy).await?;
-    let version = put(&node.config, "v/a", "0").await?;
-    let mut changes = node.config.watch_from(prefix("v"), version).await?;
-    let mut client = stage.client().await?;
+    let Watched { stage, proxy, node: _node, mut changes, mut client } =
+        Watched::through_a_proxy().await?;
     for number in 1..=6 {
         if number % 2 == 0 {
             proxy.refuse().await?;
