@@ -172,7 +172,12 @@ async fn hosts_are_restarted_one_after_the_other_and_nobody_misses_anything() ->
         ensure!(instance.child.try_wait()?.is_none(), "an instance ended");
     }
     match tokio::time::timeout(Duration::from_secs(7), &mut listed).await {
-        Err(_) => Ok(()),
-        Ok(ended) => ended?,
+        Err(_) => {}
+        Ok(ended) => ended??,
     }
+    for instance in &mut instances {
+        instance.signal("TERM")?;
+        instance.ended().await?;
+    }
+    Ok(())
 }
