@@ -201,22 +201,13 @@ impl Client {
         }
     }
 
-    /// As [`server`](Self::server), over any number of rounds in which none could be reached. The lane
-    /// makes its own pauses: others on top of them would keep what is kept open waiting when a server
-    /// is back.
+    /// As [`Link::client_patiently`].
     ///
     /// # Errors
     ///
     /// When the call's time is over, and what does not pass.
     pub(crate) async fn server_patiently(&self, cx: &Context, lane: Lane) -> Result<Server, Error> {
-        loop {
-            match self.server(cx, lane).await {
-                Err(error) if is_passing(&error) && cx.ended().is_none() => {
-                    tracing::debug!(%error, "waiting for a connection");
-                }
-                outcome => return outcome,
-            }
-        }
+        self.link(lane)?.client_patiently(cx, is_passing).await
     }
 
     /// Leaves a server for another, if the lane has not done so already.

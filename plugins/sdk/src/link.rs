@@ -117,6 +117,28 @@ impl<C: Clone + 'static> Link<C> {
         }
     }
 
+    /// As [`client`](Self::client), over any number of rounds in which no server could be reached.
+    /// The link makes its own pauses: others on top of them would keep what is kept open waiting when
+    /// a server is back.
+    ///
+    /// # Errors
+    ///
+    /// When the call's time is over or the link is closed, and what `passes` says does not pass.
+    pub async fn client_patiently(
+        &self,
+        cx: &Context,
+        passes: impl Fn(&Error) -> bool,
+    ) -> Result<C, Error> {
+        loop {
+            match self.client(cx).await {
+                Err(error) if passes(&error) && cx.ended().is_none() && !self.is_closed() => {
+                    tracing::debug!(%error, "waiting for a connection");
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// The client, if there is one now.
     pub fn client_now(&self) -> Option<C> {
         match &*self.shared.current.borrow() {
@@ -157,6 +179,10 @@ impl<C: Clone + 'static> Link<C> {
         let task = self.task.borrow_mut().take();
         drop(task);
         self.shared.set(Current::Closed);
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(*self.shared.current.borrow(), Current::Closed)
     }
 
     /// As [`leave`](Self::leave), unless the connection that was found wanting is gone already and
@@ -316,6 +342,29 @@ mod tests {
     }
 
     #[test]
+    fn who_is_patient_waits_until_a_server_is_back_but_not_for_what_does_not_pass() {
+        run(async {
+            let attempts = Rc::new(Cell::new(0));
+            let count = Rc::clone(&attempts);
+            let open = async move |endpoint: Endpoint| {
+                count.set(count.get() + 1);
+                match count.get() {
+                    1..=3 => Err(Error::unavailable("refused")),
+                    _ => Ok(open_for_ever(&endpoint)),
+                }
+            };
+            let start = |open| Link::start(endpoints(1), Options::default(), open).unwrap();
+            let cx = Context::background("test", Duration::from_secs(60));
+            let link = start(open.clone());
+            assert_eq!(link.client_patiently(&cx, |_| true).await.unwrap(), 1);
+            assert_eq!(attempts.replace(0), 4);
+            let refused = start(open).client_patiently(&cx, |_| false).await.unwrap_err();
+            assert!(refused.message().contains("refused"), "{refused}");
+            assert_eq!(attempts.get(), 1);
+        });
+    }
+
+    #[test]
     fn a_server_that_does_not_answer_is_given_up_and_the_next_is_tried() {
         run(async {
             let link = Link::start(endpoints(2), Options::default(), async |endpoint: Endpoint| {
@@ -383,6 +432,8 @@ mod tests {
             assert_eq!(link.client_now(), None);
             let error = link.client(&call()).await.unwrap_err();
             assert_eq!(error.message(), "the connection was closed for good");
+            let patiently = link.client_patiently(&call(), |_| true).await.unwrap_err();
+            assert_eq!(patiently, error);
             sleep(Duration::from_secs(60)).await;
             assert_eq!(opened.get(), 1);
         });

@@ -21,8 +21,10 @@ use crate::{cargo, process};
 /// A test program that runs longer hangs.
 const LIMIT: Duration = Duration::from_secs(30 * 60);
 
-/// How much of what failed tests printed is shown again at the end.
-const FAILURE_LINES: usize = 200;
+/// How much of what a failed test printed is shown again at the end, so that a log that is cut still
+/// says what failed: lines, and characters of each.
+const FAILURE_LINES: usize = 24;
+const FAILURE_COLUMNS: usize = 600;
 
 /// All compiled test programs.
 pub(super) struct Executables {
@@ -260,13 +262,29 @@ fn counts_in(text: &str) -> Counts {
 }
 
 /// What the failed tests of a program printed: the blocks between its first and its last line
-/// `failures:`, each `---- NAME stdout ----` and the output. The last [`FAILURE_LINES`] lines.
+/// `failures:`, each `---- NAME stdout ----` and the output, shortened.
 fn failures_in(text: &str) -> String {
     let Some((_, rest)) = text.split_once("\nfailures:\n") else { return String::new() };
     let blocks = rest.split("\nfailures:\n").next().unwrap_or(rest).trim();
-    let lines: Vec<&str> = blocks.lines().collect();
-    let kept = lines.get(lines.len().saturating_sub(FAILURE_LINES)..).unwrap_or_default();
-    kept.iter().flat_map(|line| ["    ", line, "\n"]).collect()
+    let mut kept = String::new();
+    let mut shown = 0;
+    let mut in_backtrace = false;
+    for line in blocks.lines() {
+        if line.starts_with("---- ") && line.ends_with(" stdout ----") {
+            (shown, in_backtrace) = (0, false);
+        }
+        in_backtrace |= line.trim().eq_ignore_ascii_case("stack backtrace:");
+        // Of a backtrace, where the test itself was.
+        let is_told = !in_backtrace || line.trim_start().starts_with("at ./");
+        if !is_told || line.trim().is_empty() || shown == FAILURE_LINES {
+            continue;
+        }
+        shown += 1;
+        let end = line.floor_char_boundary(FAILURE_COLUMNS);
+        let rest = if end < line.len() { " …" } else { "" };
+        kept.extend(["    ", line.get(..end).unwrap_or_default(), rest, "\n"]);
+    }
+    kept
 }
 
 #[cfg(test)]
@@ -307,5 +325,26 @@ mod tests {
                     failures:\n    b\n\ntest result: FAILED. 1 passed; 1 failed; 0 ignored\n";
         assert_eq!(failures_in(text), "    ---- b stdout ----\n    left: 1\n");
         assert_eq!(failures_in("test a ... ok\ntest result: ok. 1 passed\n"), "");
+    }
+
+    #[test]
+    fn of_each_failed_test_what_it_said_and_where_is_kept_and_no_more() {
+        let block = |name: &str| {
+            format!(
+                "---- {name} stdout ----\n\nError: {name} broke {}\n\nStack backtrace:\n   \
+                 0: tokio::run\n             at /elsewhere/tokio/run.rs:1:1\n   1: {name}\n\
+                              at ./tests/{name}.rs:7:5\n{}",
+                "é".repeat(FAILURE_COLUMNS),
+                "             at ./tests/deeper.rs:8:9\n".repeat(FAILURE_LINES),
+            )
+        };
+        let text = format!("\nfailures:\n\n{}\n{}\nfailures:\n    a\n", block("a"), block("b"));
+        let kept = failures_in(&text);
+        for name in ["a", "b"] {
+            assert!(kept.contains(&format!("    Error: {name} broke éé")), "{kept}");
+            assert!(kept.contains(&format!("at ./tests/{name}.rs:7:5\n")), "{kept}");
+        }
+        assert!(!kept.contains("elsewhere") && kept.contains(" …\n"), "{kept}");
+        assert_eq!(kept.lines().count(), 2 * FAILURE_LINES);
     }
 }

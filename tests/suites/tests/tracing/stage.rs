@@ -65,7 +65,7 @@ impl Stage {
 
     /// Waits until nothing is pending.
     pub(crate) async fn settled(&self) -> Result<PipelineStatus> {
-        let limit = std::time::Duration::from_secs(120);
+        let limit = std::time::Duration::from_secs(240);
         tokio::time::timeout(limit, self.pintle.pipeline().flush()).await?;
         let status = self.pintle.pipeline().status();
         ensure!(status.adds_up(), "{status:?}");

@@ -103,7 +103,7 @@ async fn after_a_trap_registrations_are_adopted_without_a_gap() -> Result<()> {
     let (host, other) = (small_host("/trap-registry").await?, other_client().await?);
     let instance = Instance::new("web", "1", "127.0.0.1", 80);
     let registry = host.pintle.registry("main")?;
-    let outcome = registry.register(instance, Duration::from_secs(8)).await?;
+    let outcome = registry.register(instance, Duration::from_secs(30)).await?;
     let RegisterOutcome::Registered(registration) = outcome else { bail!("taken") };
     let path = "/trap-registry/.pintle/v1/registry/instances/web/1";
     let before = other.check_stat(path).await?.context("no node")?;
