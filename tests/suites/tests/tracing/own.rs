@@ -165,6 +165,12 @@ async fn reporting_what_the_host_does_does_not_report_itself() -> Result<()> {
     spans_of(&pintle, TRACE, 2).await?;
     pintle.pipeline().flush().await;
     assert_eq!(pintle.pipeline().status().received, 2);
+    // Nor does looking at it, also for a caller who has a trace.
+    let traced = TraceHeaders { traceparent: PARENT.into(), ..TraceHeaders::default() };
+    in_trace(traced, pintle.tracing("near")?.query(TraceQuery::default())).await?;
+    asked(&pintle, "/v1/tracing/status", ("traceparent", PARENT)).await?;
+    pintle.pipeline().flush().await;
+    assert_eq!(pintle.pipeline().status().received, 2);
     // A caller that does not record its trace is followed.
     let silent = format!("00-{}-e457b5a2e4d86bd1-00", "1".repeat(32));
     told_over_http(&pintle, ("traceparent", &silent)).await?;
