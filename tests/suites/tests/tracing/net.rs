@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use anyhow::{Context, Result, ensure};
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, response::Parts};
 use http_body_util::{BodyExt, Full};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
@@ -16,15 +16,24 @@ pub(crate) async fn send(
     address: SocketAddr,
     request: Request<Bytes>,
 ) -> Result<(StatusCode, Bytes)> {
+    let (head, body) = exchange(address, request).await?;
+    Ok((head.status, body))
+}
+
+/// As [`send`], with the whole head of the answer.
+pub(crate) async fn exchange(
+    address: SocketAddr,
+    request: Request<Bytes>,
+) -> Result<(Parts, Bytes)> {
     let stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     let driver = tokio::spawn(connection);
     let response = sender.send_request(request.map(Full::new)).await?;
-    let status = response.status();
-    let body = response.into_body().collect().await?.to_bytes();
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
     driver.abort();
-    Ok((status, body))
+    Ok((head, body))
 }
 
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<(StatusCode, Bytes)> {

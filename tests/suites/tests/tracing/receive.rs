@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 
 use crate::{
     generate::{requests, span_count, traces},
-    net::send,
+    net::{exchange, send},
     stage::{Sink, Stage, assert_all_delivered},
 };
 
@@ -233,8 +233,11 @@ async fn a_host_that_is_full_asks_its_senders_to_wait() -> Result<()> {
             .header("host", address.to_string())
             .header(PROTOBUF.0, PROTOBUF.1)
             .body(request.clone())?;
-        let (status, _) = send(address, request).await?;
-        turned_away += u64::from(status == StatusCode::SERVICE_UNAVAILABLE);
+        let (head, _) = exchange(address, request).await?;
+        if head.status == StatusCode::SERVICE_UNAVAILABLE {
+            turned_away += 1;
+            assert_eq!(head.headers.get("retry-after").context("when to come back")?, "1");
+        }
     }
     let status = pintle.pipeline().status();
     assert!(turned_away > 0 && status.adds_up(), "{status:?}");
