@@ -208,6 +208,22 @@ async fn skywalking_shows_segments_services_and_who_calls_whom() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_span_that_comes_late_hangs_on_what_was_shown_before() -> Result<()> {
+    let oap = SkyWalking::start(&SkyWalkingOptions::default()).await?;
+    let stage = Stage::new(&[patient(Sink::new("sw", "skywalking", oap.grpc()))], "").await?;
+    let traces = traces(20, 45);
+    let (mut first, mut late) = (traces.clone(), traces.clone());
+    for (first, late) in first.iter_mut().zip(&mut late) {
+        first.spans.retain(|it| it.span.parent_span_id.is_empty());
+        late.spans.retain(|it| !it.span.parent_span_id.is_empty());
+    }
+    // Only when the server has the first spans the others are reported.
+    assert_all_delivered(&stage.report(&first).await?, &first);
+    assert_all_delivered(&stage.report(&late).await?, &traces);
+    compare_all(&oap, &traces).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_http_it_shows_the_same() -> Result<()> {
     let oap = SkyWalking::start(&SkyWalkingOptions::default()).await?;
     let sink = patient(Sink::new("sw", "skywalking", oap.rest())).set("protocol = \"http\"");
