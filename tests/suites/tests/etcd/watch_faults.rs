@@ -1,6 +1,6 @@
 //! Watches over broken connections, compaction and silence.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, Result};
 use pintle::config::Target;
@@ -124,8 +124,11 @@ async fn a_connection_that_fell_silent_is_noticed_by_a_ping_and_replaced() -> Re
     let settings = stage.settings("slow").endpoints([proxies[1].addr().to_string()]);
     let slow = stage.start(settings.plugin("ping_after_ms = 600000")).await?;
     put(&brisk.config, "s/k", "1").await?;
-    let noticing = Follower::open(&brisk.config, "noticing", prefix("s")).await?;
+    // Proofs come in periods from the opening on. This one's come first, so that it would be the first
+    // to notice, were it not for the PINGs of the other.
     let waiting = Follower::open(&slow.config, "waiting", prefix("s")).await?;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let noticing = Follower::open(&brisk.config, "noticing", prefix("s")).await?;
     // A snapshot comes over another connection: only a change shows that the watch stands.
     put(&brisk.config, "s/k", "2").await?;
     noticing.until("the first change", |now| now.state["s/k"] == "2").await?;
