@@ -24,6 +24,9 @@ const REVOKE_LIMIT: Duration = Duration::from_secs(3);
 /// Attempts to grant one lease.
 const GRANT_ATTEMPTS_MAX: u32 = 4;
 
+/// How many leases are asked for that end before they are used.
+const LEASES_MAX: usize = 4;
+
 /// A lease that the server has granted.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Granted {
@@ -83,6 +86,37 @@ impl Leases {
             }
         }
         Err(Error::unavailable("the server did not grant a lease").effect_unknown())
+    }
+
+    /// Grants a lease and does `work` with it. Again with another one where the lease has ended before
+    /// `work` came to the server, because this host or the network stood still for longer than its
+    /// TTL: nothing was done then.
+    ///
+    /// # Errors
+    ///
+    /// As [`grant`](Self::grant), and what `work` says; then the lease is given back.
+    pub(crate) async fn with_lease<T>(
+        self: &Rc<Self>,
+        cx: &Context,
+        ttl: Duration,
+        work: impl AsyncFn(Granted) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        for _ in 0..LEASES_MAX {
+            let granted = self.grant(cx, ttl).await?;
+            match work(granted).await {
+                Err(error) if error.code() == "not-found" => {
+                    tracing::debug!(%error, "asking for another lease");
+                }
+                Err(error) => return Err(self.give_back(granted.id, ttl, error).await),
+                done => return done,
+            }
+        }
+        let message = format!(
+            "{LEASES_MAX} leases of {} ms in a row ended before they were used: this host or the way \
+             to the server is too slow for such a TTL",
+            ttl.as_millis()
+        );
+        Err(Error::unavailable(message))
     }
 
     /// Renews a lease that was asked for with this TTL.

@@ -213,23 +213,21 @@ impl Etcd {
         condition: Condition,
     ) -> Result<Option<Claimed>, Error> {
         let ttl = Duration::from_millis(request.ttl_ms.into());
-        let granted = self.leases.grant(cx, ttl).await?;
-        let key = self.layout.claim(&request.name, &claim_id(granted.id));
-        let written = self.write_claim(cx, request, condition, &granted, &key).await;
-        let (header, create_revision) = match written {
-            Ok(Some(written)) => written,
-            Ok(None) => {
+        let claiming = async |granted: Granted| {
+            let key = self.layout.claim(&request.name, &claim_id(granted.id));
+            let written = self.write_claim(cx, request, condition, &granted, &key).await?;
+            let Some((header, create_revision)) = written else {
                 self.leases.revoke_later(granted.id, ttl);
                 return Ok(None);
-            }
-            Err(error) => return Err(self.leases.give_back(granted.id, ttl, error).await),
+            };
+            let generation = self.settings.epoch;
+            Ok(Some(Claimed {
+                lease: Lease { id: granted.id, key, create_revision, ttl, released: Rc::default() },
+                token: token(request.mode, header.cluster_id, generation, create_revision),
+                validity: Rc::new(Cell::new(granted.validity)),
+            }))
         };
-        let generation = self.settings.epoch;
-        Ok(Some(Claimed {
-            lease: Lease { id: granted.id, key, create_revision, ttl, released: Rc::default() },
-            token: token(request.mode, header.cluster_id, generation, create_revision),
-            validity: Rc::new(Cell::new(granted.validity)),
-        }))
+        self.leases.with_lease(cx, ttl, claiming).await
     }
 
     /// Writes the claim's key, and answers the revision at which it came into being. The key is ours

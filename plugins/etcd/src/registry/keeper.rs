@@ -195,21 +195,19 @@ impl Etcd {
 
     /// Registers once. An error leaves nothing behind, as far as its effect says.
     async fn attempt(&self, cx: &Context, kept: &Kept) -> Result<Attempt, Error> {
-        let granted = self.leases.grant(cx, kept.ttl).await?;
-        // Before the key is there: whoever finds it must know that it is kept.
-        self.registrations.leases.borrow_mut().insert(granted.id);
-        let outcome = self.write_instance(cx, kept, &granted).await;
-        if !matches!(outcome, Ok(Attempt::Registered { .. })) {
-            self.registrations.leases.borrow_mut().remove(&granted.id);
-        }
-        match outcome {
-            Ok(Attempt::Taken(state)) => {
-                self.leases.revoke_later(granted.id, kept.ttl);
-                Ok(Attempt::Taken(state))
+        let registering = async |granted: Granted| {
+            // Before the key is there: whoever finds it must know that it is kept.
+            self.registrations.leases.borrow_mut().insert(granted.id);
+            let outcome = self.write_instance(cx, kept, &granted).await;
+            if !matches!(outcome, Ok(Attempt::Registered { .. })) {
+                self.registrations.leases.borrow_mut().remove(&granted.id);
             }
-            Err(error) => Err(self.leases.give_back(granted.id, kept.ttl, error).await),
-            outcome => outcome,
-        }
+            if let Ok(Attempt::Taken(_)) = outcome {
+                self.leases.revoke_later(granted.id, kept.ttl);
+            }
+            outcome
+        };
+        self.leases.with_lease(cx, kept.ttl, registering).await
     }
 
     async fn write_instance(

@@ -188,6 +188,30 @@ async fn a_lost_reply_to_a_claim_leaves_no_orphan() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_lease_that_ended_before_its_claim_came_is_replaced_by_another() -> Result<()> {
+    let stage = Stage::alone(EtcdOptions::default()).await?;
+    let proxy = stage.proxy().await?;
+    let node = stage.node_through("a", &proxy).await?;
+    let claim = Rule::request(|message| message.contains(b"held-up"));
+    let held_up = proxy.arm(claim, Action::Fault(Fault::BlackholeTowards(Direction::ToServer)));
+    let meanwhile = async {
+        held_up.fired().await?;
+        let mut client = stage.client().await?;
+        let granted = client.leases().await?;
+        let [lease] = granted.leases() else { bail!("not one lease: {granted:?}") };
+        client.lease_revoke(lease.id()).await?;
+        proxy.heal().await?;
+        anyhow::Ok(lease.id())
+    };
+    let acquiring = within("the lock", node.lock.acquire(waiting("held-up")));
+    let (outcome, ended) = tokio::join!(acquiring, meanwhile);
+    let (AcquireOutcome::Held(lease), ended) = (outcome??, ended?) else { bail!("not held") };
+    assert_ne!(stage.leased_key().await?.lease(), ended);
+    assert!(lease.release().await?);
+    no_claim(&stage).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_release_that_is_lost_on_its_way_is_made_up_for() -> Result<()> {
     let stage = Stage::new().await?;
     let proxy = stage.proxy().await?;

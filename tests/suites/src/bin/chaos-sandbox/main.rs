@@ -4,6 +4,7 @@
 mod attacks;
 mod ends;
 mod handover;
+mod spinning;
 mod tampering;
 mod victim;
 
@@ -20,6 +21,7 @@ async fn main() -> Result<ExitCode> {
     }
     let size = Size::from_arguments();
     let mut report = Report::default();
+    report.extend(row("R5-spinning", spinning::told_in_time(size)).await);
     report.extend(row("R10", attacks::contained(size)).await);
     // A comparison of times, which says nothing on a machine that runs the tests.
     if !size.is_smoke {
