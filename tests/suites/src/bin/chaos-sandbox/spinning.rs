@@ -14,9 +14,11 @@ use pintle_test_suites::{Sandbox, chaos::Size, within};
 const TTL: Duration = Duration::from_secs(5);
 /// By how much the host counts a lease of this TTL as lost before the backend does.
 const MARGIN: Duration = Duration::from_millis(500);
+/// A plugin that does not spin answers sooner.
+const ANSWER: Duration = Duration::from_millis(300);
 /// The plugin may spin for longer than its leases live, so that only their clocks can end them.
 const SETTINGS: &str = "[backends.main]\nplugin = \"memory\"\n\
-                        limits = { unyielded_max = \"1min\", call = \"1min\" }\n";
+                        limits = { call = \"1min\", more = { unyielded_max = \"1min\" } }\n";
 
 pub(crate) async fn told_in_time(size: Size) -> Result<ChaosRow> {
     let (rounds, leases) = size.of((10, 100), (1, 20));
@@ -45,11 +47,15 @@ async fn round(leases: usize) -> Result<Vec<Option<Duration>>> {
         .buffer_unordered(32)
         .try_collect()
         .await?;
-    let config = pintle.config("main")?;
-    let spinning = tokio::spawn(async move { config.get("do/spin").await });
-    // Who gets no answer knows that it spins, and that no renewal comes any more.
-    let other = pintle.config("main")?.with_timeout(Duration::from_millis(100));
-    within("the plugin to spin", async { while other.get("a").await.is_ok() {} }).await?;
+    let asking = |key: &'static str| {
+        let config = pintle.config("main");
+        tokio::spawn(async move { config?.get(key).await })
+    };
+    let spinning = asking("do/spin");
+    // When a question is not answered it spins, and no renewal comes any more. The question stays
+    // asked: a call that is given up ends a plugin that does not notice.
+    let is_answered = async || tokio::time::timeout(ANSWER, asking("a")).await.is_ok();
+    within("the plugin to spin", async { while is_answered().await {} }).await?;
     let told = join_all(held.iter().map(|lease| async {
         ensure!(lease.is_held(), "lost before it was over: {:?}", lease.status());
         let ends = Instant::now() + lease.remaining() + MARGIN;
