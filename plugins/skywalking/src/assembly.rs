@@ -38,6 +38,8 @@ pub enum Arrival {
     Held,
     /// It was delivered before.
     Delivered,
+    /// It is being delivered already: its ticket is told with the one that brought it.
+    UnderWay,
     /// It cannot be reported.
     Refused(&'static str),
 }
@@ -64,6 +66,8 @@ pub struct Receipt {
 pub struct Assembly {
     traces: HashMap<TraceId, Trace>,
     known: Known,
+    /// Tickets whose spans came again while they were being delivered for another.
+    joined: HashMap<(TraceId, SpanId), Vec<u64>>,
 }
 
 #[derive(Debug, Default)]
@@ -119,7 +123,7 @@ enum Parent {
 impl Assembly {
     /// Remembers the places of so many spans.
     pub fn new(known_max: usize) -> Self {
-        Self { traces: HashMap::new(), known: Known::new(known_max) }
+        Self { traces: HashMap::new(), known: Known::new(known_max), joined: HashMap::new() }
     }
 
     /// Takes a span.
@@ -139,8 +143,13 @@ impl Assembly {
         if trace_id == [0; 16] || span_id == [0; 8] {
             return Arrival::Refused("the id of the trace or of the span is zero");
         }
-        if self.known.get(trace_id, span_id).is_some_and(|place| place.is_delivered) {
-            return Arrival::Delivered;
+        match self.known.get(trace_id, span_id) {
+            Some(place) if place.is_delivered => return Arrival::Delivered,
+            Some(_) => {
+                self.joined.entry((trace_id, span_id)).or_default().push(arrived.ticket);
+                return Arrival::UnderWay;
+            }
+            None => {}
         }
         let trace = self.traces.entry(trace_id).or_default();
         if trace.held.contains_key(&span_id) {
@@ -200,6 +209,17 @@ impl Assembly {
         for (span_id, _) in &segment.members {
             self.known.forget(segment.trace_id, *span_id);
         }
+    }
+
+    /// Who is to be told what became of a segment, once for each span: those who brought them, and those
+    /// who brought them again meanwhile.
+    pub fn take_tickets(&mut self, segment: &Receipt) -> Vec<u64> {
+        let mut tickets = Vec::with_capacity(segment.members.len());
+        for (span_id, ticket) in &segment.members {
+            tickets.push(*ticket);
+            tickets.extend(self.joined.remove(&(segment.trace_id, *span_id)).unwrap_or_default());
+        }
+        tickets
     }
 
     fn form(&mut self, trace_id: TraceId, all: bool) -> Vec<Segment> {

@@ -133,6 +133,7 @@ impl SkyWalking {
                     held += 1;
                     traces.insert(trace_id);
                 }
+                Arrival::UnderWay => held += 1,
                 Arrival::Delivered => result.accepted += 1,
                 Arrival::Refused(reason) => {
                     Counters::add(&self.counters.rejected, 1);
@@ -228,8 +229,8 @@ impl Shipment {
                 Ok(()) => assembly.delivered(receipt),
                 Err(_) => assembly.failed(receipt),
             }
-            for (_, ticket) in &receipt.members {
-                self.tickets.with(*ticket, |open| match &sent {
+            for ticket in assembly.take_tickets(receipt) {
+                self.tickets.with(ticket, |open| match &sent {
                     Ok(()) => open.left = open.left.saturating_sub(1),
                     Err(error) => open.failure = Some(error.clone()),
                 });
@@ -346,6 +347,40 @@ mod tests {
             // Once it is there it is not sent a third time.
             assert_eq!(host.tracing().export(spans()).await.unwrap().accepted, 1);
             assert_eq!(requests.get(), 2);
+        });
+    }
+
+    #[test]
+    fn what_is_still_under_way_when_its_export_fails_is_not_sent_twice() {
+        run(async {
+            let requests = Rc::new(Cell::new(0));
+            let counting = Rc::clone(&requests);
+            answer_http(move |request| {
+                let is_segment = request.uri().path() == "/v3/segments";
+                let number = counting.get() + usize::from(is_segment);
+                counting.set(number);
+                async move {
+                    // The first takes its time, and the second fails meanwhile.
+                    let (seconds, status) = match number {
+                        1 if is_segment => (5, 200),
+                        2 if is_segment => (0, 503),
+                        _ => (0, 200),
+                    };
+                    sleep(Duration::from_secs(seconds)).await;
+                    Ok(Response::builder().status(status).body(Bytes::new()).unwrap())
+                }
+            });
+            let settings = serde_json::json!({ "protocol": "http", "timeout_ms": 10_000 });
+            let options = StartOptions { settings, ..options() };
+            let host = Host::<SkyWalking>::start(options).await.unwrap();
+            host.set_timeout(Duration::from_secs(30));
+            // One goes at once, and one waits for its parent.
+            let orphan = Span { trace_id: vec![2; 16], ..span(2, 1, SpanKind::Internal) };
+            let spans = || batch("shop", vec![span(1, 0, SpanKind::Server), orphan.clone()]);
+            let error = host.tracing().export(spans()).await.unwrap_err();
+            assert_eq!((error.code(), requests.get()), ("unavailable", 2));
+            assert_eq!(host.tracing().export(spans()).await.unwrap().accepted, 2);
+            assert_eq!(requests.get(), 3, "the one that had failed");
         });
     }
 

@@ -120,6 +120,23 @@ fn what_was_delivered_is_not_sent_again_and_what_failed_is() {
 }
 
 #[test]
+fn what_comes_again_while_it_is_under_way_waits_for_the_same_answer() {
+    let span = |ticket| Arrived { ticket, ..arrived("shop", 1, 0, SpanKind::Server) };
+    let mut assembly = assembly([span(1)]);
+    let segment = assembly.ready(TRACE).remove(0);
+    assert_eq!(assembly.add(span(2)), Arrival::UnderWay);
+    assert!(assembly.flush(TRACE).is_empty());
+    assembly.failed(&segment.receipt);
+    assert_eq!(assembly.take_tickets(&segment.receipt), [1, 2]);
+
+    assert_eq!(assembly.add(span(3)), Arrival::Held);
+    let segment = assembly.ready(TRACE).remove(0);
+    assembly.delivered(&segment.receipt);
+    assert_eq!(assembly.take_tickets(&segment.receipt), [3]);
+    assert_eq!(assembly.add(span(4)), Arrival::Delivered);
+}
+
+#[test]
 fn spans_that_are_withdrawn_leave_nothing() {
     let mut assembly = assembly([arrived("shop", 2, 1, SpanKind::Internal)]);
     assert_eq!(assembly.traces_of(1), [TRACE]);
