@@ -22,6 +22,10 @@ use std::time::Duration;
 /// So many exports may wait for the rest of their traces; the host has a bound of its own, and would
 /// bring nothing more.
 const WAITING_MAX: usize = 14;
+/// So many bytes go together; a segment that is larger goes alone. A server takes each segment as it
+/// comes, and what it took before one that is over its limit would be sent again. No server's limit is as
+/// low as this.
+const SHIPMENT_BYTES_MAX: usize = 1 << 20;
 
 /// Exports that are not answered yet.
 #[derive(Default)]
@@ -194,24 +198,41 @@ impl SkyWalking {
     /// Sends segments in the background: they hold spans of several exports, each of which may be
     /// given up meanwhile.
     fn ship(&self, segments: Vec<Segment>) {
-        if segments.is_empty() {
-            return;
+        for together in by_size(segments) {
+            let (objects, receipts) =
+                together.into_iter().map(|Segment { object, receipt }| (object, receipt)).unzip();
+            let shipment = Shipment {
+                assembly: Rc::clone(&self.assembly),
+                tickets: Rc::clone(&self.tickets),
+                counters: Rc::clone(&self.counters),
+                receipts,
+            };
+            let reporter = Rc::clone(&self.reporter);
+            spawn(async move {
+                let sent = reporter.collect(objects).await;
+                shipment.settle(sent);
+            })
+            .detach();
         }
-        let (objects, receipts) =
-            segments.into_iter().map(|Segment { object, receipt }| (object, receipt)).unzip();
-        let shipment = Shipment {
-            assembly: Rc::clone(&self.assembly),
-            tickets: Rc::clone(&self.tickets),
-            counters: Rc::clone(&self.counters),
-            receipts,
-        };
-        let reporter = Rc::clone(&self.reporter);
-        spawn(async move {
-            let sent = reporter.collect(objects).await;
-            shipment.settle(sent);
-        })
-        .detach();
     }
+}
+
+/// What goes together, by [`SHIPMENT_BYTES_MAX`].
+fn by_size(segments: Vec<Segment>) -> Vec<Vec<Segment>> {
+    let mut shipments: Vec<Vec<Segment>> = Vec::new();
+    let mut bytes = 0;
+    for segment in segments {
+        let more = segment.object.encoded_len();
+        bytes += more;
+        match shipments.last_mut() {
+            Some(last) if bytes <= SHIPMENT_BYTES_MAX => last.push(segment),
+            _ => {
+                bytes = more;
+                shipments.push(vec![segment]);
+            }
+        }
+    }
+    shipments
 }
 
 struct Shipment {
@@ -259,7 +280,7 @@ mod tests {
     use pintle_otlp::{KeyValue, ResourceSpans, Span, SpanKind};
     use pintle_plugin_sdk::http::Response;
     use pintle_plugin_sdk::testing::{Host, StartOptions, answer_http, run};
-    use pintle_plugin_sdk::{Endpoint, time::Instant};
+    use pintle_plugin_sdk::{Endpoint, gzip, time::Instant};
     use std::cell::Cell;
 
     fn batch(service: &str, spans: Vec<Span>) -> Vec<u8> {
@@ -381,6 +402,31 @@ mod tests {
             assert_eq!((error.code(), requests.get()), ("unavailable", 2));
             assert_eq!(host.tracing().export(spans()).await.unwrap().accepted, 2);
             assert_eq!(requests.get(), 3, "the one that had failed");
+        });
+    }
+
+    #[test]
+    fn a_segment_that_is_too_large_for_the_server_fails_no_other() {
+        run(async {
+            let requests = Rc::new(Cell::new(0));
+            let counting = Rc::clone(&requests);
+            answer_http(move |request| {
+                let body = gzip::decompress(request.body(), 8 << 20).unwrap();
+                counting.set(counting.get() + usize::from(request.uri().path() == "/v3/segments"));
+                let status = if body.len() > 1 << 20 { 413 } else { 200 };
+                async move { Ok(Response::builder().status(status).body(Bytes::new()).unwrap()) }
+            });
+            let host = Host::<SkyWalking>::start(options()).await.unwrap();
+            let small = || span(1, 0, SpanKind::Server);
+            let attributes = vec![KeyValue::text("text", "x".repeat(2 << 20))];
+            let large = Span { span_id: vec![2; 8], attributes, ..small() };
+            let spans = vec![small(), large, span(3, 0, SpanKind::Server)];
+            let error = host.tracing().export(batch("shop", spans)).await.unwrap_err();
+            assert_eq!((error.code(), requests.get()), ("too-large", 3));
+            // The host sends the others in another batch.
+            let spans = vec![small(), span(3, 0, SpanKind::Server)];
+            assert_eq!(host.tracing().export(batch("shop", spans)).await.unwrap().accepted, 2);
+            assert_eq!(requests.get(), 3, "they had arrived");
         });
     }
 
