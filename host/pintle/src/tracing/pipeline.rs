@@ -26,6 +26,7 @@ use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 use self::{
+    gate::Gate,
     queue::{Batch, Queue, Room},
     worker::Worker,
 };
@@ -33,6 +34,7 @@ use super::ExportResult;
 use crate::settings::{Sampling, TracingSettings};
 
 mod count;
+mod gate;
 mod queue;
 mod sampler;
 mod worker;
@@ -149,7 +151,7 @@ struct Ways {
     batch: Room,
     batch_delay: Duration,
     retry_for: Duration,
-    /// Between the first two attempts; doubled from then on.
+    /// After the first failure; doubled from then on.
     pause_first: Duration,
 }
 
@@ -233,8 +235,10 @@ impl Pipeline {
         let mut workers = Vec::with_capacity(inner.sinks.len() * EXPORTS_MAX);
         for sink in 0..inner.sinks.len() {
             let turn = Arc::new(RwLock::new(()));
+            let gate = Arc::new(Gate::new(inner.ways.pause_first));
             for _ in 0..EXPORTS_MAX {
-                let worker = Worker::new(Arc::clone(&inner), sink, Arc::clone(&turn));
+                let (turn, gate) = (Arc::clone(&turn), Arc::clone(&gate));
+                let worker = Worker::new(Arc::clone(&inner), sink, turn, gate);
                 workers.push(runtime.spawn(worker.run()).abort_handle());
             }
         }

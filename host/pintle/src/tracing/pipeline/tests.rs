@@ -17,6 +17,8 @@ use prost::Message;
 use super::*;
 use crate::tracing::Rejection;
 
+mod away;
+
 /// What a sink does with the next batch.
 #[derive(Debug, Clone)]
 enum Move {

@@ -13,13 +13,14 @@ use tokio::{sync::RwLock, time::Instant};
 use super::{
     Failure, Inner, Remedy, Sink, SinkState,
     count::reason,
+    gate::Gate,
     queue::{Batch, Queued, Ready, room_of},
     to_u64,
 };
 use crate::tracing::{ExportResult, Rejection};
 
 /// Longest pause between attempts, unless the sink asks for a longer one.
-const PAUSE_LAST: Duration = Duration::from_secs(10);
+pub(super) const PAUSE_LAST: Duration = Duration::from_secs(10);
 
 pub(super) struct Worker {
     inner: Arc<Inner>,
@@ -28,6 +29,8 @@ pub(super) struct Worker {
     /// Shared by the workers of a sink: held for writing by one whose export has to go alone, and for
     /// reading by all others.
     turn: Arc<RwLock<()>>,
+    /// Shared by them too.
+    gate: Arc<Gate>,
 }
 
 /// What a batch, or a part of one, came to.
@@ -39,11 +42,16 @@ enum Outcome {
 }
 
 impl Worker {
-    pub(super) fn new(inner: Arc<Inner>, index: usize, turn: Arc<RwLock<()>>) -> Self {
+    pub(super) fn new(
+        inner: Arc<Inner>,
+        index: usize,
+        turn: Arc<RwLock<()>>,
+        gate: Arc<Gate>,
+    ) -> Self {
         let sink = inner.sinks.get(index).map(Arc::clone);
         // There is a worker only where there is a sink.
         let sink = sink.unwrap_or_else(|| Arc::new(Nowhere));
-        Self { inner, index, sink, turn }
+        Self { inner, index, sink, turn, gate }
     }
 
     pub(super) async fn run(self) {
@@ -101,9 +109,15 @@ impl Worker {
     }
 
     async fn deliver(&self, spans: &[Queued]) -> Outcome {
-        let begun = Instant::now();
         let mut closing = self.inner.closing.subscribe();
+        tokio::select! {
+            biased;
+            () = self.gate.passed() => {}
+            () = over(&mut closing) => return Outcome::Dropped(reason::SHUTDOWN),
+        }
+        let begun = Instant::now();
         let mut pause = self.inner.ways.pause_first;
+        let mut served = self.gate.served();
         let mut is_suspect = false;
         loop {
             let exported = tokio::select! {
@@ -112,7 +126,10 @@ impl Worker {
                 () = over(&mut closing) => return Outcome::Dropped(reason::SHUTDOWN),
             };
             let Failure { remedy, message } = match exported {
-                Ok(result) => return Outcome::Answered(result),
+                Ok(result) => {
+                    self.gate.open();
+                    return Outcome::Answered(result);
+                }
                 Err(failure) => failure,
             };
             self.note_error(&message);
@@ -132,8 +149,22 @@ impl Worker {
             if begun.elapsed().saturating_add(wait) > self.inner.ways.retry_for {
                 return Outcome::Dropped(reason::RETRIES);
             }
+            let due = Instant::now() + wait;
+            // While others get through it is this batch alone that has to wait.
+            let before = std::mem::replace(&mut served, self.gate.served());
+            if before == served {
+                self.gate.shut(wait);
+                pause = self.inner.ways.pause_first;
+            }
+            let again = async {
+                self.gate.passed().await;
+                tokio::time::sleep_until(due).await;
+            };
             tokio::select! {
-                () = tokio::time::sleep(wait) => {}
+                () = again => {}
+                () = tokio::time::sleep_until(begun + self.inner.ways.retry_for) => {
+                    return Outcome::Dropped(reason::RETRIES);
+                }
                 () = over(&mut closing) => return Outcome::Dropped(reason::SHUTDOWN),
             }
             self.with_sink(|sink| sink.counts.retries += 1);
@@ -211,7 +242,7 @@ fn wait(pause: Duration, asked: Option<Duration>) -> Duration {
 }
 
 /// Between half and the whole, so that hosts do not come back together.
-fn jittered(pause: Duration) -> Duration {
+pub(super) fn jittered(pause: Duration) -> Duration {
     let random = RandomState::new().build_hasher().finish() % 1_000;
     pause / 2 + pause.mul_f64(f64::from(u32::try_from(random).unwrap_or(0)) / 2_000.0)
 }
