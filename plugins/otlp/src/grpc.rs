@@ -33,11 +33,12 @@ impl GrpcWay {
     pub(crate) fn start(endpoints: Vec<Endpoint>, settings: &Settings) -> Result<Self, Error> {
         let traffic = Traffic::default();
         let counted = traffic.clone();
+        let timeout = settings.timeout();
         let options = link::Options { open_timeout: CONNECT_TIMEOUT, ..link::Options::default() };
         let open = async move |endpoint: Endpoint| {
             let connection = Connection::open(&endpoint, CONNECT_TIMEOUT).await?;
             // Receivers hang up on clients that PING while they ask for nothing.
-            let http2 = http2::Options { ping_while_idle: false, ..http2::Options::default() };
+            let http2 = http2::Options::patient(timeout);
             let channel = Channel::open(connection.counted_by(&counted), http2).await?;
             let closing = channel.clone();
             let closed: futures::future::LocalBoxFuture<'static, String> =
@@ -49,7 +50,7 @@ impl GrpcWay {
             traffic,
             metadata: settings.metadata()?,
             is_compressed: settings.is_compressed(),
-            timeout: settings.timeout(),
+            timeout,
         })
     }
 
@@ -75,7 +76,7 @@ impl GrpcWay {
         let Ok(answer) = time::timeout(limit, sent).await else {
             let message = format!("{}: no answer within {} ms", channel.peer(), limit.as_millis());
             // It answers PINGs, or would be gone: others may answer requests too.
-            self.link.leave(&message);
+            self.link.leave_if(&message, |current| current.is(&channel));
             return Err(Error::timeout(message).effect_unknown());
         };
         answer.map_err(|status| of_status(&status, channel.peer()))

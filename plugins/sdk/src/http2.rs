@@ -56,6 +56,17 @@ pub struct Options {
     pub connection_window: u32,
 }
 
+impl Options {
+    /// For a server that may take so long to answer, and that is asked for nothing most of the time. While
+    /// it takes its time over a request, it may take as much over a PING.
+    #[must_use]
+    pub fn patient(answer_timeout: Duration) -> Self {
+        let usual = Self::default();
+        let ping_timeout = usual.ping_timeout.max(answer_timeout);
+        Self { ping_timeout, ping_while_idle: false, ..usual }
+    }
+}
+
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -139,6 +150,11 @@ impl Client {
         })
         .detach();
         Ok(Self { shared: Rc::new(Shared { sender, authority, ending, busy }) })
+    }
+
+    /// Whether both are on the same connection.
+    pub fn is(&self, other: &Self) -> bool {
+        Rc::ptr_eq(&self.shared, &other.shared)
     }
 
     /// Sends a request; scheme and authority are filled in.

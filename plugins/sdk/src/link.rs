@@ -163,7 +163,7 @@ impl<C: Clone + 'static> Link<C> {
     }
 
     /// Leaves the current server for another, because it answers but cannot serve (it has no leader,
-    /// say).
+    /// say). Who has its client may go on with it: what was asked there is answered.
     pub fn leave(&self, reason: &str) {
         let mut current = self.shared.current.borrow_mut();
         if matches!(*current, Current::Connected { .. }) {

@@ -44,7 +44,7 @@ impl Reporter {
             }
             Protocol::Grpc => {
                 let traffic = Traffic::default();
-                let link = connect(endpoints, traffic.clone())?;
+                let link = connect(endpoints, traffic.clone(), settings.timeout())?;
                 Way::Grpc { link, traffic, metadata: settings.metadata()? }
             }
         };
@@ -117,7 +117,7 @@ impl Reporter {
                 let limit = self.timeout.as_millis();
                 let message = format!("{}: no answer within {limit} ms", channel.peer());
                 // It answers PINGs, or would be gone: another may answer requests too.
-                link.leave(&message);
+                link.leave_if(&message, |current| current.is(&channel));
                 Err(Error::timeout(message).effect_unknown())
             }
         }
@@ -161,12 +161,16 @@ impl Reporter {
     }
 }
 
-fn connect(endpoints: Vec<Endpoint>, traffic: Traffic) -> Result<Link<Channel>, Error> {
+fn connect(
+    endpoints: Vec<Endpoint>,
+    traffic: Traffic,
+    timeout: Duration,
+) -> Result<Link<Channel>, Error> {
     let options = link::Options { open_timeout: CONNECT_TIMEOUT, ..link::Options::default() };
     let open = async move |endpoint: Endpoint| {
         let connection = Connection::open(&endpoint, CONNECT_TIMEOUT).await?;
         // Servers hang up on clients that PING while they ask for nothing.
-        let http2 = http2::Options { ping_while_idle: false, ..http2::Options::default() };
+        let http2 = http2::Options::patient(timeout);
         let channel = Channel::open(connection.counted_by(&traffic), http2).await?;
         let closing = channel.clone();
         let closed: futures::future::LocalBoxFuture<'static, String> =

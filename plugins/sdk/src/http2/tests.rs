@@ -1,4 +1,6 @@
 use super::*;
+use crate::Endpoint;
+use crate::link::{self, Link};
 use crate::runtime::Task;
 use crate::testing::run;
 use crate::time::{self, Instant};
@@ -161,6 +163,49 @@ fn a_peer_that_answers_no_ping_is_noticed() {
         assert!(reason.contains("nothing came for 5000 ms after a PING"), "{reason}");
         assert_eq!(begun.elapsed(), Duration::from_secs(10));
         swallow.stop();
+    });
+}
+
+#[test]
+fn a_server_that_may_take_its_time_may_take_it_over_a_ping_too() {
+    run(async {
+        let (near, far) = Connection::pair();
+        let options = Options::patient(Duration::from_secs(20));
+        let client = Client::open(near, options).await.unwrap();
+        let stalls = async {
+            time::sleep(Duration::from_secs(15)).await;
+            server(far, answer_path).detach();
+        };
+        let (answer, ()) = futures::future::join(client.send(get("/")), stalls).await;
+        assert_eq!(answer.unwrap().status(), 200);
+    });
+}
+
+#[test]
+fn what_was_asked_on_a_connection_that_is_left_is_answered() {
+    run(async {
+        let (ends, mut opened) = mpsc::unbounded();
+        let open = async move |_: Endpoint| {
+            let (near, far) = Connection::pair();
+            ends.unbounded_send(far).unwrap();
+            let client = client(near).await;
+            let closing = client.clone();
+            let closed: LocalBoxFuture<'static, String> =
+                Box::pin(async move { closing.closed().await });
+            Ok((client, closed))
+        };
+        let endpoint = Endpoint { host: "oap".to_owned(), port: 1, tls: false };
+        let link = Link::start(vec![endpoint], link::Options::default(), open).unwrap();
+        let cx = crate::Context::background("test", Duration::from_secs(60));
+        let first = link.client(&cx).await.unwrap();
+        let leaves = async {
+            link.leave("it is slow");
+            let second = link.client(&cx).await.unwrap();
+            assert!(!first.is(&second));
+            server(opened.next().await.unwrap(), answer_path).detach();
+        };
+        let (answer, ()) = futures::future::join(first.send(get("/")), leaves).await;
+        assert_eq!(answer.unwrap().status(), 200);
     });
 }
 
