@@ -66,7 +66,7 @@ pub(crate) fn parts(batch: &[SpanData], resource: &Bytes) -> Parts {
         let span = bytes.split_to(end - begin);
         begin = end;
         let trace_id = data.span_context.trace_id().to_bytes();
-        Piece { origin, bytes: span, trace_id, flags: flags(data) }
+        Piece { origin, bytes: span, trace_id, flags: span_flags(data) }
     }));
     parts
 }
@@ -122,17 +122,22 @@ fn span(out: &mut Vec<u8>, data: &SpanData) {
             trace_state(out, 3, &link.span_context);
             attributes(out, 4, &link.attributes);
             count(out, 5, link.dropped_attributes_count);
-            write::fixed32(out, 6, link.span_context.trace_flags().to_u8().into());
+            write::fixed32(out, 6, flags(&link.span_context, link.span_context.is_remote()));
         });
     }
     count(out, 14, data.links.dropped_count);
     status(out, 15, &data.status);
-    write::fixed32(out, 16, flags(data));
+    write::fixed32(out, 16, span_flags(data));
 }
 
-fn flags(data: &SpanData) -> u32 {
-    let remote = if data.parent_span_is_remote { otlp::flags::IS_REMOTE } else { 0 };
-    u32::from(data.span_context.trace_flags().to_u8()) | otlp::flags::HAS_IS_REMOTE | remote
+fn span_flags(data: &SpanData) -> u32 {
+    flags(&data.span_context, data.parent_span_is_remote)
+}
+
+/// Flags of a context, and whether what it hangs on or links to came from another process.
+fn flags(context: &SpanContext, is_remote: bool) -> u32 {
+    let remote = if is_remote { otlp::flags::IS_REMOTE } else { 0 };
+    u32::from(context.trace_flags().to_u8()) | otlp::flags::HAS_IS_REMOTE | remote
 }
 
 fn kind(kind: &SpanKind) -> otlp::SpanKind {
@@ -248,18 +253,19 @@ mod tests {
 
     #[test]
     fn a_span_of_the_sdk_keeps_all_that_it_says() {
-        let context = |span: u64| {
+        let context = |span: u64, is_remote: bool| {
             let state = TraceState::from_key_value([("a", "1")]).unwrap();
             let ids = (TraceId::from(7_u128), SpanId::from(span));
-            SpanContext::new(ids.0, ids.1, TraceFlags::SAMPLED, false, state)
+            SpanContext::new(ids.0, ids.1, TraceFlags::SAMPLED, is_remote, state)
         };
         let mut events = opentelemetry_sdk::trace::SpanEvents::default();
         let time = UNIX_EPOCH + Duration::from_nanos(5);
         events.events.push(Event::new("retried", time, vec![KeyValue::new("n", 2)], 0));
         let mut links = opentelemetry_sdk::trace::SpanLinks::default();
-        links.links.push(Link::new(context(9), vec![], 0));
+        links.links.push(Link::new(context(9, false), vec![], 0));
+        links.links.push(Link::new(context(10, true), vec![], 0));
         let data = SpanData {
-            span_context: context(8),
+            span_context: context(8, false),
             parent_span_id: SpanId::from(6_u64),
             parent_span_is_remote: true,
             span_kind: SpanKind::Server,
@@ -299,6 +305,7 @@ mod tests {
         );
         assert_eq!((span.start_time_unix_nano, span.end_time_unix_nano), (3, 4));
         assert_eq!((span.dropped_attributes_count, span.links[0].span_id[7]), (1, 9));
+        assert_eq!((span.links[0].flags, span.links[1].flags), (0x101, 0x301));
         assert_eq!(span.events[0].attributes[0], otlp::KeyValue::new("n", otlp::Value::Int(2)));
         assert_eq!(span.status.as_ref().unwrap().message, "no");
     }
