@@ -33,7 +33,6 @@ use pintle::{
     tracing::{NotTaken, Pipeline},
 };
 use pintle_otlp::{Piece, put_together};
-use tokio::runtime::Handle;
 
 /// Hands the SDK's spans to Pintle.
 pub struct Exporter {
@@ -46,7 +45,7 @@ enum Target {
     /// It takes spans at once, and sees to it that they are delivered.
     Pipeline(Pipeline),
     /// One backend; the SDK learns what became of a batch.
-    Backend { tracing: Tracing, runtime: Handle },
+    Backend(Tracing),
 }
 
 impl Exporter {
@@ -58,13 +57,9 @@ impl Exporter {
     }
 
     /// To one backend, past the pipeline. The SDK drops what fails, as it does with any exporter.
-    ///
-    /// # Panics
-    ///
-    /// Outside of a tokio runtime, on which the exports run.
     #[must_use]
     pub fn to_backend(tracing: Tracing) -> Self {
-        Self::to(Target::Backend { tracing, runtime: Handle::current() })
+        Self::to(Target::Backend(tracing))
     }
 
     fn to(target: Target) -> Self {
@@ -76,7 +71,7 @@ impl fmt::Debug for Exporter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let target = match &self.target {
             Target::Pipeline(_) => "the pipeline",
-            Target::Backend { tracing, .. } => tracing.backend(),
+            Target::Backend(tracing) => tracing.backend(),
         };
         f.debug_struct("Exporter").field("to", &target).finish()
     }
@@ -91,22 +86,22 @@ impl SpanExporter for Exporter {
                 Err(NotTaken::Closed) => Err(OTelSdkError::AlreadyShutdown),
                 Err(refusal) => Err(OTelSdkError::InternalFailure(refusal.to_string())),
             },
-            Target::Backend { tracing, runtime } => {
+            Target::Backend(tracing) => {
                 let request = put_together(parts.pieces.iter().map(Piece::part));
-                let tracing = tracing.clone();
-                // The SDK's own thread has no runtime.
-                let exported = runtime.spawn(async move { tracing.export(request).await }).await;
-                match exported {
-                    Ok(Ok(result)) if result.rejected.is_empty() => Ok(()),
-                    Ok(Ok(result)) => {
+                // The SDK's own thread has no runtime, and waits for this.
+                match tracing.export_in_background(request).await {
+                    Ok(result) if result.rejected.is_empty() => Ok(()),
+                    Ok(result) => {
                         let refused = result.rejected.iter().map(|rejection| {
                             format!("{} spans: {}", rejection.spans, rejection.reason)
                         });
                         let refused: Vec<_> = refused.collect();
                         Err(OTelSdkError::InternalFailure(refused.join("; ")))
                     }
-                    Ok(Err(error)) => Err(OTelSdkError::InternalFailure(error.to_string())),
-                    Err(_) => Err(OTelSdkError::AlreadyShutdown),
+                    Err(error) if error.code() == "shutting-down" => {
+                        Err(OTelSdkError::AlreadyShutdown)
+                    }
+                    Err(error) => Err(OTelSdkError::InternalFailure(error.to_string())),
                 }
             }
         }

@@ -8,7 +8,10 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use crate::{error::Error, plugin::Backend};
+use crate::{
+    error::{Error, Refusal},
+    plugin::Backend,
+};
 
 mod context;
 mod own;
@@ -86,6 +89,26 @@ impl Tracing {
     /// error: they are counted in the result.
     pub async fn export(&self, batch: Bytes) -> Result<ExportResult, Error> {
         self.backend.tracing_export(self.timeout, batch).await
+    }
+
+    /// As [`export`](Self::export), on the host's own threads: for who has no runtime, or blocks the one
+    /// that it has until this is done.
+    ///
+    /// # Errors
+    ///
+    /// As [`export`](Self::export).
+    ///
+    /// # Cancellation
+    ///
+    /// The export goes on in the background.
+    pub async fn export_in_background(&self, batch: Bytes) -> Result<ExportResult, Error> {
+        let tracing = self.clone();
+        let runtime = self.backend.shared.engine.host_runtime();
+        match runtime.spawn(async move { tracing.export(batch).await }).await {
+            Ok(exported) => exported,
+            // The host's runtime is gone, and every plugin with it.
+            Err(_) => Err(Refusal::ShuttingDown.into()),
+        }
     }
 
     /// The newest traces that match, each one OTLP `TracesData` in protobuf.
