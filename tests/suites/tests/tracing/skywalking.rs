@@ -1,6 +1,6 @@
 //! SkyWalking: segments, services and topology are what was reported.
 
-use std::collections::BTreeMap;
+use std::{cell::RefCell, collections::BTreeMap};
 
 use anyhow::{Context, Result};
 use pintle_otlp::{SpanKind, text::hex, text::value_text};
@@ -29,14 +29,31 @@ async fn ask(oap: &SkyWalking, query: &str, variables: Value) -> Result<Value> {
     Ok(answer["data"].clone())
 }
 
+/// Asks until `find` finds what it looks for in the answer. A server that has only just started may answer
+/// with errors, or not at all: it is asked again.
+async fn shown<T>(
+    oap: &SkyWalking,
+    what: &str,
+    (query, variables): (&str, impl Fn() -> Value),
+    find: impl Fn(&Value) -> Option<T>,
+) -> Result<T> {
+    let last = RefCell::new(String::new());
+    let found = eventually(what, async || {
+        let answer = ask(oap, query, variables()).await;
+        last.replace(format!("{answer:?}"));
+        Ok(answer.ok().as_ref().and_then(&find))
+    });
+    found.await.with_context(|| last.take())
+}
+
 /// The spans of a trace by their OpenTelemetry ids.
 async fn read_back(oap: &SkyWalking, trace: &Trace) -> Result<BTreeMap<String, Value>> {
-    let spans = eventually("the trace", async || {
-        let found = ask(oap, TRACE, json!({ "id": trace.id })).await?;
-        let spans = found["trace"]["spans"].as_array().cloned().unwrap_or_default();
-        Ok((spans.len() >= trace.spans.len()).then_some(spans))
+    let query = (TRACE, || json!({ "id": trace.id }));
+    let spans = shown(oap, "the trace", query, |found| {
+        let spans = found["trace"]["spans"].as_array()?;
+        (spans.len() >= trace.spans.len()).then(|| spans.clone())
     });
-    let spans = spans.await.with_context(|| format!("trace {}", trace.id))?;
+    let spans = spans.await?;
     assert_eq!(spans.len(), trace.spans.len(), "no span twice");
     Ok(spans.into_iter().map(|span| (tag(&span, "otel.span_id"), span)).collect())
 }
@@ -143,34 +160,24 @@ async fn topology_shows(oap: &SkyWalking, wanted: &[(&str, &str)]) -> Result<()>
     const TOPOLOGY: &str =
         "query ($duration: Duration!) { topology: getGlobalTopology(duration: $duration) {
         nodes { id name } calls { source target detectPoints } } }";
-    let seen = std::cell::RefCell::new(Value::Null);
-    let shown = eventually("the topology", async || {
-        let found = ask(oap, TOPOLOGY, json!({ "duration": duration() })).await?;
-        let nodes: BTreeMap<_, _> = found["topology"]["nodes"]
-            .as_array()
-            .context("nodes")?
-            .iter()
-            .map(|node| (node["id"].clone().to_string(), node["name"].clone()))
-            .collect();
-        let calls: Vec<_> = found["topology"]["calls"]
-            .as_array()
-            .context("calls")?
-            .iter()
-            .map(|call| {
-                (nodes.get(&call["source"].to_string()), nodes.get(&call["target"].to_string()))
-            })
-            .collect();
+    let query = (TOPOLOGY, || json!({ "duration": duration() }));
+    shown(oap, "the topology", query, |found| {
+        let nodes = found["topology"]["nodes"].as_array()?.iter();
+        let nodes: BTreeMap<_, _> =
+            nodes.map(|node| (node["id"].to_string(), &node["name"])).collect();
+        let calls = found["topology"]["calls"].as_array()?.iter();
+        let named = |id: &Value| nodes.get(&id.to_string());
+        let calls: Vec<_> =
+            calls.map(|call| (named(&call["source"]), named(&call["target"]))).collect();
         let has = |(caller, callee): &(&str, &str)| {
             calls.iter().any(|(source, target)| {
-                source.is_some_and(|name| name == caller)
-                    && target.is_some_and(|name| name == callee)
+                source.is_some_and(|name| *name == caller)
+                    && target.is_some_and(|name| *name == callee)
             })
         };
-        let all = wanted.iter().all(has);
-        seen.replace(found);
-        Ok(all.then_some(()))
-    });
-    shown.await.with_context(|| format!("{}", seen.borrow()))
+        wanted.iter().all(has).then_some(())
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,19 +196,20 @@ async fn skywalking_shows_segments_services_and_who_calls_whom() -> Result<()> {
     .await?;
 
     const SERVICES: &str = "{ services: listServices(layer: \"GENERAL\") { id name } }";
-    let services = ask(&oap, SERVICES, json!({})).await?;
-    let services = services["services"].as_array().context("services")?;
-    let web = services.iter().find(|service| service["name"] == "web").context("web")?;
+    let web = shown(&oap, "the service", (SERVICES, || json!({})), |found| {
+        let mut services = found["services"].as_array()?.iter();
+        Some(services.find(|service| service["name"] == "web")?["id"].clone())
+    });
+    let web = web.await?;
     const INSTANCES: &str = "query ($duration: Duration!, $service: ID!) {
         instances: listInstances(duration: $duration, serviceId: $service) {
             name language attributes { name value } } }";
-    let variables = json!({ "duration": duration(), "service": web["id"] });
-    let host_name = eventually("the properties of the instance", async || {
-        let found = ask(&oap, INSTANCES, variables.clone()).await?;
+    let query = (INSTANCES, || json!({ "duration": duration(), "service": web }));
+    let host_name = shown(&oap, "the properties of the instance", query, |found| {
         let instance = &found["instances"][0];
-        let attributes = instance["attributes"].as_array().cloned().unwrap_or_default();
-        let host = attributes.into_iter().find(|attribute| attribute["name"] == "hostname");
-        Ok(host.map(|host| host["value"].clone()).filter(|_| instance["name"] == "web-1"))
+        let mut attributes = instance["attributes"].as_array()?.iter();
+        let host = attributes.find(|attribute| attribute["name"] == "hostname")?;
+        (instance["name"] == "web-1").then(|| host["value"].clone())
     });
     assert_eq!(host_name.await?, "a1");
     Ok(())
