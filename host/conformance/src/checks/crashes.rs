@@ -5,12 +5,9 @@ use std::{
     time::Duration,
 };
 
-use pintle::{
-    Capability,
-    direct::{Weather, lock::AcquireRequest},
-};
+use pintle::direct::{Weather, lock::AcquireRequest};
 
-use super::plugin::{LONG_TTL_MS, free_within};
+use super::plugin::{Holdings, LONG_TTL_MS, free_within};
 use crate::{
     check::{Check, Need, Outcome, Stop, check, ensure},
     owner::{Owner, asking, call, instance},
@@ -31,13 +28,9 @@ pub(super) const CHECKS: &[Check] = &[
 ];
 
 async fn resume(trial: &mut Trial) -> Outcome {
+    let Holdings { locks, registry } = Holdings::of(trial)?;
     let owner = trial.owner("a").await?;
     let (lock, service) = (trial.key("resume"), trial.service("resume"));
-    let locks = owner.offers(Capability::Lock);
-    let registry = owner.offers(Capability::Registry);
-    if !locks && !registry {
-        return Err(Stop::Skipped("it holds nothing on a server".to_owned()));
-    }
     if locks {
         owner.hold(AcquireRequest { ttl_ms: LONG_TTL_MS, ..asking(&lock) }).await?;
     }
@@ -62,12 +55,7 @@ async fn resume(trial: &mut Trial) -> Outcome {
 }
 
 async fn checkpoint(trial: &mut Trial) -> Outcome {
-    let plugin = trial.subject.plugin();
-    let locks = plugin.capabilities.contains(&Capability::Lock);
-    let registry = plugin.capabilities.contains(&Capability::Registry);
-    if !locks && !registry {
-        return Err(Stop::Skipped("it holds nothing on a server".to_owned()));
-    }
+    let Holdings { locks, registry } = Holdings::of(trial)?;
     for round in 0..ROUNDS {
         if locks {
             killed_acquiring(trial, Point::Time(round)).await?;
@@ -80,12 +68,7 @@ async fn checkpoint(trial: &mut Trial) -> Outcome {
 }
 
 async fn after_replies(trial: &mut Trial) -> Outcome {
-    let plugin = trial.subject.plugin();
-    let locks = plugin.capabilities.contains(&Capability::Lock);
-    let registry = plugin.capabilities.contains(&Capability::Registry);
-    if !locks && !registry {
-        return Err(Stop::Skipped("it holds nothing on a server".to_owned()));
-    }
+    let Holdings { locks, registry } = Holdings::of(trial)?;
     let (mut acquiring, mut registering) = (locks, registry);
     for replies in 0..REPLIES_MAX {
         if acquiring {

@@ -268,11 +268,31 @@ pub(super) async fn free_within(owner: &Owner, name: &str, wait_ms: u32, why: &s
     }
 }
 
+/// What a plugin may hold on a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holdings {
+    pub(super) locks: bool,
+    pub(super) registry: bool,
+}
+
+impl Holdings {
+    /// # Errors
+    ///
+    /// Skipped when it holds neither: then there is nothing that could be left behind.
+    pub(super) fn of(trial: &Trial) -> Outcome<Self> {
+        let offers = |capability| trial.subject.plugin().capabilities.contains(&capability);
+        let (locks, registry) = (offers(Capability::Lock), offers(Capability::Registry));
+        if !locks && !registry {
+            return Err(Stop::Skipped("it holds nothing on a server".to_owned()));
+        }
+        Ok(Self { locks, registry })
+    }
+}
+
 async fn stop(trial: &mut Trial) -> Outcome {
+    let Holdings { locks, registry } = Holdings::of(trial)?;
     let owner = trial.owner("a").await?;
     let (lock, service) = (trial.key("stop"), trial.service("stop"));
-    let locks = owner.offers(Capability::Lock);
-    let registry = owner.offers(Capability::Registry);
     if locks {
         owner.hold(AcquireRequest { ttl_ms: LONG_TTL_MS, ..asking(&lock) }).await?;
     }
