@@ -20,7 +20,7 @@ use pintle::{
 use tokio::{sync::watch, task::AbortHandle};
 
 use crate::{
-    check::{Outcome, PROMPT},
+    check::{Outcome, PROMPT, Stop},
     inbox::Inbox,
     subject::Subject,
 };
@@ -104,6 +104,19 @@ impl Owner {
     /// Whether the plugin offers `capability`.
     pub(crate) fn offers(&self, capability: Capability) -> bool {
         self.subject.plugin().capabilities.contains(&capability)
+    }
+
+    /// Sees to it that lost replies are not only asked for: how many there were.
+    ///
+    /// # Errors
+    ///
+    /// Unclear when there was none. A plugin that waits for no reply, or for none over its sockets,
+    /// is not measured by what would be if one were lost.
+    pub(crate) fn lost_replies(&self) -> Outcome<u64> {
+        match self.faults.replies_lost() {
+            0 => Err(Stop::Unclear("no reply was lost: it waited for none over a socket".into())),
+            lost => Ok(lost),
+        }
     }
 
     /// Begins no further poll, as a host that is too busy; a poll that is pending may still bring

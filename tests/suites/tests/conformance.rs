@@ -121,6 +121,24 @@ async fn the_smallest_plugin_keeps_all_that_it_promises() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_waits_for_no_reply_is_not_said_to_survive_lost_ones() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/memory"])?;
+    // It has an endpoint, and talks to nobody.
+    let text = "[backends.main]\nplugin = \"memory\"\nendpoints = [\"127.0.0.1:1\"]\n";
+    let bench = Bench::open(sandbox.settings(text)?)?;
+    let subject = Subject::open(&bench, "main").await.map_err(|it| anyhow::anyhow!(it.text()))?;
+    let only = ["plugin.error-effect", "lock.lost-reply", "registry.lost-reply"];
+    let only = only.map(str::to_owned).to_vec();
+    let report = measure(subject, &Options { only, ..Options::default() }, |_| {}).await;
+    ensure!(report.checks.len() == 3, "{}", report.text());
+    for check in &report.checks {
+        let told = check.verdict == Verdict::Inconclusive;
+        ensure!(told && check.reason.contains("no reply was lost"), "{}", check.line());
+    }
+    Ok(())
+}
+
 /// A bench with one backend for each of `breaks`, and a server of its own for each.
 fn faulty_bench(
     sandbox: &Sandbox,

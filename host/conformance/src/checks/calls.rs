@@ -222,7 +222,7 @@ async fn error_effect(trial: &mut Trial) -> Outcome {
             Err(failure) => return Err(failure.into()),
         }
     }
-    Ok(())
+    owner.lost_replies().map(drop)
 }
 
 async fn error_secret(trial: &mut Trial) -> Outcome {

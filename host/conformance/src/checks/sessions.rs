@@ -190,7 +190,7 @@ async fn lock_lost_reply(trial: &mut Trial) -> Outcome {
             "everything was released, and the lock shows {left:?}"
         );
     }
-    trial.note(format!("{} replies were lost, {errors} errors", owner.faults.replies_lost()));
+    trial.note(format!("{} replies were lost, {errors} errors", owner.lost_replies()?));
     Ok(())
 }
 
@@ -362,5 +362,5 @@ async fn registry_lost_reply(trial: &mut Trial) -> Outcome {
         let orphan = owner.find(&service, "x").await?;
         ensure!(orphan.is_none(), "it was deregistered, and an orphan is listed: {orphan:?}");
     }
-    Ok(())
+    owner.lost_replies().map(drop)
 }
