@@ -168,16 +168,28 @@ async fn confirmed(trial: &mut Trial) -> Outcome {
         ensure!(state.waiters.is_empty(), "the waiting claim was taken away, and shows {state:?}");
         Outcome::Ok(())
     };
-    let (outcome, ()) = try_join(waiting, taking).await?;
-    if let Ok(AcquireOutcome::Held(lease)) = &outcome {
-        let holders = owner.inspect(&name).await?.holders;
-        ensure!(
-            holders.iter().any(|claim| claim.owner == "waiter"),
-            "the waiting claim was taken away, and it is granted {lease:?}; the lock shows \
-             {holders:?}"
-        );
+    match try_join(waiting, taking).await?.0 {
+        Ok(AcquireOutcome::Held(lease)) => {
+            let holders = owner.inspect(&name).await?.holders;
+            ensure!(
+                holders.iter().any(|claim| claim.owner == "waiter"),
+                "the waiting claim was taken away, and it is granted {lease:?}; the lock shows \
+                 {holders:?}"
+            );
+            Ok(())
+        }
+        Ok(AcquireOutcome::Busy(_)) => Ok(()),
+        Err(Failure::Error(error)) if error.code == "internal" => Err(Stop::Broken(format!(
+            "the waiting claim was taken away, and its acquire answers with a defect of the plugin: {}",
+            error.message
+        ))),
+        Err(refused @ Failure::Error(_)) => match Stop::from(refused) {
+            // Told in its own way that it is not granted, by who did reach the server.
+            Stop::Broken(_) => Ok(()),
+            stop => Err(stop),
+        },
+        Err(failure) => Err(failure.into()),
     }
-    Ok(())
 }
 
 async fn cancelled(trial: &mut Trial) -> Outcome {
