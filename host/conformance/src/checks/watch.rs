@@ -550,24 +550,38 @@ async fn cut(trial: &mut Trial) -> Outcome {
     let id = owner.watch_below(&prefix).await?;
     live(&owner, id).await?;
     for round in 0..3 {
+        let (resyncs, told) = (view(&owner, id).resyncs, changes_of(&owner, id).len());
+        let mut made = Vec::new();
         trial.note(format!("round {round}: the network of a is cut"));
         owner.faults.set(Weather::Cut);
         for number in 0..10 {
-            let key = trial.key(&format!("cut/{number}"));
-            if number % 3 == round {
-                other.raw.config_delete(call(), anything(&key)).await?;
-            } else {
-                other.put(&key, format!("{round}.{number}")).await?;
-            }
-            // Come and gone while nobody could see it.
+            // Come and gone while nobody could see it; what stays is told behind it.
             let passing = trial.key(&format!("cut/passing-{number}"));
             other.put(&passing, "x").await?;
             other.delete(&passing).await?;
+            made.extend([format!("{passing}=x"), format!("-{passing}")]);
+            let key = trial.key(&format!("cut/{number}"));
+            if number % 3 == round {
+                other.delete(&key).await?;
+                made.push(format!("-{key}"));
+            } else {
+                let value = format!("{round}.{number}");
+                other.put(&key, value.as_str()).await?;
+                made.push(format!("{key}={value}"));
+            }
         }
         tokio::time::sleep(Duration::from_millis(300)).await;
         trial.note("it is whole again");
         owner.faults.set(Weather::Clear);
-        settled_by(&owner, &other, id, &prefix, view).await?;
+        let known = settled_by(&owner, &other, id, &prefix, view).await?;
+        if owner.has("watch.every-change") && known.resyncs == resyncs {
+            let told = changes_of(&owner, id).split_off(told);
+            ensure!(
+                told == made,
+                "while it was cut off these changes were made: {made:?}; delivered are {told:?}, \
+                 and no `resync` says that some are missing"
+            );
+        }
     }
     Ok(())
 }
