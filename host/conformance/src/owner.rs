@@ -3,6 +3,7 @@
 mod config;
 mod lock;
 mod registry;
+mod ttl;
 
 use std::{
     sync::{

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -32,6 +32,8 @@ pub struct Subject {
     /// For plugins that keep files: never the operator's own directory.
     scratch: Option<TempDir>,
     spaces: AtomicU64,
+    /// The servers keep no lease shorter than this, as was learnt so far.
+    ttl_ms_min: AtomicU32,
 }
 
 impl Subject {
@@ -54,8 +56,16 @@ impl Subject {
         let scratch = scratch.map_err(|error| failed(Verdict::Inconclusive, error.to_string()))?;
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let run = format!("{:x}-{:x}", since.as_micros(), std::process::id());
-        let (bench, backend, spaces) = (bench.clone(), backend.to_owned(), AtomicU64::default());
-        Ok(Arc::new(Self { bench, backend, settings, plugin, run, scratch, spaces }))
+        Ok(Arc::new(Self {
+            bench: bench.clone(),
+            backend: backend.to_owned(),
+            settings,
+            plugin,
+            run,
+            scratch,
+            spaces: AtomicU64::default(),
+            ttl_ms_min: AtomicU32::default(),
+        }))
     }
 
     /// What the plugin says of itself.
@@ -87,6 +97,16 @@ impl Subject {
     /// Whether two incarnations can work on the same data at once.
     pub(crate) fn shares(&self) -> bool {
         self.has_network() && !self.plugin.single_writer
+    }
+
+    /// The least TTL that the servers keep, in milliseconds; 0 as long as none was refused.
+    pub(crate) fn ttl_ms_min(&self) -> u32 {
+        self.ttl_ms_min.load(Ordering::Relaxed)
+    }
+
+    /// Remembers what a refusal said.
+    pub(crate) fn keeps_no_lease_below(&self, ttl_ms: u32) {
+        self.ttl_ms_min.fetch_max(ttl_ms, Ordering::Relaxed);
     }
 
     /// A part of the backend for one check alone.

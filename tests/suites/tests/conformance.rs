@@ -194,6 +194,36 @@ async fn a_plugin_that_keeps_every_promise_passes_every_check() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_keeps_no_short_lease_is_measured_with_its_least() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/faulty"])?;
+    let server = Server::start(PASSWORD)?;
+    let text = format!(
+        "[backends.main]\nplugin = \"faulty\"\nendpoints = [\"{}\"]\n\
+         settings = {{ password = \"{PASSWORD}\", ttl_ms_min = 5000 }}\n",
+        server.address()
+    );
+    let bench = Bench::open(sandbox.settings(&text)?)?;
+    let subject = Subject::open(&bench, "main").await.map_err(|it| anyhow::anyhow!(it.text()))?;
+    let only = [
+        "config.held/lost",
+        "lock.exclusive/renewed",
+        "lock.lost",
+        "lock.no-reacquire",
+        "lock.token/restart",
+        "registry.gone",
+        "registry.no-takeover",
+        "registry.override-survives",
+        "registry.restored",
+        "registry.status",
+    ];
+    let only: Vec<String> = only.map(str::to_owned).to_vec();
+    let report = measure(subject, &Options { only, ..Options::default() }, |_| {}).await;
+    let wrong = shortcomings(&report, |_| false);
+    ensure!(wrong.is_empty() && report.checks.len() > 10, "{wrong}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_needs_a_server_that_forgets_never_passes_on_one_that_does_not() -> Result<()> {
     let sandbox = Sandbox::new(&["fixtures/faulty"])?;
     let backend = ("whole".to_owned(), "faulty".to_owned(), String::new());

@@ -38,6 +38,9 @@ pub(super) const CHECKS: &[Check] = &[
     ),
 ];
 
+/// Short: that a claim is gone may be noticed only when it is renewed.
+const TTL_MS: u32 = 3_000;
+
 /// Takes a lock away from its one holder.
 pub(super) async fn take_away(operator: &Owner, name: &str) -> Outcome {
     let state = operator.inspect(name).await?;
@@ -74,9 +77,9 @@ async fn lost(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let operator = trial.other(&owner).await?;
     let name = trial.key("lost");
-    let grant = owner.hold(AcquireRequest { ttl_ms: 3_000, ..asking(&name) }).await?;
+    let grant = owner.hold(AcquireRequest { ttl_ms: TTL_MS, ..asking(&name) }).await?;
     take_away(&operator, &name).await?;
-    owner.lost(&grant, Duration::from_secs(4)).await?;
+    owner.lost(&grant, owner.patience(Duration::from_secs(4), TTL_MS)).await?;
     tokio::time::sleep(Duration::from_millis(1_500)).await;
     let events = owner.lock.of(grant.id);
     let times = events.iter().filter(|event| matches!(event, Event::Lost(_))).count();
@@ -95,9 +98,9 @@ async fn no_reacquire(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let operator = trial.other(&owner).await?;
     let name = trial.key("again");
-    let grant = owner.hold(AcquireRequest { ttl_ms: 3_000, ..asking(&name) }).await?;
+    let grant = owner.hold(AcquireRequest { ttl_ms: TTL_MS, ..asking(&name) }).await?;
     take_away(&operator, &name).await?;
-    owner.lost(&grant, Duration::from_secs(4)).await?;
+    owner.lost(&grant, owner.patience(Duration::from_secs(4), TTL_MS)).await?;
     let until = Instant::now() + Duration::from_millis(2_500);
     while Instant::now() < until {
         let holders = operator.inspect(&name).await?.holders;

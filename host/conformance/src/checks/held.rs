@@ -136,17 +136,21 @@ async fn writes(trial: &mut Trial) -> Outcome {
     Ok(())
 }
 
+/// The shortest TTL that there is.
+const TTL_MS: u32 = 2_000;
+
 async fn held_lost(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let other = trial.owner("b").await?;
     let (lock, key) = (trial.key("lock"), trial.key("guarded"));
-    let grant = owner.hold(AcquireRequest { ttl_ms: 2_000, ..asking(&lock) }).await?;
+    let grant = owner.hold(AcquireRequest { ttl_ms: TTL_MS, ..asking(&lock) }).await?;
     let guarded = |value: &str| PutRequest { held: Some(grant.id), ..write(&key, value) };
     owner.put_as(guarded("by the holder")).await?;
     trial.note("the network of a swallows everything until its lease is lost");
     owner.faults.set(Weather::Blackhole);
-    owner.lost(&grant, SOON).await?;
-    let next = other.hold(AcquireRequest { wait_ms: 10_000, ..asking(&lock) }).await?;
+    owner.lost(&grant, owner.patience(SOON, TTL_MS)).await?;
+    let wait_ms = other.wait_ms(10_000, TTL_MS);
+    let next = other.hold(AcquireRequest { wait_ms, ..asking(&lock) }).await?;
     other.put_as(PutRequest { held: Some(next.id), ..write(&key, "by the next") }).await?;
     owner.faults.set(Weather::Clear);
     trial.note("it is whole again");

@@ -53,6 +53,9 @@ pub(super) const CHECKS: &[Check] = &[
         needs Need::Feature("lock.permits")),
 ];
 
+/// The shortest TTL that there is.
+const TTL_MS: u32 = 2_000;
+
 async fn exclusive(trial: &mut Trial) -> Outcome {
     let owners = trial.contenders::<8>().await?;
     let name = trial.key("exclusive");
@@ -87,8 +90,8 @@ async fn renewed(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let other = trial.other(&owner).await?;
     let name = trial.key("renewed");
-    let grant = owner.hold(AcquireRequest { ttl_ms: 2_000, ..asking(&name) }).await?;
-    let until = Instant::now() + Duration::from_millis(4_500);
+    let grant = owner.hold(AcquireRequest { ttl_ms: TTL_MS, ..asking(&name) }).await?;
+    let until = Instant::now() + owner.patience(Duration::from_millis(4_500), TTL_MS);
     while Instant::now() < until {
         if let Ok(second) = other.acquire(asking(&name)).await? {
             return Err(Stop::Broken(format!(
@@ -103,7 +106,7 @@ async fn renewed(trial: &mut Trial) -> Outcome {
     ensure!(lost.is_none(), "the holder lives, and its lease is reported {lost:?}");
     ensure!(
         events.iter().any(|event| matches!(event, Event::Renewed(_))),
-        "a lease of 2 s was held for more than 4 s, and no renewal was reported"
+        "a lease was held for more than twice its TTL, and no renewal was reported"
     );
     Ok(())
 }
@@ -138,10 +141,12 @@ async fn token(trial: &mut Trial) -> Outcome {
 async fn token_restart(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let name = trial.key("token");
-    let before = value_of(&owner.hold(AcquireRequest { ttl_ms: 2_000, ..asking(&name) }).await?)?;
+    let grant = owner.hold(AcquireRequest { ttl_ms: TTL_MS, ..asking(&name) }).await?;
+    let before = value_of(&grant)?;
     owner.kill().await;
     let later = trial.successor("later", &owner).await?;
-    let grant = later.hold(AcquireRequest { wait_ms: 8_000, ..asking(&name) }).await?;
+    let wait_ms = later.wait_ms(8_000, TTL_MS);
+    let grant = later.hold(AcquireRequest { wait_ms, ..asking(&name) }).await?;
     let now = value_of(&grant)?;
     ensure!(
         now.0 == before.0 && now.1 > before.1,

@@ -1,6 +1,10 @@
 //! The registry: who is there, whose name it is, and what operators say.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures::future::try_join_all;
 use pintle::direct::{
@@ -58,6 +62,8 @@ pub(super) const CHECKS: &[Check] = &[
 
 /// Long enough to outlive a check.
 const TTL_MS: u32 = 15_000;
+/// The shortest TTL that there is.
+const SHORT_TTL_MS: u32 = 2_000;
 
 async fn exclusive(trial: &mut Trial) -> Outcome {
     let owners = trial.contenders::<8>().await?;
@@ -93,10 +99,11 @@ async fn no_takeover(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let other = trial.other(&owner).await?;
     let service = trial.service("takeover");
-    let id = owner.register(instance(&service, "x"), 2_000).await?;
+    let id = owner.register(instance(&service, "x"), SHORT_TTL_MS).await?;
     // Longer than the TTL: only renewing keeps the name.
-    for _ in 0..8 {
-        let outcome = other.try_register(instance(&service, "x"), 2_000).await?;
+    let until = Instant::now() + owner.patience(Duration::from_millis(3_200), SHORT_TTL_MS);
+    while Instant::now() < until {
+        let outcome = other.try_register(instance(&service, "x"), SHORT_TTL_MS).await?;
         let Err(state) = outcome else {
             return Err(Stop::Broken("the owner lives, and another got its name".into()));
         };
@@ -193,17 +200,19 @@ async fn deregister(trial: &mut Trial) -> Outcome {
 async fn gone(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let service = trial.service("gone");
-    owner.register(instance(&service, "x"), 2_000).await?;
+    owner.register(instance(&service, "x"), SHORT_TTL_MS).await?;
     owner.kill().await;
     // Another host, which knows nothing of the one that died.
     let other = trial.owner("b").await?;
-    eventually(
-        "an instance of a TTL of 2 s is gone after its owner died",
-        Duration::from_millis(5_000),
-        || async { Ok(other.find(&service, "x").await?.is_none().then_some(())) },
-    )
+    let what = format!(
+        "an instance of a TTL of {} ms is gone after its owner died",
+        other.ttl_ms(SHORT_TTL_MS)
+    );
+    eventually(&what, other.patience(Duration::from_secs(5), SHORT_TTL_MS), || async {
+        Ok(other.find(&service, "x").await?.is_none().then_some(()))
+    })
     .await?;
-    other.register(instance(&service, "x"), 2_000).await?;
+    other.register(instance(&service, "x"), SHORT_TTL_MS).await?;
     Ok(())
 }
 
@@ -292,7 +301,7 @@ async fn survives(trial: &mut Trial) -> Outcome {
     let operator = Some(saying(Some(false), None));
     owner.raw.registry_set_override(call(), service.clone(), "x".into(), operator).await?;
     for round in 0..3 {
-        let id = owner.register(instance(&service, "x"), 3_000).await?;
+        let id = owner.register(instance(&service, "x"), SHORT_TTL_MS).await?;
         let found = owner.find(&service, "x").await?.and_then(|state| state.operator);
         let said = found.map(|operator| operator.enabled);
         ensure!(

@@ -70,6 +70,11 @@ const TTL_MS: u32 = 2_000;
 /// Far longer than anything that a check waits for: what waits for it is blocked.
 const LONG_TTL_MS: u32 = 60_000;
 
+/// What these seconds are for a lease of [`TTL_MS`], where the servers keep none so short.
+fn in_time(owner: &Owner, seconds: u64) -> Duration {
+    owner.patience(Duration::from_secs(seconds), TTL_MS)
+}
+
 async fn lock_blackhole(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let other = trial.owner("b").await?;
@@ -78,14 +83,14 @@ async fn lock_blackhole(trial: &mut Trial) -> Outcome {
     trial.note("the network of a swallows everything from now on");
     owner.faults.set(Weather::Blackhole);
     let waiting = async {
-        let next = AcquireRequest { wait_ms: 15_000, ..asking(&name) };
+        let next = AcquireRequest { wait_ms: owner.wait_ms(15_000, TTL_MS), ..asking(&name) };
         other.hold(next).await?;
         Outcome::Ok(Instant::now())
     };
     let losing = async {
         owner
             .lock
-            .wait(grant.id, Duration::from_secs(15), "the loss is reported", |events| {
+            .wait(grant.id, in_time(&owner, 15), "the loss is reported", |events| {
                 let lost = |event: &LockEvent| matches!(event, LockEvent::Lost(_));
                 events.iter().find(|it| lost(&it.event)).map(|it| it.at)
             })
@@ -126,10 +131,10 @@ async fn lock_stays_lost(trial: &mut Trial) -> Outcome {
     let name = trial.key("stays-lost");
     let grant = owner.hold(AcquireRequest { ttl_ms: TTL_MS, ..asking(&name) }).await?;
     owner.faults.set(Weather::Blackhole);
-    owner.lost(&grant, SOON).await?;
+    owner.lost(&grant, in_time(&owner, 10)).await?;
     trial.note("the lease is lost; the network is whole again");
     owner.faults.set(Weather::Clear);
-    eventually("the lock is free after its holder was lost", SOON, || async {
+    eventually("the lock is free after its holder was lost", in_time(&owner, 10), || async {
         Ok(other.inspect(&name).await?.holders.is_empty().then_some(()))
     })
     .await?;
@@ -208,7 +213,7 @@ async fn warm_up(owner: &Owner) -> Outcome {
 async fn lose_session(trial: &Trial, owner: &Owner, other: &Owner, service: &str) -> Outcome {
     trial.note("the network of a swallows everything");
     owner.faults.set(Weather::Blackhole);
-    eventually("the instance is gone while its owner is cut off", SOON, || async {
+    eventually("the instance is gone while its owner is cut off", in_time(owner, 10), || async {
         Ok(other.find(service, "x").await?.is_none().then_some(()))
     })
     .await?;
@@ -229,7 +234,7 @@ async fn restored(trial: &mut Trial) -> Outcome {
         lose_session(trial, &owner, &other, &service).await?;
         let what = "it is registered again by itself";
         let found =
-            eventually(what, Duration::from_secs(15), || async { other.find(&service, "x").await })
+            eventually(what, in_time(&owner, 15), || async { other.find(&service, "x").await })
                 .await?;
         ensure!(
             found.instance.weight == weight && found.ephemeral,
@@ -257,7 +262,8 @@ async fn taken_meanwhile(trial: &mut Trial) -> Outcome {
     owner.faults.set(Weather::Blackhole);
     let mut theirs = instance(&service, "x");
     theirs.host = "10.0.0.2".to_owned();
-    eventually("the name is free when its owner was cut off for its TTL", SOON, || async {
+    let what = "the name is free when its owner was cut off for its TTL";
+    eventually(what, in_time(&owner, 10), || async {
         Ok(other.try_register(theirs.clone(), LONG_TTL_MS).await?.ok())
     })
     .await?;
@@ -295,7 +301,7 @@ async fn status(trial: &mut Trial) -> Outcome {
     let id = owner.register(instance(&service, "x"), TTL_MS).await?;
     for losses in 1..=2 {
         lose_session(trial, &owner, &other, &service).await?;
-        eventually("it is registered again by itself", Duration::from_secs(15), || async {
+        eventually("it is registered again by itself", in_time(&owner, 15), || async {
             Ok(other.find(&service, "x").await?.map(drop))
         })
         .await?;

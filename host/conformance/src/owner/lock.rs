@@ -37,7 +37,11 @@ impl Owner {
     ) -> Outcome<Result<Grant, Vec<Claim>>> {
         let id = self.id();
         let limit = PROMPT + Duration::from_millis(request.wait_ms.into());
-        Ok(match self.raw.lock_acquire(Call::within(limit), id, request).await? {
+        let ask = |ttl_ms| {
+            let request = AcquireRequest { ttl_ms, ..request.clone() };
+            self.raw.lock_acquire(Call::within(limit), id, request)
+        };
+        Ok(match self.with_ttl(request.ttl_ms, ask).await? {
             AcquireOutcome::Held(lease) => Ok(Grant { id, lease }),
             AcquireOutcome::Busy(claims) => Err(claims),
         })

@@ -30,8 +30,11 @@ impl Owner {
         ttl_ms: u32,
     ) -> Outcome<Result<u64, InstanceState>> {
         let id = self.id();
-        let registration = Registration { instance, ttl_ms };
-        Ok(match self.raw.registry_register(call(), id, registration).await? {
+        let ask = |ttl_ms| {
+            let registration = Registration { instance: instance.clone(), ttl_ms };
+            self.raw.registry_register(call(), id, registration)
+        };
+        Ok(match self.with_ttl(ttl_ms, ask).await? {
             RegisterOutcome::Registered(_) => Ok(id),
             RegisterOutcome::Taken(state) => Err(state),
         })
