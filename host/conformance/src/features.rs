@@ -16,7 +16,7 @@ use pintle::{
     },
 };
 
-use crate::owner::{Owner, anything, asking, call, instance, read, typed, write};
+use crate::owner::{OVERRULED, Owner, anything, asking, call, instance, read, typed, write};
 
 /// A feature of the interface.
 pub struct Feature {
@@ -144,9 +144,9 @@ pub const FEATURES: &[Feature] = &[
         "operators overrule instances",
         |owner, key| {
             let operator = OperatorOverride { enabled: None, weight: None, note: String::new() };
-            owner.raw.registry_set_override(call(), key, "x".into(), Some(operator))
+            owner.raw.registry_set_override(call(), key, OVERRULED.into(), Some(operator))
         },
-        |owner, key| owner.raw.registry_set_override(call(), key, "x".into(), None)
+        |owner, key| owner.raw.registry_set_override(call(), key, OVERRULED.into(), None)
     ),
     feature!(Registry, "registry.health", "the backend probes instances"),
     feature!(Lock, "lock.shared", "shared leases", |owner, key| {

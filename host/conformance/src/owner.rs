@@ -27,7 +27,7 @@ use crate::{
 };
 pub(crate) use config::{anything, read, typed, write};
 pub(crate) use lock::{Grant, asking};
-pub(crate) use registry::instance;
+pub(crate) use registry::{OVERRULED, instance};
 
 /// An incarnation that owns what it makes on the backend.
 pub(crate) struct Owner {

@@ -1,15 +1,23 @@
 //! What a check works with: a part of the backend of its own, and as many owners as it starts.
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use futures::future::join_all;
-use pintle::direct::{Failure, Start, Weather};
+use pintle::{
+    Capability,
+    direct::{Failure, Start, Weather},
+};
 
 use crate::{
     check::{Outcome, Stop},
     evidence::Evidence,
     hook::Hooks,
-    owner::{Owner, call},
+    owner::{OVERRULED, Owner, call},
     subject::{Space, Subject},
 };
 
@@ -20,12 +28,15 @@ pub(crate) struct Trial {
     pub(crate) hooks: Hooks,
     space: Space,
     owners: Vec<Arc<Owner>>,
+    /// The services that it has named.
+    services: Mutex<BTreeSet<String>>,
 }
 
 impl Trial {
     pub(crate) fn new(subject: Arc<Subject>, hooks: Hooks) -> Self {
         let space = subject.space();
-        Self { subject, evidence: Evidence::new(), hooks, space, owners: Vec::new() }
+        let (owners, services) = (Vec::new(), Mutex::default());
+        Self { subject, evidence: Evidence::new(), hooks, space, owners, services }
     }
 
     /// Starts an owner; its name shows in the evidence.
@@ -86,7 +97,21 @@ impl Trial {
 
     /// The name of a service that belongs to this check alone.
     pub(crate) fn service(&self, tail: &str) -> String {
-        format!("{}-{tail}", self.space.prefix.replace('/', "-"))
+        let name = format!("{}-{tail}", self.space.prefix.replace('/', "-"));
+        self.services().insert(name.clone());
+        name
+    }
+
+    /// What a feature is asked for with that is not declared, whatever it names: a key, a lock, or a
+    /// service.
+    pub(crate) fn undeclared(&self, feature: &str) -> String {
+        let name = self.key(&format!("undeclared/{feature}"));
+        self.services().insert(name.clone());
+        name
+    }
+
+    fn services(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        self.services.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes down what the suite itself does.
@@ -102,25 +127,48 @@ impl Trial {
     /// Ends all owners, and removes what the check has written.
     pub(crate) async fn end(self) {
         self.owners.iter().for_each(|owner| owner.faults.set(Weather::Clear));
-        if let Some(owner) = self.owners.last()
-            && self.subject.has_network()
-        {
-            // What stays is below the suite's own prefix; the next run does not meet it.
-            let _ = owner.raw.config_delete_prefix(call(), self.prefix(), None).await;
+        join_all(self.owners.iter().map(|owner| stop(owner))).await;
+        if self.subject.has_network() && !self.owners.is_empty() {
+            // What stays is under the suite's own names; the next run does not meet it.
+            let _ = tokio::time::timeout(CLEAN, self.clean()).await;
         }
-        join_all(self.owners.iter().map(|owner| async {
-            let _ = tokio::time::timeout(STOP, owner.stop()).await;
-            owner.kill().await;
-        }))
-        .await;
         if let Some(dir) = &self.space.data_dir {
             let _ = std::fs::remove_dir_all(dir);
         }
     }
+
+    /// Removes what outlives owners, by one that nothing was done to. What they held ends with their
+    /// leases.
+    async fn clean(&self) -> Result<(), Failure> {
+        let start = Start::default();
+        let owner = self.subject.start("end", &self.space, start, &self.evidence).await?;
+        if owner.offers(Capability::Config) {
+            let _ = owner.raw.config_delete_prefix(call(), self.prefix(), None).await;
+        }
+        let services = std::mem::take(&mut *self.services());
+        for service in services.iter().filter(|_| owner.offers(Capability::Registry)) {
+            for state in owner.instances(service).await.unwrap_or_default() {
+                let id = state.instance.id;
+                let _ = owner.raw.registry_remove(call(), service.clone(), id).await;
+            }
+            // Overrides stand there without an instance, too.
+            let id = OVERRULED.to_owned();
+            let _ = owner.raw.registry_set_override(call(), service.clone(), id, None).await;
+        }
+        stop(&owner).await;
+        Ok(())
+    }
+}
+
+async fn stop(owner: &Owner) {
+    let _ = tokio::time::timeout(STOP, owner.stop()).await;
+    owner.kill().await;
 }
 
 /// How long an owner may take to stop when its check is over.
 const STOP: Duration = Duration::from_secs(2);
+/// How long it may take to remove what a check has written.
+const CLEAN: Duration = Duration::from_secs(10);
 
 /// How often a condition is looked at that has no event.
 const LOOK: Duration = Duration::from_millis(25);

@@ -190,6 +190,30 @@ async fn a_plugin_that_keeps_every_promise_passes_every_check() -> Result<()> {
     let wrong = shortcomings(&report, |_| false);
     ensure!(wrong.is_empty(), "{wrong}");
     ensure!(report.checks.len() == pintle_conformance::checks().len(), "checks were left out");
+    ensure!(left_on(server).is_empty(), "left on the server: {:?}", left_on(server));
+    Ok(())
+}
+
+/// What a server keeps for good; spans cannot be taken back.
+fn left_on(server: &Server) -> Vec<String> {
+    server.lasting().into_iter().filter(|key| !key.starts_with("t/")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_check_that_fails_leaves_nothing_on_the_server() -> Result<()> {
+    let sandbox = Sandbox::new(&["fixtures/faulty"])?;
+    let faults = ["config.list", "registry.override", "registry.persistent"];
+    let backends = faults.map(|fault| (fault.replace('.', "-"), "faulty".into(), fault.into()));
+    let (bench, servers) = faulty_bench(&sandbox, &backends)?;
+    for (backend, _, fault) in backends {
+        let subject =
+            Subject::open(&bench, &backend).await.map_err(|it| anyhow::anyhow!(it.text()))?;
+        let options = Options { only: vec![fault.clone()], ..Options::default() };
+        let report = measure(subject, &options, |_| {}).await;
+        ensure!(report.count(Verdict::Fail) > 0, "{fault} is not noticed");
+        let left = servers.get(&backend).map(|server| left_on(server));
+        ensure!(left.as_ref().is_some_and(Vec::is_empty), "{fault}: left are {left:?}");
+    }
     Ok(())
 }
 

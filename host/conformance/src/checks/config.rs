@@ -2,7 +2,10 @@
 
 use futures::future::try_join_all;
 use pintle::direct::{
-    config::{DeleteOutcome, Expectation, HistoryRequest, PutOutcome, PutRequest, ReadOptions},
+    config::{
+        DeleteOutcome, DeleteRequest, Expectation, HistoryRequest, PutOutcome, PutRequest,
+        ReadOptions,
+    },
     types::Consistency,
 };
 
@@ -169,7 +172,7 @@ async fn delete(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let key = trial.key("delete");
     owner.put(&key, "x").await?;
-    let request = pintle::direct::config::DeleteRequest { previous: true, ..anything(&key) };
+    let request = DeleteRequest { previous: true, ..anything(&key) };
     let DeleteOutcome::Deleted(previous) = owner.raw.config_delete(call(), request).await? else {
         return Err(Stop::Broken(format!("{key} was there, and a delete does not say `deleted`")));
     };
@@ -273,15 +276,18 @@ async fn selectors(trial: &mut Trial) -> Outcome {
         matches!(outcome, PutOutcome::Stored(_)),
         "a put for a selector has to succeed, and is {outcome:?}"
     );
-    let options = ReadOptions { selectors: chosen, ..owner.fresh() };
+    let options = ReadOptions { selectors: chosen.clone(), ..owner.fresh() };
     let found = owner.raw.config_get(call(), key.clone(), options).await?;
+    let for_all = owner.get_present(&key).await?.value;
+    // No prefix covers what is for a selector: nobody else would remove it.
+    let deletion = DeleteRequest { selectors: chosen, ..anything(&key) };
+    owner.raw.config_delete(call(), deletion).await?;
     let seen = found.map(|entry| String::from_utf8_lossy(&entry.value).into_owned());
     ensure!(seen.as_deref() == Some("for some"), "with the selector a get answers {seen:?}");
-    let seen = owner.get_present(&key).await?.value;
     ensure!(
-        seen == b"for all",
+        for_all == b"for all",
         "without the selector a get answers {:?}",
-        String::from_utf8_lossy(&seen)
+        String::from_utf8_lossy(&for_all)
     );
     Ok(())
 }

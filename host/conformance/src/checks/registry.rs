@@ -14,7 +14,7 @@ use pintle::direct::{
 
 use crate::{
     check::{Check, Need, Outcome, SOON, Stop, check, ensure},
-    owner::{Owner, call, instance},
+    owner::{OVERRULED, Owner, call, instance},
     trial::{Trial, eventually},
     view::{Step, View, instance_text},
 };
@@ -270,12 +270,13 @@ async fn operator(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let other = trial.other(&owner).await?;
     let service = trial.service("operator");
-    let mine = instance(&service, "x");
+    let mine = instance(&service, OVERRULED);
     owner.register(mine.clone(), TTL_MS).await?;
-    let set =
-        |operator| other.raw.registry_set_override(call(), service.clone(), "x".into(), operator);
+    let set = |operator| {
+        other.raw.registry_set_override(call(), service.clone(), OVERRULED.into(), operator)
+    };
     set(Some(saying(Some(false), Some(5)))).await?;
-    let found = owner.find(&service, "x").await?;
+    let found = owner.find(&service, OVERRULED).await?;
     let found = found.ok_or_else(|| Stop::Broken("with an override it is not listed".into()))?;
     let said = found.operator.map(|it| (it.enabled, it.weight, it.note));
     ensure!(
@@ -289,7 +290,7 @@ async fn operator(trial: &mut Trial) -> Outcome {
         (mine.enabled, mine.weight)
     );
     set(None).await?;
-    let said = owner.find(&service, "x").await?.and_then(|state| state.operator);
+    let said = owner.find(&service, OVERRULED).await?.and_then(|state| state.operator);
     ensure!(said.is_none(), "the override was cleared, and listed is {said:?}");
     Ok(())
 }
@@ -299,10 +300,10 @@ async fn survives(trial: &mut Trial) -> Outcome {
     let service = trial.service("survives");
     // Before there is any such instance.
     let operator = Some(saying(Some(false), None));
-    owner.raw.registry_set_override(call(), service.clone(), "x".into(), operator).await?;
+    owner.raw.registry_set_override(call(), service.clone(), OVERRULED.into(), operator).await?;
     for round in 0..3 {
-        let id = owner.register(instance(&service, "x"), SHORT_TTL_MS).await?;
-        let found = owner.find(&service, "x").await?.and_then(|state| state.operator);
+        let id = owner.register(instance(&service, OVERRULED), SHORT_TTL_MS).await?;
+        let found = owner.find(&service, OVERRULED).await?.and_then(|state| state.operator);
         let said = found.map(|operator| operator.enabled);
         ensure!(
             said == Some(Some(false)),
@@ -314,9 +315,9 @@ async fn survives(trial: &mut Trial) -> Outcome {
             owner = trial.owner("later").await?;
         }
     }
-    owner.raw.registry_set_override(call(), service.clone(), "x".into(), None).await?;
-    owner.register(instance(&service, "x"), TTL_MS).await?;
-    let found = owner.find(&service, "x").await?.and_then(|state| state.operator);
+    owner.raw.registry_set_override(call(), service.clone(), OVERRULED.into(), None).await?;
+    owner.register(instance(&service, OVERRULED), TTL_MS).await?;
+    let found = owner.find(&service, OVERRULED).await?.and_then(|state| state.operator);
     ensure!(found.is_none(), "the override was cleared, and listed is {found:?}");
     Ok(())
 }

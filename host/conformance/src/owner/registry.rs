@@ -7,6 +7,9 @@ use pintle::direct::registry::{
 use super::{Owner, call};
 use crate::check::{Outcome, Stop};
 
+/// The one instance of a service that operators say anything of.
+pub(crate) const OVERRULED: &str = "x";
+
 /// An instance that wants load.
 pub(crate) fn instance(service: &str, id: &str) -> Instance {
     Instance {
