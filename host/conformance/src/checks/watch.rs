@@ -228,17 +228,18 @@ async fn no_going_back(trial: &mut Trial) -> Outcome {
     .await?;
     settled(&owner, id, &prefix).await?;
     for (key, versions) in keys.iter().zip(&written) {
-        let mut newest = 0;
+        let mut newest = None;
         for event in owner.config.of(id) {
             let Event::Put(put) = event else { continue };
             if put.entry.key != *key {
                 continue;
             }
-            let place = versions.iter().position(|version| *version == put.entry.version);
-            let Some(place) = place else { continue };
+            let version = put.entry.version;
+            let place = versions.iter().position(|known| *known == version);
+            ensure!(place.is_some(), "of {key} {version} was delivered, which no write answered");
             ensure!(
                 place >= newest,
-                "of {key} write number {newest} was delivered, and then number {place} before it"
+                "of {key} write number {newest:?} was delivered, and then {place:?} before it"
             );
             newest = place;
         }
