@@ -55,8 +55,14 @@ pub(super) const CHECKS: &[Check] = &[
     ),
     check!(
         "registry.watch-gap-marked",
-        watch_gap,
-        "a reader that falls behind, or is cut off, misses nothing without being told"
+        slow_reader,
+        "a reader of instances that falls behind misses nothing without being told"
+    ),
+    check!(
+        "registry.watch-gap-marked/cut",
+        cut,
+        "what came and went while the network was cut is known, or the gap is marked",
+        needs Need::Network, Need::Shares
     ),
 ];
 
@@ -420,31 +426,50 @@ async fn watch_final(trial: &mut Trial) -> Outcome {
     Ok(())
 }
 
-async fn watch_gap(trial: &mut Trial) -> Outcome {
+async fn slow_reader(trial: &mut Trial) -> Outcome {
     let owner = trial.owner("a").await?;
     let other = trial.other(&owner).await?;
-    let service = trial.service("gap");
+    let service = trial.service("slow");
     let id = open(&owner, Some(service.clone())).await?;
-    let mut it = instance(&service, "busy");
-    let registration = other.register(it.clone(), TTL_MS).await?;
     trial.note("a does not fetch events for a while");
     owner.stop_fetching();
-    for round in 0..60 {
-        it.weight = round;
-        other.raw.registry_update(call(), registration, it.clone()).await?;
-    }
+    // More changes than plugins keep for one reader.
+    let changing = (0..10).map(|number: u32| {
+        let (other, mut it) = (&other, instance(&service, &number.to_string()));
+        async move {
+            let registration = other.register(it.clone(), TTL_MS).await?;
+            for weight in 0..120 {
+                it.weight = weight;
+                other.raw.registry_update(call(), registration, it.clone()).await?;
+            }
+            Outcome::Ok(())
+        }
+    });
+    try_join_all(changing).await?;
     owner.go_on_fetching();
     settled(&owner, id, &other, &service).await?;
-    if !trial.subject.shares() {
-        return Ok(());
+    Ok(())
+}
+
+async fn cut(trial: &mut Trial) -> Outcome {
+    let owner = trial.owner("a").await?;
+    let other = trial.owner("b").await?;
+    let service = trial.service("cut");
+    let gone = other.register(instance(&service, "gone"), TTL_MS).await?;
+    let mut stays = instance(&service, "stays");
+    let registration = other.register(stays.clone(), TTL_MS).await?;
+    let id = open(&owner, Some(service.clone())).await?;
+    for weight in 1..=2 {
+        trial.note("the network of a is cut");
+        owner.faults.set(Weather::Cut);
+        stays.weight = weight;
+        other.raw.registry_update(call(), registration, stays.clone()).await?;
+        other.raw.registry_deregister(call(), gone).await?;
+        other.register(instance(&service, &format!("new-{weight}")), TTL_MS).await?;
+        tokio::time::sleep(Duration::from_millis(400)).await;
+        trial.note("it is whole again");
+        owner.faults.set(Weather::Clear);
+        settled(&owner, id, &other, &service).await?;
     }
-    trial.note("the network of a is cut");
-    owner.faults.set(Weather::Cut);
-    other.raw.registry_deregister(call(), registration).await?;
-    other.register(instance(&service, "new"), TTL_MS).await?;
-    tokio::time::sleep(Duration::from_millis(400)).await;
-    trial.note("it is whole again");
-    owner.faults.set(Weather::Clear);
-    settled(&owner, id, &other, &service).await?;
     Ok(())
 }
