@@ -16,7 +16,10 @@ use pintle::{
     },
 };
 
-use crate::owner::{OVERRULED, Owner, anything, asking, call, instance, read, typed, write};
+use crate::{
+    check::{Outcome, Stop},
+    owner::{OVERRULED, Owner, anything, asking, call, instance, read, typed, write},
+};
 
 /// A feature of the interface.
 pub struct Feature {
@@ -186,19 +189,30 @@ pub(crate) enum Refusal {
 }
 
 /// Asks for `feature`, which the plugin does not declare.
-pub(crate) async fn refusal(feature: &Feature, owner: &Owner, key: String) -> Refusal {
-    if feature.asks.is_empty() {
-        return Refusal::Unasked;
-    }
+///
+/// # Errors
+///
+/// Unclear when its server was away, which may be noticed before what was asked.
+pub(crate) async fn refusal(feature: &Feature, owner: &Owner, key: String) -> Outcome<Refusal> {
     for (way, ask) in (1..).zip(feature.asks) {
-        let way = format!("way {way} of {} to ask for it", feature.asks.len());
-        match ask(owner, key.clone()).await {
-            Err(Failure::Error(error)) if error.code == "unsupported" => {}
-            Err(failure) => return Refusal::Ignored(format!("{way} answers {failure}")),
-            Ok(()) => return Refusal::Ignored(format!("{way} is accepted")),
+        if let Some(instead) = ignored(ask(owner, key.clone()).await)? {
+            let ways = feature.asks.len();
+            return Ok(Refusal::Ignored(format!("way {way} of {ways} to ask for it {instead}")));
         }
     }
-    Refusal::Refused
+    Ok(if feature.asks.is_empty() { Refusal::Unasked } else { Refusal::Refused })
+}
+
+/// What came instead of a refusal.
+fn ignored(answer: Result<(), Failure>) -> Outcome<Option<String>> {
+    match answer {
+        Ok(()) => Ok(Some("is accepted".to_owned())),
+        Err(Failure::Error(error)) if error.code == "unsupported" => Ok(None),
+        Err(failure) => match Stop::from(failure) {
+            Stop::Broken(text) => Ok(Some(format!("answers {text}"))),
+            stop => Err(stop),
+        },
+    }
 }
 
 async fn put_if(owner: &Owner, key: &str, expect: Expectation) -> Result<(), Failure> {
@@ -230,4 +244,32 @@ fn listing(prefix: String, options: ReadOptions) -> ListRequest {
 fn watching(key: String) -> WatchRequest {
     let target = Target::Key(key);
     WatchRequest { target, from_version: None, previous: false, selectors: Vec::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use pintle::direct::types::{Effect, Error};
+
+    use super::*;
+
+    fn refused(code: &str) -> Result<(), Failure> {
+        Err(Failure::Error(Error {
+            code: code.to_owned(),
+            effect: Effect::None,
+            retry_after_ms: None,
+            message: String::new(),
+            details: Vec::new(),
+        }))
+    }
+
+    #[test]
+    fn a_server_that_is_away_says_nothing_of_whether_a_feature_is_refused() {
+        assert!(matches!(ignored(refused("unsupported")), Ok(None)));
+        for answer in [Ok(()), refused("invalid"), Err(Failure::Ended("a trap".to_owned()))] {
+            assert!(matches!(ignored(answer.clone()), Ok(Some(_))), "{answer:?}");
+        }
+        for code in ["unavailable", "timeout", "exhausted"] {
+            assert!(matches!(ignored(refused(code)), Err(Stop::Unclear(_))), "{code}");
+        }
+    }
 }

@@ -151,7 +151,7 @@ async fn refused(name: &str, trial: &mut Trial) -> Result<(), Stop> {
         return Err(Stop::Unclear(format!("the suite does not know the feature `{name}`")));
     };
     let owner = trial.owner("a").await?;
-    Err(match features::refusal(feature, &owner, trial.undeclared(name)).await {
+    Err(match features::refusal(feature, &owner, trial.undeclared(name)).await? {
         Refusal::Refused => Stop::Skipped(format!("`{name}` is not declared, and refused")),
         Refusal::Unasked => Stop::Skipped(format!("`{name}` is not declared")),
         Refusal::Ignored(what) => Stop::Broken(format!(

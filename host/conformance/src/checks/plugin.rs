@@ -84,7 +84,7 @@ async fn honest(trial: &mut Trial) -> Outcome {
         if trial.has(feature.name) || !offered.contains(&feature.capability) {
             continue;
         }
-        match features::refusal(feature, &owner, trial.undeclared(feature.name)).await {
+        match features::refusal(feature, &owner, trial.undeclared(feature.name)).await? {
             Refusal::Refused => refused += 1,
             Refusal::Unasked => unasked.push(feature.name),
             Refusal::Ignored(what) => {
