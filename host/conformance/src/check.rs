@@ -69,6 +69,17 @@ pub(crate) enum Stop {
     Skipped(String),
 }
 
+impl Stop {
+    /// With more of what was seen.
+    pub(crate) fn and(self, more: String) -> Self {
+        match self {
+            Self::Broken(text) => Self::Broken(format!("{text}; {more}")),
+            Self::Unclear(text) => Self::Unclear(format!("{text}; {more}")),
+            skipped @ Self::Skipped(_) => skipped,
+        }
+    }
+}
+
 impl From<Failure> for Stop {
     /// A call that has to succeed did not.
     fn from(failure: Failure) -> Self {

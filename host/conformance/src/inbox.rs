@@ -8,7 +8,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-use crate::check::{Outcome, Stop};
+use crate::{check::Outcome, pace::within};
 
 /// All events of one capability, by the number that they are about.
 pub(crate) struct Inbox<E> {
@@ -55,7 +55,7 @@ impl<E: Clone> Inbox<E> {
     ///
     /// # Errors
     ///
-    /// Broken when it does not come within `limit`: whatever is waited for was promised.
+    /// As [`within`]: whatever is waited for was promised.
     pub(crate) async fn wait<T>(
         &self,
         id: u64,
@@ -69,16 +69,14 @@ impl<E: Clone> Inbox<E> {
                 tokio::pin!(arrived);
                 arrived.as_mut().enable();
                 if let Some(found) = find(self.lock().get(&id).map_or(&[], Vec::as_slice)) {
-                    return found;
+                    return Ok(found);
                 }
                 arrived.await;
             }
         };
-        tokio::time::timeout(limit, looking).await.map_err(|_| {
-            let count = self.count(id);
-            let ms = limit.as_millis();
-            Stop::Broken(format!("{what}: not within {ms} ms; {count} events came"))
-        })
+        within(what, limit, looking)
+            .await
+            .map_err(|stop| stop.and(format!("{} events came", self.count(id))))
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<u64, Vec<Arrived<E>>>> {

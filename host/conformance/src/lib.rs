@@ -29,6 +29,7 @@ mod features;
 mod hook;
 mod inbox;
 mod owner;
+mod pace;
 mod report;
 mod runner;
 mod subject;

@@ -18,6 +18,7 @@ use crate::{
     evidence::Evidence,
     hook::Hooks,
     owner::{OVERRULED, Owner, call},
+    pace::within,
     subject::{Space, Subject},
 };
 
@@ -173,7 +174,11 @@ const CLEAN: Duration = Duration::from_secs(10);
 /// How often a condition is looked at that has no event.
 const LOOK: Duration = Duration::from_millis(25);
 
-/// Waits until `look` answers something; broken when it does not within `limit`.
+/// Waits until `look` answers something.
+///
+/// # Errors
+///
+/// As [`within`].
 pub(crate) async fn eventually<T, F>(
     what: &str,
     limit: Duration,
@@ -190,6 +195,5 @@ where
             tokio::time::sleep(LOOK).await;
         }
     };
-    let late = || Err(Stop::Broken(format!("{what}: not within {} ms", limit.as_millis())));
-    tokio::time::timeout(limit, looking).await.unwrap_or_else(|_| late())
+    within(what, limit, looking).await
 }

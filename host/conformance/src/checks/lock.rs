@@ -66,7 +66,12 @@ async fn exclusive(trial: &mut Trial) -> Outcome {
             for _ in 0..4 {
                 let request =
                     AcquireRequest { wait_ms: 20_000, owner: number.to_string(), ..asking(&name) };
-                let grant = owner.hold(request).await?;
+                let grant = owner.acquire(request).await?.map_err(|claims| {
+                    // Whether it comes to who waits is another promise.
+                    Stop::Unclear(format!(
+                        "contender {number} waited 20 s for others to hold the lock in turn: {claims:?}"
+                    ))
+                })?;
                 let others = holding.fetch_add(1, Ordering::SeqCst);
                 ensure!(
                     others == 0,

@@ -94,14 +94,9 @@ pub(super) async fn settled_by(
 fn with_difference(stop: Stop, view: &View, expected: &BTreeMap<String, String>) -> Stop {
     let differs = |key: &&String| view.state.get(*key) != expected.get(*key);
     let key = expected.keys().chain(view.state.keys()).find(differs);
-    match (stop, key) {
-        (Stop::Broken(text), Some(key)) => Stop::Broken(format!(
-            "{text}; of {key} a listing shows {:?}, and the watch {:?}",
-            expected.get(key),
-            view.state.get(key)
-        )),
-        (stop, _) => stop,
-    }
+    let Some(key) = key else { return stop };
+    let (listed, watched) = (expected.get(key), view.state.get(key));
+    stop.and(format!("of {key} a listing shows {listed:?}, and the watch {watched:?}"))
 }
 
 async fn snapshot(trial: &mut Trial) -> Outcome {

@@ -51,7 +51,7 @@ impl Owner {
     pub(crate) async fn hold(&self, request: AcquireRequest) -> Outcome<Grant> {
         let name = request.name.clone();
         self.acquire(request).await?.map_err(|claims| {
-            Stop::Broken(format!("{name} is free, and an acquire answers busy: {claims:?}"))
+            Stop::Broken(format!("{name} was to be had, and an acquire answers busy: {claims:?}"))
         })
     }
 
