@@ -15,7 +15,7 @@ use pintle_conformance::{
     CheckReport, FEATURES, Facts, Hook, Hooks, Options, Report, Subject, Verdict, measure,
 };
 use pintle_fixture_faulty::{
-    FAULTS, Fault,
+    FAULTS, Fault, UNCLEAR,
     faults::{MARK_BYTES, MARK_START},
     server::Server,
 };
@@ -85,7 +85,7 @@ fn every_promise_and_every_feature_has_a_check() -> Result<()> {
 fn every_check_has_a_fault_that_it_must_notice() {
     let known: BTreeSet<&str> = pintle_conformance::checks().iter().map(|it| it.id).collect();
     assert_eq!(known.len(), pintle_conformance::checks().len(), "an id is used twice");
-    let proven: BTreeSet<&str> = all_faults().flat_map(|it| it.checks).copied().collect();
+    let proven: BTreeSet<&str> = all_faults().flat_map(|it| it.proofs).map(|it| it.check).collect();
     let unproven: Vec<_> = known.difference(&proven).collect();
     let gone: Vec<_> = proven.difference(&known).collect();
     assert!(unproven.is_empty(), "checks that were never seen to fail: {unproven:?}");
@@ -276,11 +276,28 @@ async fn what_needs_a_server_that_forgets_never_passes_on_one_that_does_not() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn each_fault_makes_its_checks_fail() -> Result<()> {
+async fn each_fault_makes_its_checks_fail_for_what_is_wrong() -> Result<()> {
+    let missed = missed(all_faults(), Verdict::Fail).await?;
+    ensure!(missed.is_empty(), "faults that nobody noticed:\n{}", missed.join("\n"));
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_check_cannot_see_is_no_pass() -> Result<()> {
+    let missed = missed(UNCLEAR.iter(), Verdict::Inconclusive).await?;
+    ensure!(missed.is_empty(), "what could not be seen is judged:\n{}", missed.join("\n"));
+    Ok(())
+}
+
+/// The checks that do not end with `verdict` where one of `faults` is there, or for another reason.
+async fn missed(
+    faults: impl Iterator<Item = &'static Fault>,
+    verdict: Verdict,
+) -> Result<Vec<String>> {
     let sandbox = Sandbox::new(&["fixtures/faulty"])?;
     // Wanted by name when one of them is looked into: PINTLE_FAULT=config.cas
     let chosen = std::env::var("PINTLE_FAULT").ok();
-    let faults: BTreeMap<String, &Fault> = all_faults()
+    let faults: BTreeMap<String, &Fault> = faults
         .filter(|fault| chosen.as_ref().is_none_or(|name| fault.name == name))
         .map(|fault| (fault.name.replace(['.', '/'], "-"), fault))
         .collect();
@@ -292,39 +309,38 @@ async fn each_fault_makes_its_checks_fail() -> Result<()> {
     }
     let (bench, servers) = faulty_bench(&sandbox, &backends)?;
     let bench = Arc::new(bench);
-    let missed: Vec<String> = futures::stream::iter(faults)
+    let missed = futures::stream::iter(faults)
         .map(|(backend, fault)| {
             let bench = Arc::clone(&bench);
             let hooks = servers.get(&backend).map(hooks).unwrap_or_default();
-            async move { missed_by(&bench, &backend, fault, hooks).await }
+            async move { missed_with(&bench, &backend, fault, verdict, hooks).await }
         })
         .buffer_unordered(PARALLEL)
-        .try_collect::<Vec<_>>()
-        .await?
-        .concat();
-    ensure!(missed.is_empty(), "faults that nobody noticed:\n{}", missed.join("\n"));
-    Ok(())
+        .try_collect::<Vec<_>>();
+    Ok(missed.await?.concat())
 }
 
-/// The checks that do not fail and should, with what they say.
-async fn missed_by(
+/// Those of one fault, with what they say.
+async fn missed_with(
     bench: &Bench,
     backend: &str,
     fault: &Fault,
+    verdict: Verdict,
     hooks: Hooks,
 ) -> Result<Vec<String>> {
-    let only = fault.checks.iter().map(|&id| id.to_owned()).collect();
+    let only = fault.proofs.iter().map(|proof| proof.check.to_owned()).collect();
     let options = Options { only, parallel: 2, hooks, ..Options::default() };
     let report = match Subject::open(bench, backend).await {
         Ok(subject) => measure(subject, &options, |_| {}).await,
         Err(report) => *report,
     };
     let mut missed = Vec::new();
-    for id in fault.checks {
-        let check = report.checks.iter().find(|check| check.id == *id);
-        let check = check.with_context(|| format!("{}: the check {id} was not run", fault.name))?;
-        if check.verdict != Verdict::Fail {
-            missed.push(format!("{}: {}", fault.name, check.line()));
+    for proof in fault.proofs {
+        let check = report.checks.iter().find(|check| check.id == proof.check);
+        let check =
+            check.with_context(|| format!("{}: {} was not run", fault.name, proof.check))?;
+        if check.verdict != verdict || !check.reason.contains(proof.says) {
+            missed.push(format!("{}: no `{}` in: {}", fault.name, proof.says, check.line()));
         }
     }
     Ok(missed)

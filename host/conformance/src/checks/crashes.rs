@@ -82,7 +82,9 @@ async fn after_replies(trial: &mut Trial) -> Outcome {
             return Ok(());
         }
     }
-    Ok(())
+    Err(Stop::Unclear(format!(
+        "with {REPLIES_MAX} replies it was not done, and nobody looked what becomes of it after more"
+    )))
 }
 
 /// Where an incarnation is killed.
