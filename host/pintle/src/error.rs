@@ -120,10 +120,15 @@ pub enum Refusal {
         reason: String,
     },
     /// Too many calls are waiting for this backend.
-    #[error("too many calls at once: {waiting} wait for their turn on this backend")]
+    #[error(
+        "too many calls at once: {waiting} wait for their turn on this backend{}",
+        no_more(*queued_max)
+    )]
     Busy {
         /// How many.
         waiting: usize,
+        /// How many may, where that is why this one may not. Else it did, for as long as it could.
+        queued_max: Option<usize>,
     },
     /// A limit of the host was reached.
     #[error("the host's limit is reached: {what}")]
@@ -274,6 +279,11 @@ impl From<Refusal> for Error {
     fn from(refusal: Refusal) -> Self {
         Self(Box::new(Inner { cause: Cause::Refused(refusal), place: None }))
     }
+}
+
+fn no_more(queued_max: Option<usize>) -> String {
+    let named = |most| format!(", and calls_queued_max = {most} may");
+    queued_max.map(named).unwrap_or_default()
 }
 
 impl fmt::Display for Error {

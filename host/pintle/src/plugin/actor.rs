@@ -12,7 +12,7 @@ use std::{
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     runtime::Handle,
-    sync::{mpsc, oneshot, watch},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     time::{Instant, sleep_until, timeout_at},
 };
 use wasmtime::{Store, component::Accessor};
@@ -38,6 +38,8 @@ pub(crate) struct Incarnation {
     jobs: mpsc::Sender<Job>,
     /// What waits for no call.
     urgent: mpsc::Sender<Job>,
+    /// One for each call that may run or wait.
+    places: Arc<Semaphore>,
     calls: Arc<Calls>,
     scrubber: Arc<Scrubber>,
     ended: watch::Receiver<Option<Arc<str>>>,
@@ -95,8 +97,15 @@ pub(crate) enum CallFailure {
     Plugin(types::Error),
     /// The incarnation ended, after the call had begun or before.
     Ended { reason: Arc<str>, begun: bool },
-    /// Its time was over before it had begun: others were before it.
-    Busy { waiting: usize },
+    /// Its time was over before it had begun, because others were before it. Or it was not taken at
+    /// all, because so many may wait and as many did.
+    Busy { waiting: usize, queued_max: Option<usize> },
+}
+
+impl CallFailure {
+    fn late(waiting: usize) -> Self {
+        Self::Busy { waiting, queued_max: None }
+    }
 }
 
 /// What a call does inside the store.
@@ -120,6 +129,7 @@ impl Incarnation {
         // Each call can be cancelled once. What else comes here, waits if need be.
         let urgent_max = limits.calls_queued_max.saturating_add(limits.calls_running_max);
         let (urgent, urgent_queue) = mpsc::channel(urgent_max);
+        let places_max = urgent_max.min(Semaphore::MAX_PERMITS);
         let (ended, ended_seen) = watch::channel(None);
         let (dropped, store_dropped) = watch::channel(false);
         let backend = Arc::clone(&store.data().host.backend);
@@ -157,6 +167,7 @@ impl Incarnation {
         Arc::new(Self {
             jobs,
             urgent,
+            places: Arc::new(Semaphore::new(places_max)),
             calls,
             scrubber,
             ended,
@@ -168,7 +179,8 @@ impl Incarnation {
 
     /// Runs `function` in the store and waits for its result.
     ///
-    /// The call has `timeout` from now on; one that has not begun until then is given up. The guest
+    /// Where as many wait as may, it is not taken at all. Else the call has `timeout` from now on;
+    /// one that has not begun until then is given up. The guest
     /// has a grace period after it, past which the whole incarnation is ended. So this always
     /// returns.
     ///
@@ -192,6 +204,7 @@ impl Incarnation {
             + Send
             + 'static,
     {
+        let place = if operation.is_urgent() { None } else { Some(self.place()?) };
         let (reply, mut answer) = oneshot::channel();
         let deadline = Instant::now() + timeout;
         let call = self.calls.begin(operation, timeout);
@@ -203,6 +216,8 @@ impl Incarnation {
                 if let Some(left) = calls.start(id) {
                     let context = types::Context { call_id: id, timeout_ms: millis(left), trace };
                     let result = function(accessor, exports, context).await;
+                    // Who has its answer does not stand in the way of its own next call.
+                    drop(place);
                     // Fails when the caller gave up meanwhile; nobody else needs the result.
                     let _ = reply.send(result);
                     calls.finish(id);
@@ -215,7 +230,7 @@ impl Incarnation {
             Ok(Err(_)) => {
                 return Err(CallFailure::Ended { reason: self.ended().await, begun: false });
             }
-            Err(_) => return Err(CallFailure::Busy { waiting: self.calls.waiting() }),
+            Err(_) => return Err(CallFailure::late(self.calls.waiting())),
         }
         let mut ended = self.ended.clone();
         let given_up = async {
@@ -227,7 +242,7 @@ impl Incarnation {
             result = &mut answer => result.ok(),
             _ = ended.wait_for(Option::is_some) => None,
             // A call that has begun is the watchdog's business.
-            Some(waiting) = given_up => return Err(CallFailure::Busy { waiting }),
+            Some(waiting) = given_up => return Err(CallFailure::late(waiting)),
         };
         let begun = call.has_begun();
         call.finish();
@@ -246,6 +261,14 @@ impl Incarnation {
                 Err(CallFailure::Ended { reason, begun })
             }
         }
+    }
+
+    /// A place for one more call, among those that run and those that wait.
+    fn place(&self) -> Result<OwnedSemaphorePermit, CallFailure> {
+        Arc::clone(&self.places).try_acquire_owned().map_err(|_| CallFailure::Busy {
+            waiting: self.calls.waiting(),
+            queued_max: Some(self.limits.calls_queued_max),
+        })
     }
 
     /// Runs a function that cannot wait and has no result after the calls that were made before, and

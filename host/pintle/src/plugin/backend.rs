@@ -546,7 +546,9 @@ impl Backend {
                 reason,
                 effect: if begun && operation.mutates { Effect::Unknown } else { Effect::None },
             }),
-            CallFailure::Busy { waiting } => Cause::Refused(Refusal::Busy { waiting }),
+            CallFailure::Busy { waiting, queued_max } => {
+                Cause::Refused(Refusal::Busy { waiting, queued_max })
+            }
         };
         Error::new(cause, self.place(operation, Some(serving)))
     }

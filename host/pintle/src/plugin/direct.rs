@@ -253,7 +253,9 @@ impl Incarnation {
         result.await.map_err(|failure| match failure {
             CallFailure::Plugin(error) => Failure::Error(error),
             CallFailure::Ended { reason, .. } => Failure::Ended(reason.to_string()),
-            CallFailure::Busy { waiting } => Failure::Host(Refusal::Busy { waiting }.to_string()),
+            CallFailure::Busy { waiting, queued_max } => {
+                Failure::Host(Refusal::Busy { waiting, queued_max }.to_string())
+            }
         })
     }
 

@@ -12,6 +12,7 @@ mod files;
 mod handover;
 mod network;
 mod raised;
+mod queue;
 mod resources;
 mod shutdown;
 mod speech;

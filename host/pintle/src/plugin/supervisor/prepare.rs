@@ -131,8 +131,8 @@ pub(super) fn explain(failure: CallFailure, serving: &Serving, limits: &Limits) 
             if settled { StartFailure::Final(text) } else { StartFailure::Passing(text) }
         }
         CallFailure::Ended { reason, .. } => StartFailure::Passing(reason.to_string()),
-        CallFailure::Busy { waiting } => {
-            StartFailure::Passing(Refusal::Busy { waiting }.to_string())
+        CallFailure::Busy { waiting, queued_max } => {
+            StartFailure::Passing(Refusal::Busy { waiting, queued_max }.to_string())
         }
     }
 }
