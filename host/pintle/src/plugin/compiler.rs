@@ -16,6 +16,7 @@ use tokio::{io::AsyncWriteExt, process::Command, runtime::Handle};
 use wasmtime::Engine;
 
 use super::{engine, guest::printable};
+use crate::settings::ByteSize;
 
 /// A program that compiles plugins for a host: it calls [`compile_plugin`] with its standard input
 /// and output, and is built from the same version of this library.
@@ -60,6 +61,7 @@ impl Compiler {
         match processes.compile(component) {
             Ok(compiled) => Ok(compiled),
             Err(Failure::Compiler(problem)) => Err(wasmtime::Error::msg(problem)),
+            Err(Failure::Late) => Err(wasmtime::Error::new(Late)),
             Err(Failure::Program(error)) => {
                 let program = processes.program.program.display();
                 tracing::warn!(%program, %error, "it cannot compile; compiling in this process");
@@ -72,9 +74,8 @@ impl Compiler {
 impl Processes {
     fn compile(&self, component: &[u8]) -> Result<Vec<u8>, Failure> {
         self.runtime.block_on(async {
-            let late =
-                |_| Failure::Compiler(format!("not done after {} s", self.timeout.as_secs()));
-            tokio::time::timeout(self.timeout, self.run(component)).await.map_err(late)?
+            let compiled = tokio::time::timeout(self.timeout, self.run(component)).await;
+            compiled.unwrap_or(Err(Failure::Late))
         })
     }
 
@@ -106,18 +107,27 @@ impl Processes {
         if status.code().is_some() {
             return said.to_owned();
         }
-        format!(
-            "the compiler ended with {status}, perhaps for want of memory: compile_memory = {} \
-             bytes; raise it under `limits` in [plugins]; {said}",
-            self.memory_bytes
-        )
+        let perhaps = too_little(self.memory_bytes);
+        format!("the compiler ended with {status}, perhaps because {perhaps}; {said}")
     }
 }
+
+fn too_little(memory_bytes: u64) -> String {
+    let memory = ByteSize::from_bytes(memory_bytes);
+    format!("compile_memory = \"{memory}\" is too little for it; raise that in [plugins.limits]")
+}
+
+/// A compiler was ended because it took longer than `compile_timeout`.
+#[derive(Debug, thiserror::Error)]
+#[error("it took longer than it may")]
+pub(super) struct Late;
 
 /// Why a program did not compile.
 enum Failure {
     /// It says so.
     Compiler(String),
+    /// It was ended.
+    Late,
     /// There is no such program, or it cannot be talked to.
     Program(io::Error),
 }
@@ -138,9 +148,13 @@ impl From<io::Error> for Failure {
 pub fn compile_plugin(mut input: impl Read, mut output: impl Write) -> io::Result<()> {
     let mut memory = [0; 8];
     input.read_exact(&mut memory)?;
-    bound_memory(u64::from_be_bytes(memory))?;
+    let memory = u64::from_be_bytes(memory);
+    bound_memory(memory)?;
     let mut component = Vec::new();
-    input.read_to_end(&mut component)?;
+    input.read_to_end(&mut component).map_err(|error| match error.kind() {
+        io::ErrorKind::OutOfMemory => io::Error::other(too_little(memory)),
+        _ => error,
+    })?;
     let failed = |error: wasmtime::Error| io::Error::other(format!("{error:#}"));
     let engine = Engine::new(&engine::code_config()).map_err(failed)?;
     let compiled = engine.precompile_component(&component).map_err(failed)?;
@@ -199,13 +213,16 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn a_compiler_that_is_killed_names_the_limit() {
         let error = compile_by("/bin/sh", "kill -9 $$").await.unwrap_err().to_string();
-        assert!(error.contains("signal: 9") && error.contains("compile_memory = 7"), "{error}");
+        assert!(
+            error.contains("signal: 9") && error.contains("compile_memory = \"7B\""),
+            "{error}"
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_compiler_that_does_not_end_is_ended() {
-        let error = compile_by("/bin/sh", "exec sleep 1000").await.unwrap_err().to_string();
-        assert!(error.contains("not done after"), "{error}");
+        let error = compile_by("/bin/sh", "exec sleep 1000").await.unwrap_err();
+        assert!(error.is::<Late>(), "{error}");
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ use super::{
     audit,
     bindings::{config, lifecycle, lock, registry, tracing},
     cache::CompiledCache,
+    compiler::Late,
     engine::{Engine, StoreOptions},
     file::{Capability, PluginEntry, PluginFileError, PluginInfo},
     guest::{Checkpoint, GuestState, printable},
@@ -293,11 +294,13 @@ impl Loader {
         sha256: String,
     ) -> Result<Plugin, PluginFileError> {
         self.check_shape(path, bytes)?;
-        let component =
-            self.cache.compile(bytes, &sha256).map_err(|error| PluginFileError::NotComponent {
-                path: path.to_owned(),
-                problem: printable_error(&error),
-            })?;
+        let component = self.cache.compile(bytes, &sha256).map_err(|error| {
+            let path = path.to_owned();
+            if error.is::<Late>() {
+                return PluginFileError::Slow { path, timeout: self.limits.compile_timeout };
+            }
+            PluginFileError::NotComponent { path, problem: printable_error(&error) }
+        })?;
         let (capabilities, imports) = self.read_interfaces(&component, path)?;
         let mismatch = |error: wasmtime::Error| PluginFileError::Mismatch {
             path: path.to_owned(),

@@ -6,6 +6,7 @@
 //! the time, and nobody comes to the trap.
 
 mod answers;
+mod compiling;
 mod exports;
 mod file;
 mod files;
