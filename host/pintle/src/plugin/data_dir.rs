@@ -83,13 +83,7 @@ pub(crate) async fn excess(path: PathBuf, limits: &Limits) -> Option<String> {
     let (usage, path) = looked.ok()?;
     let dir = path.display();
     match usage {
-        Ok(Usage { bytes, .. }) if bytes > bytes_max => {
-            let max = ByteSize::from_bytes(bytes_max);
-            Some(format!(
-                "{dir} holds {bytes} bytes and may hold data_bytes = \"{max}\"; make room, or raise \
-                 that in the backend's limits.more"
-            ))
-        }
+        Ok(Usage { bytes, .. }) if bytes > bytes_max => Some(too_full(bytes, &path, bytes_max)),
         Ok(Usage { open_files, .. }) if open_files > files_max => {
             Some(too_many_open(open_files, &path, files_max))
         }
@@ -99,12 +93,33 @@ pub(crate) async fn excess(path: PathBuf, limits: &Limits) -> Option<String> {
             tracing::warn!(%dir, %error, "what it holds cannot be told");
             None
         }
-        // What cannot be measured is not within a limit: names may nest until no path reaches them.
-        Err(error) => Some(format!(
-            "what {dir} holds cannot be told: {error}; make room for data_bytes = \"{}\" there",
-            ByteSize::from_bytes(bytes_max)
-        )),
+        Err(error) => Some(untold(&error, &path, bytes_max)),
     }
+}
+
+/// What a directory holds, or what to say if that is more than it may.
+pub(crate) fn held(path: &Path, bytes_max: u64) -> Result<u64, String> {
+    match Usage::of(path) {
+        Ok(Usage { bytes, .. }) if bytes > bytes_max => Err(too_full(bytes, path, bytes_max)),
+        Ok(Usage { bytes, .. }) => Ok(bytes),
+        // Not its fault. As far as anybody knows it is full, so that the next look comes soon.
+        Err(error) if is_want_of_files(&error) => Ok(bytes_max),
+        Err(error) => Err(untold(&error, path, bytes_max)),
+    }
+}
+
+fn too_full(bytes: u64, path: &Path, bytes_max: u64) -> String {
+    let (dir, max) = (path.display(), ByteSize::from_bytes(bytes_max));
+    format!(
+        "{dir} holds {bytes} bytes and may hold data_bytes = \"{max}\"; make room, or raise that in \
+         the backend's limits.more"
+    )
+}
+
+/// What cannot be measured is not within a limit: names may nest until no path reaches them.
+fn untold(error: &io::Error, path: &Path, bytes_max: u64) -> String {
+    let (dir, max) = (path.display(), ByteSize::from_bytes(bytes_max));
+    format!("what {dir} holds cannot be told: {error}; make room for data_bytes = \"{max}\" there")
 }
 
 /// What to say of a plugin that is about to open one more file of its directory than it may.
@@ -125,9 +140,14 @@ fn too_many_open(count: u64, path: &Path, files_max: u64) -> String {
 }
 
 /// The least that a file takes, even an empty one: its name and what the system notes of it.
-const FILE_BYTES_MIN: u64 = 4096;
+pub(crate) const FILE_BYTES_MIN: u64 = 4096;
 /// Bytes of one block, in which systems count what a file takes.
 const BLOCK_BYTES: u64 = 512;
+
+/// What a file takes.
+pub(crate) fn size(metadata: &fs::Metadata) -> u64 {
+    metadata.blocks().saturating_mul(BLOCK_BYTES).max(FILE_BYTES_MIN)
+}
 
 /// What is taken of a directory.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -192,8 +212,7 @@ impl Usage {
     }
 
     fn add(&mut self, metadata: &fs::Metadata) {
-        let bytes = metadata.blocks().saturating_mul(BLOCK_BYTES).max(FILE_BYTES_MIN);
-        self.bytes = self.bytes.saturating_add(bytes);
+        self.bytes = self.bytes.saturating_add(size(metadata));
     }
 }
 

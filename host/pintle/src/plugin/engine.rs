@@ -11,7 +11,7 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use super::{
     bindings,
-    files::{self, OpenFiles},
+    files::{self, Files},
     guest::{CheckpointWriter, GuestState, HostImports, LogBudget},
     limits::{EPOCH_TICK, GuestLimiter, Limits},
     network::{self, Network},
@@ -81,9 +81,7 @@ impl Engine {
         if let Some(dir) = options.data_dir {
             wasi.preopened_dir(dir, "/data", FsPerms::ReadWrite)?;
         }
-        let open_files = options
-            .data_dir
-            .map(|dir| OpenFiles { dir: dir.to_owned(), files_max: limits.open_files });
+        let files = options.data_dir.map(|dir| Arc::new(Files::new(dir.to_owned(), limits)));
         let unyielded = Arc::new(Unyielded::default());
         let state = GuestState {
             wasi: wasi.build(),
@@ -98,7 +96,7 @@ impl Engine {
                 message_bytes_max: limits.log_message_bytes,
                 checkpoint_bytes_max: limits.checkpoint_bytes,
             },
-            open_files,
+            files,
             unyielded: Arc::clone(&unyielded),
         };
         let mut store = Store::new(&self.wasmtime, state);

@@ -10,7 +10,7 @@ use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 
 use super::{
     bindings::host,
-    files::OpenFiles,
+    files::Files,
     limits::{GuestLimiter, Limits},
     network::{Network, NetworkCtxView, NetworkView},
     throttle::Unyielded,
@@ -25,7 +25,7 @@ pub(crate) struct GuestState {
     pub(crate) limits: GuestLimiter,
     pub(crate) host: HostImports,
     /// Without a directory there is nothing to open.
-    pub(crate) open_files: Option<OpenFiles>,
+    pub(crate) files: Option<Arc<Files>>,
     pub(crate) unyielded: Arc<Unyielded>,
 }
 

@@ -202,8 +202,8 @@ limits! {
     connect_timeout: Duration = Backend Time(5 * SECOND, 100 * MS, MINUTE);
     /// HTTP requests in flight; further ones wait, at most `connect_timeout`.
     requests_max: usize = Backend Count(256, 1, 4_096);
-    /// What its directory may hold, looked at four times a second: at least 4 KiB for each file.
-    /// Passing it ends the incarnation.
+    /// What its directory may hold, at least 4 KiB for each file. It is counted as it is written, and
+    /// passing it ends the incarnation.
     data_bytes: u64 = Backend Bytes(8 * GIB, MIB, 16_384 * GIB);
     /// Files of its directory that are open at once, itself among them. The host has so many for
     /// everybody. Passing it ends the incarnation.

@@ -100,6 +100,15 @@ fn by_settings(behaviour: Behaviour) -> Option<Attack> {
         limit: Some(CALL),
         ..Attack::new(behaviour, options, Met::Ended("did not return within"))
     };
+    let fills = |report| {
+        let with = |data_bytes| {
+            limits(&format!(
+                "call = \"1min\", more = {{ data_bytes = \"{data_bytes}\", unyielded_max = \"1min\" }}"
+            ))
+        };
+        Attack::new(behaviour, with("4MiB"), Met::Refused("make room"))
+            .raised(with("1GiB"), Met::Reports(report))
+    };
     let opened = || backend("allow = [\"127.0.0.1:*\"]\nlimits = { call = \"500ms\" }");
     Some(match behaviour {
         Behaviour::MemoryBomb => plain(Met::Ended("limits.memory = \"64MiB\""))
@@ -121,13 +130,9 @@ fn by_settings(behaviour: Behaviour) -> Option<Attack> {
             Attack::new(behaviour, short, Met::Ended("computed for 100 ms without yielding"))
                 .raised(long, Met::Reports("computed"))
         }
-        Behaviour::DataFlood => {
-            let small = limits("call = \"1min\", more = { data_bytes = \"4MiB\" }");
-            let large = limits("call = \"1min\", more = { data_bytes = \"1GiB\" }");
-            Attack::new(behaviour, small, Met::Refused("make room"))
-                .raised(large, Met::Reports("64 MiB"))
-        }
-        Behaviour::FileFlood => plain(Met::Ended("open_files = 64"))
+        Behaviour::DataFlood | Behaviour::DataStream => fills("64 MiB"),
+        Behaviour::FolderFlood => fills("4000 folders"),
+        Behaviour::FileFlood | Behaviour::NewFileFlood => plain(Met::Ended("open_files = 64"))
             .raised(limits("more = { open_files = 1000 }"), Met::Reports("100 files")),
         Behaviour::LogFlood | Behaviour::EmptyLogFlood => plain(Met::Reports("50000 lines")),
         Behaviour::LongLine => plain(Met::Reports("1048576 bytes")),

@@ -12,8 +12,8 @@ mod file;
 mod files;
 mod handover;
 mod network;
-mod raised;
 mod queue;
+mod raised;
 mod resources;
 mod shutdown;
 mod speech;
@@ -50,7 +50,10 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::RandomFlood => resources::random_bytes_are_cut_off,
         Behaviour::YieldForever => resources::a_call_that_only_yields_is_ended,
         Behaviour::DataFlood => resources::a_directory_that_is_too_full_ends_its_plugin,
+        Behaviour::DataStream => resources::a_stream_into_a_file_ends_where_the_directory_is_full,
+        Behaviour::FolderFlood => resources::folders_without_end_end_where_the_directory_is_full,
         Behaviour::FileFlood => resources::too_many_open_files_end_their_plugin,
+        Behaviour::NewFileFlood => resources::too_many_files_of_wasi_03_end_their_plugin,
         Behaviour::BlockOnFile => {
             resources::a_plugin_is_not_started_beside_one_that_still_has_its_files
         }

@@ -1,6 +1,6 @@
 //! Wanting more of everything.
 
-use std::time::Duration;
+use std::{os::unix::fs::MetadataExt, time::Duration};
 
 use anyhow::{Result, ensure};
 use pintle::BackendState;
@@ -81,18 +81,46 @@ pub(crate) async fn yielding_without_end_takes_no_more_than_its_share() -> Resul
 
 #[tokio::test(flavor = "multi_thread")]
 pub(crate) async fn a_directory_that_is_too_full_ends_its_plugin() -> Result<()> {
-    let limits = "limits = { call = \"20s\", more = { data_bytes = \"4MiB\" } }";
-    let options = Options { backend: limits.to_owned(), ..Options::default() };
-    let stage = Stage::with(Behaviour::DataFlood, options).await?;
-    let error = within("the end", stage.provoke()).await?.unwrap_err();
-    ensure!(error.to_string().contains("data_bytes = \"4MiB\""), "{error}");
-    // It is too full to start on, until somebody makes room.
-    stage.settles(BackendState::Refused, "make room").await?;
-    std::fs::remove_dir_all(stage.sandbox.path().join("data-of-culprit"))?;
-    std::fs::create_dir(stage.sandbox.path().join("data-of-culprit"))?;
+    let stage = full_stage(Behaviour::DataFlood).await?;
+    let dir = stage.sandbox.path().join("data-of-culprit");
+    std::fs::remove_dir_all(&dir)?;
+    std::fs::create_dir(&dir)?;
     stage.pintle.restart_backend("culprit")?;
     stage.serves_again(0).await?;
     stage.is_unharmed().await
+}
+
+/// Lets a culprit fill its directory, and expects that it holds no more than it may. It is too full to
+/// start on then.
+async fn full_stage(behaviour: Behaviour) -> Result<Stage> {
+    let limits = "limits = { call = \"20s\", more = { data_bytes = \"4MiB\" } }";
+    let options = Options { backend: limits.to_owned(), ..Options::default() };
+    let stage = Stage::with(behaviour, options).await?;
+    let error = within("the end", stage.provoke()).await?.unwrap_err();
+    ensure!(error.to_string().contains("data_bytes = \"4MiB\""), "{error}");
+    stage.settles(BackendState::Refused, "make room").await?;
+    let mut held = 0;
+    for entry in std::fs::read_dir(stage.sandbox.path().join("data-of-culprit"))? {
+        held += (entry?.metadata()?.blocks() * 512).max(4096);
+    }
+    // One write, or one name, is what it takes to be too full.
+    ensure!((4 << 20..=(4 << 20) + (64 << 10)).contains(&held), "it holds {held} bytes");
+    Ok(stage)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_stream_into_a_file_ends_where_the_directory_is_full() -> Result<()> {
+    full_stage(Behaviour::DataStream).await?.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn folders_without_end_end_where_the_directory_is_full() -> Result<()> {
+    full_stage(Behaviour::FolderFlood).await?.is_unharmed().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn too_many_files_of_wasi_03_end_their_plugin() -> Result<()> {
+    contains(Behaviour::NewFileFlood).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
