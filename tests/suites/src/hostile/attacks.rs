@@ -178,6 +178,16 @@ fn by_settings(behaviour: Behaviour) -> Option<Attack> {
             plain(Met::Denied)
         }
         Behaviour::OldSockets => plain(Met::Reports("tcp refused")),
+        Behaviour::HangingConnection => {
+            let with = |text| Options { server: Server::Deaf, ..limits(text) };
+            let hasty = with("call = \"20s\", more = { connect_timeout = \"300ms\" }");
+            let patient = with("call = \"600ms\", more = { connect_timeout = \"1min\" }");
+            Attack {
+                limit: Some(Duration::from_millis(300)),
+                ..Attack::new(behaviour, hasty, Met::Reports("refused: timeout"))
+            }
+            .raised(patient, Met::Ended("did not return within 600 ms"))
+        }
         Behaviour::ConnectionFlood => plain(Met::Reports("refused after 8"))
             .raised(limits("connections = 1024"), Met::Reports("64 connections")),
         Behaviour::ConnectionChurn => Attack::new(

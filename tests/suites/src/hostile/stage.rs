@@ -1,6 +1,7 @@
 //! A host with a culprit, a victim beside it, a trap, and a server that the culprit may reach.
 
 use std::{
+    net::Ipv4Addr,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -13,7 +14,7 @@ use pintle::{BackendState, Pintle, config::Put};
 use pintle_fixture_hostile::{ALIVE, Behaviour, PROVOKE};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
+    net::{TcpSocket, TcpStream},
     task::JoinHandle,
 };
 
@@ -36,6 +37,9 @@ pub fn impatient() -> Options {
 }
 
 /// How the culprit is set up.
+/// Connections that wait to be accepted, as other servers have it.
+const BACKLOG: u32 = 128;
+
 #[derive(Default, Clone)]
 pub struct Options {
     /// Lines of `[backends.culprit]`.
@@ -61,6 +65,8 @@ pub enum Server {
     /// Answers each request with a redirect to the trap.
     Redirect,
 }
+    /// Takes no connection: who tries waits.
+    Deaf,
 
 /// A host on which one plugin attacks.
 pub struct Stage {
@@ -331,9 +337,21 @@ impl Stage {
 
 impl Door {
     async fn open(server: Server, location: String) -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+        let is_deaf = server == Server::Deaf;
+        let listener = socket.listen(if is_deaf { 0 } else { BACKLOG })?;
         let address = listener.local_addr()?.to_string();
         let visitors = Arc::new(AtomicU64::new(0));
+        if is_deaf {
+            // Takes the one place of those that wait to be accepted, which nobody is.
+            let first = TcpStream::connect(&address).await?;
+            let task = tokio::spawn(async move {
+                let _open = (listener, first);
+                std::future::pending().await
+            });
+            return Ok(Self { address, visitors, task });
+        }
         let task = tokio::spawn({
             let visitors = Arc::clone(&visitors);
             async move {
@@ -360,9 +378,11 @@ impl Drop for Door {
 }
 
 /// Ends when the other side does.
-async fn serve(mut stream: tokio::net::TcpStream, server: Server, location: String) {
+async fn serve(mut stream: TcpStream, server: Server, location: String) {
     let mut piece = vec![0; 64 << 10];
     match server {
+        // It is never come to.
+        Server::Deaf => {}
         Server::Sink => while stream.read(&mut piece).await.is_ok_and(|count| count > 0) {},
         Server::HttpSource => {
             let read = stream.read(&mut piece).await;

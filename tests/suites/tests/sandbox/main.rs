@@ -92,6 +92,7 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::Listen => network::listening_is_refused,
         Behaviour::Udp => network::udp_is_refused,
         Behaviour::OldSockets => network::old_sockets_are_refused,
+        Behaviour::HangingConnection => network::a_connection_that_hangs_is_given_up,
         Behaviour::ConnectionFlood => network::connections_are_counted,
         Behaviour::ConnectionChurn => network::connections_are_begun_at_a_pace,
         Behaviour::LookupFlood => network::names_are_counted,

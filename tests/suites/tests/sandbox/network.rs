@@ -70,6 +70,11 @@ pub(crate) async fn old_sockets_are_refused() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_connection_that_hangs_is_given_up() -> Result<()> {
+    contains(Behaviour::HangingConnection).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 pub(crate) async fn connections_are_counted() -> Result<()> {
     let stage = Stage::with(Behaviour::ConnectionFlood, Options::default()).await?;
     let report = within("the report", stage.provoke()).await??;

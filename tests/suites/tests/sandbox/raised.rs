@@ -9,7 +9,7 @@ use pintle_test_suites::hostile::Attack;
 /// Attacks at the same time.
 const AT_ONCE: usize = 2;
 /// Attacks that a setting contains, at least.
-const RAISED_MIN: usize = 27;
+const RAISED_MIN: usize = 31;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_attack_succeeds_when_its_limit_is_raised() -> Result<()> {
