@@ -252,9 +252,10 @@ fn by_file(behaviour: Behaviour) -> Result<Option<Attack>> {
         Behaviour::FeatureFlood => {
             raised(marked("features_max is 1024")?, runs(of_files("features_max = 65536")))
         }
-        Behaviour::SchemaRemote | Behaviour::SchemaRecursion | Behaviour::SchemaHuge => {
-            marked("settings schema cannot be used")?
-        }
+        Behaviour::SchemaRemote
+        | Behaviour::SchemaRecursion
+        | Behaviour::SchemaBackreference
+        | Behaviour::SchemaHuge => marked("settings schema cannot be used")?,
         // The engine never goes back, whatever the pattern, so it is no reason to refuse the plugin.
         Behaviour::SchemaPattern => Attack { met: Met::GoesOn, ..marked("")? },
         Behaviour::InvalidUtf8 => {

@@ -52,6 +52,11 @@ pub(crate) async fn a_pattern_that_would_go_back_for_ever_takes_no_time() -> Res
 }
 
 #[tokio::test(flavor = "multi_thread")]
+pub(crate) async fn a_pattern_that_has_to_go_back_is_refused() -> Result<()> {
+    contains(Behaviour::SchemaBackreference).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 pub(crate) async fn a_huge_schema_is_refused() -> Result<()> {
     contains(Behaviour::SchemaHuge).await
 }

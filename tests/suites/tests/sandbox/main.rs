@@ -114,6 +114,7 @@ const fn test_of(behaviour: Behaviour) -> fn() -> Result<()> {
         Behaviour::SchemaRemote => file::a_schema_that_refers_elsewhere_is_refused,
         Behaviour::SchemaRecursion => file::a_schema_that_refers_to_itself_is_refused,
         Behaviour::SchemaPattern => file::a_pattern_that_would_go_back_for_ever_takes_no_time,
+        Behaviour::SchemaBackreference => file::a_pattern_that_has_to_go_back_is_refused,
         Behaviour::SchemaHuge => file::a_huge_schema_is_refused,
         Behaviour::InvalidUtf8 => file::a_text_that_is_no_utf8_is_refused,
         Behaviour::TableBomb => file::a_table_bomb_is_refused,
@@ -143,4 +144,5 @@ fn there_are_at_least_forty_behaviours_and_each_has_a_test_of_its_own() {
     let tests: std::collections::BTreeSet<usize> =
         Behaviour::ALL.iter().map(|behaviour| test_of(*behaviour) as usize).collect();
     assert!(tests.len() >= 40, "{}", tests.len());
+    assert_eq!(tests.len(), Behaviour::ALL.len(), "two behaviours share a test");
 }

@@ -1,7 +1,7 @@
 //! What a hostile plugin says.
 
 use anyhow::{Context, Result, ensure};
-use pintle_fixture_hostile::{Behaviour, PROVOKE};
+use pintle_fixture_hostile::Behaviour;
 use pintle_test_suites::{
     hostile::{Options, SECRET, Stage, log},
     within,
@@ -82,10 +82,8 @@ pub(crate) async fn a_flood_of_output_goes_nowhere() -> Result<()> {
     let stage = Stage::with(Behaviour::OutputFlood, Options::default()).await?;
     let report = within("the report", stage.provoke()).await??;
     ensure!(report == "16 MiB", "{report}");
-    ensure!(
-        log::lines_with(&["xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\\n"])
-            .is_empty()
-    );
+    let lines = log::lines_with(&["a line of", &stage.trap().address]).len();
+    ensure!(lines == 0, "{lines} lines");
     stage.goes_on()?;
     stage.is_unharmed().await
 }
@@ -197,7 +195,5 @@ pub(crate) async fn a_flood_of_facts_is_cut_off() -> Result<()> {
         ensure!(found == (facts, facts), "{found:?}");
         stage.is_unharmed().await?;
     }
-    let stage = Stage::with(Behaviour::HealthFlood, Options::default()).await?;
-    ensure!(stage.pintle.config("culprit")?.get(PROVOKE).await.is_ok());
-    stage.is_unharmed().await
+    Ok(())
 }
