@@ -174,12 +174,8 @@ async fn registrations_are_there_again_after_the_plugin_ended() -> Result<()> {
     };
     pintle.config("main")?.get("do/panic").await.unwrap_err();
     serving_again(&pintle, 1).await?;
-    within("the registration", async {
-        while registration.status() != RegistrationStatus::Registered {
-            registration.changed().await;
-        }
-    })
-    .await?;
+    let is_there = |status: &RegistrationStatus| *status == RegistrationStatus::Registered;
+    within("the registration", registration.wait_for(is_there)).await?;
     assert_eq!(registry.instances("web", None, 0, None).await?.instances.len(), 1);
     Ok(())
 }
@@ -201,13 +197,11 @@ async fn what_is_refused_again_and_again_holds_up_nothing_else() -> Result<()> {
     config.get("do/checkpoint").await?;
     config.get("do/panic").await.unwrap_err();
     serving_again(&pintle, 1).await?;
-    within("the refusal", async {
-        let told = |reason: &str| reason.contains("denied");
-        while !matches!(registration.status(), RegistrationStatus::Lost(why) if told(&why)) {
-            registration.changed().await;
-        }
-    })
-    .await?;
+    let is_refused = |status: &RegistrationStatus| match status {
+        RegistrationStatus::Lost(why) => why.contains("denied"),
+        _ => false,
+    };
+    within("the refusal", registration.wait_for(is_refused)).await?;
     config.put(Put::new("w/a", "1")).await?;
     let follows = |event: &WatchEvent| matches!(event, WatchEvent::Put { .. });
     while !follows(&within("the change", watch.next()).await?.context("the watch ended")??) {}

@@ -469,6 +469,23 @@ impl Backend {
         Err(self.refuse(operation, self.absence()))
     }
 
+    /// The incarnation that follows `ended`, if one serves within the time.
+    pub(crate) async fn serving_after(
+        &self,
+        ended: &Serving,
+        timeout: Duration,
+    ) -> Option<Arc<Serving>> {
+        let follows = || self.serving_now().filter(|now| now.number != ended.number);
+        let mut status = self.subscribe();
+        let settled = status.wait_for(|status| {
+            let is_up = matches!(status.state, BackendState::Serving);
+            follows().is_some() || !(is_up || status.state.is_coming_up())
+        });
+        // Late or settled: what serves says which.
+        let _ = tokio::time::timeout(timeout, settled).await;
+        follows()
+    }
+
     /// Why nothing serves.
     pub(crate) fn absence(&self) -> Refusal {
         let status = self.status.borrow().clone();

@@ -39,6 +39,11 @@ impl Made {
         Ok(Some(answer))
     }
 
+    /// Waits for a request that is under way.
+    pub(crate) async fn settled(&self) {
+        drop(self.0.lock().await);
+    }
+
     /// It has to be made again, on whatever incarnation.
     pub(crate) async fn forget(&self) {
         *self.0.lock().await = None;

@@ -1,7 +1,10 @@
 //! One registration as the host keeps it, over all incarnations of the plugin.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,6 +18,8 @@ pub(crate) struct RegistrationRecord {
     pub(crate) id: u64,
     pub(crate) ttl: Duration,
     pub(crate) made: Made,
+    /// Number of the incarnation that registered it last; 0 while none has.
+    keeper: AtomicU64,
     instance: Mutex<Instance>,
     status: watch::Sender<RegistrationStatus>,
 }
@@ -22,7 +27,18 @@ pub(crate) struct RegistrationRecord {
 impl RegistrationRecord {
     pub(crate) fn new(id: u64, ttl: Duration, instance: Instance) -> Self {
         let status = watch::Sender::new(RegistrationStatus::Registered);
-        Self { id, ttl, made: Made::default(), instance: Mutex::new(instance), status }
+        let instance = Mutex::new(instance);
+        Self { id, ttl, made: Made::default(), keeper: AtomicU64::new(0), instance, status }
+    }
+
+    /// The incarnation with this number has registered it.
+    pub(crate) fn kept_by(&self, number: u64) {
+        self.keeper.store(number, Ordering::Release);
+    }
+
+    /// Whether the incarnation with this number knows it.
+    pub(crate) fn is_kept_by(&self, number: u64) -> bool {
+        self.keeper.load(Ordering::Acquire) == number
     }
 
     pub(crate) fn instance(&self) -> Instance {

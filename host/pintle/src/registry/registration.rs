@@ -69,20 +69,15 @@ impl Registration {
         self.record.status()
     }
 
-    /// Waits for the status to change, and answers the new one. For ever once it is final.
+    /// Waits for the status to change from what it is now, and answers the new one. For ever once it is
+    /// final. For a status that may be there already, [`Registration::wait_for`].
     ///
     /// # Cancellation
     ///
     /// Safe.
     pub async fn changed(&self) -> RegistrationStatus {
         let before = self.record.status();
-        let mut status = self.record.subscribe();
-        // Nothing borrowed may live on while this waits, or it could not move between threads.
-        let after = status.wait_for(|status| *status != before).await.ok().map(|now| now.clone());
-        match after {
-            Some(status) => status,
-            None => std::future::pending().await,
-        }
+        self.wait_for(|status| *status != before).await
     }
 
     /// Waits until the instance is not listed, and says why: `Lost`, or for good `Taken`.
@@ -91,12 +86,26 @@ impl Registration {
     ///
     /// Safe.
     pub async fn lost(&self) -> RegistrationStatus {
-        let mut status = self.record.subscribe();
         let is_lost = |status: &RegistrationStatus| {
             matches!(status, RegistrationStatus::Lost(_) | RegistrationStatus::Taken(_))
         };
-        let lost = status.wait_for(is_lost).await.ok().map(|lost| lost.clone());
-        match lost {
+        self.wait_for(is_lost).await
+    }
+
+    /// Waits for a status of which `wanted` is true, the present one too, and answers it; for ever if
+    /// none comes.
+    ///
+    /// # Cancellation
+    ///
+    /// Safe.
+    pub async fn wait_for(
+        &self,
+        wanted: impl FnMut(&RegistrationStatus) -> bool,
+    ) -> RegistrationStatus {
+        let mut status = self.record.subscribe();
+        // Nothing borrowed may live on while this waits, or it could not move between threads.
+        let found = status.wait_for(wanted).await.ok().map(|found| found.clone());
+        match found {
             Some(status) => status,
             None => std::future::pending().await,
         }
@@ -131,13 +140,13 @@ impl Registration {
         if !self.record.end() {
             return Ok(());
         }
-        let (backend, id) = (Arc::clone(&self.backend), self.record.id);
+        let (backend, record) = (Arc::clone(&self.backend), Arc::clone(&self.record));
         let leaving = self
             .backend
             .shared
             .engine
             .host_runtime()
-            .spawn(async move { backend.registry_deregister(id).await });
+            .spawn(async move { backend.registry_deregister(&record).await });
         match leaving.await {
             Ok(left) => left,
             // The host's runtime is gone, and every plugin with it.
@@ -153,9 +162,9 @@ impl Drop for Registration {
         if !self.record.end() || *self.backend.stop_requested().borrow() {
             return;
         }
-        let (backend, id) = (Arc::clone(&self.backend), self.record.id);
+        let (backend, record) = (Arc::clone(&self.backend), Arc::clone(&self.record));
         self.backend.shared.engine.host_runtime().spawn(async move {
-            if let Err(error) = backend.registry_deregister(id).await {
+            if let Err(error) = backend.registry_deregister(&record).await {
                 tracing::warn!(%error, "an instance could not be deregistered; it is gone after its TTL");
             }
         });

@@ -109,16 +109,26 @@ async fn after_a_trap_registrations_are_adopted_without_a_gap() -> Result<()> {
     let before = other.check_stat(path).await?.context("no node")?;
     trap(&host).await?;
     host.serving_again(1).await?;
-    within("the registration", async {
-        while registration.status() != RegistrationStatus::Registered {
-            registration.changed().await;
-        }
-    })
-    .await?;
+    let is_there = |status: &RegistrationStatus| *status == RegistrationStatus::Registered;
+    within("the registration", registration.wait_for(is_there)).await?;
     let after = other.check_stat(path).await?.context("no node")?;
     assert_eq!((before.czxid, before.ephemeral_owner), (after.czxid, after.ephemeral_owner));
     registration.deregister().await?;
     assert!(other.check_stat(path).await?.is_none());
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_deregistered_while_the_plugin_is_away_is_gone_when_that_is_answered() -> Result<()>
+{
+    let (host, other) = (small_host("/trap-deregister").await?, other_client().await?);
+    let instance = Instance::new("web", "1", "127.0.0.1", 80);
+    let outcome = host.pintle.registry("main")?.register(instance, Duration::from_secs(30)).await?;
+    let RegisterOutcome::Registered(registration) = outcome else { bail!("taken") };
+    trap(&host).await?;
+    registration.deregister().await?;
+    let path = "/trap-deregister/.pintle/v1/registry/instances/web/1";
+    assert!(other.check_stat(path).await?.is_none(), "at once, and not when it is found unclaimed");
     Ok(())
 }
 

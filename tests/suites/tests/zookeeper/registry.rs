@@ -98,12 +98,8 @@ async fn after_its_session_expired_an_instance_registers_again_and_says_so() -> 
     .await?;
     proxy.cut_all(Cut::Reset).await?;
     proxy.heal().await?;
-    within("the registration", async {
-        while registration.status() != RegistrationStatus::Registered {
-            registration.changed().await;
-        }
-    })
-    .await?;
+    let is_there = |status: &RegistrationStatus| *status == RegistrationStatus::Registered;
+    within("the registration", registration.wait_for(is_there)).await?;
     let after = other.check_stat(path).await?.context("no node")?;
     assert_ne!(before.ephemeral_owner, after.ephemeral_owner);
     assert_eq!(host.counter("expirations").await?, 1);

@@ -16,11 +16,12 @@ use zookeeper_client::{Acls, Client, CreateMode};
 
 static SHARED: OnceCell<ZooKeeper> = OnceCell::const_new();
 
-/// The server of tests that leave it as it is.
+/// The server of tests that leave it as it is. It keeps sessions as long as tests ask, where a default
+/// one would cut them to 20 of its ticks.
 pub(crate) async fn shared() -> Result<&'static ZooKeeper> {
-    SHARED
-        .get_or_try_init(|| async { Ok(ZooKeeper::start(ZooKeeperOptions::default()).await?) })
-        .await
+    let settings = vec!["maxSessionTimeout=60000".to_owned()];
+    let options = ZooKeeperOptions { settings, ..ZooKeeperOptions::default() };
+    SHARED.get_or_try_init(|| async { Ok(ZooKeeper::start(options).await?) }).await
 }
 
 /// A host with one ZooKeeper backend, `main`.

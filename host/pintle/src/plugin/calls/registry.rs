@@ -5,10 +5,10 @@ use std::{sync::Arc, time::Duration};
 use super::config::page_len;
 use crate::{
     config::Consistency,
-    error::Error,
+    error::{Cause, Error},
     plugin::{
         actor::Operation,
-        backend::{Backend, Call},
+        backend::{Backend, Call, Serving},
         bindings::registry as wit,
         convert::{self, bounds, millis, registry as from},
         loader::Exports,
@@ -48,30 +48,15 @@ impl Backend {
             if record.is_over() {
                 return Ok(());
             }
-            let registration = wit::Registration {
-                instance: from::to_instance(record.instance()),
-                ttl_ms: millis(record.ttl),
-            };
-            let id = record.id;
-            let call = Call::new(REGISTER, timeout).on(&serving);
-            let outcome = self.call(call, move |accessor, guest, context| {
-                Box::pin(async move {
-                    exports(guest)?.call_register(accessor, context, id, registration).await
-                })
-            });
-            match outcome.await? {
-                wit::RegisterOutcome::Registered(_) => {
+            match self.register_on(&serving, timeout, record).await? {
+                None => {
                     record.registered();
                     // Given up meanwhile by a caller that knew nothing of this request.
                     if record.is_over() {
-                        self.registry_close(id);
+                        self.registry_close(record.id);
                     }
                 }
-                wit::RegisterOutcome::Taken(owner) => {
-                    bounds::instance(&owner)
-                        .map_err(|problem| self.reject(REGISTER, &serving, &problem))?;
-                    record.taken(from::state(owner));
-                }
+                Some(owner) => record.taken(owner),
             }
             Ok(())
         });
@@ -80,6 +65,37 @@ impl Backend {
             RegistrationStatus::Taken(owner) => Some((*owner).clone()),
             _ => None,
         })
+    }
+
+    /// Asks one incarnation to register what `record` holds; answers the owner if the name is taken.
+    async fn register_on(
+        &self,
+        serving: &Arc<Serving>,
+        timeout: Option<Duration>,
+        record: &RegistrationRecord,
+    ) -> Result<Option<InstanceState>, Error> {
+        let registration = wit::Registration {
+            instance: from::to_instance(record.instance()),
+            ttl_ms: millis(record.ttl),
+        };
+        let id = record.id;
+        let call = Call::new(REGISTER, timeout).on(serving);
+        let outcome = self.call(call, move |accessor, guest, context| {
+            Box::pin(async move {
+                exports(guest)?.call_register(accessor, context, id, registration).await
+            })
+        });
+        match outcome.await? {
+            wit::RegisterOutcome::Registered(_) => {
+                record.kept_by(serving.number);
+                Ok(None)
+            }
+            wit::RegisterOutcome::Taken(owner) => {
+                bounds::instance(&owner)
+                    .map_err(|problem| self.reject(REGISTER, serving, &problem))?;
+                Ok(Some(from::state(owner)))
+            }
+        }
     }
 
     pub(crate) async fn registry_update(&self, id: u64, instance: Instance) -> Result<(), Error> {
@@ -92,8 +108,40 @@ impl Backend {
         updated.await
     }
 
-    pub(crate) async fn registry_deregister(&self, id: u64) -> Result<(), Error> {
-        let gone = self.call(Call::new(DEREGISTER, None), move |accessor, guest, context| {
+    /// Takes out of the registry what `record` holds; its status is final already.
+    ///
+    /// An incarnation that ends without an answer leaves that to the next: what the plugin adopts of
+    /// its predecessor would else be kept, as something that users still want.
+    pub(crate) async fn registry_deregister(
+        &self,
+        record: &RegistrationRecord,
+    ) -> Result<(), Error> {
+        let timeout = self.limits.call_timeout;
+        let serving = self.serving(DEREGISTER, timeout).await?;
+        let error = match self.deregister_on(&serving, record).await {
+            Err(error) if matches!(error.cause(), Cause::Ended(_)) => error,
+            told => return told,
+        };
+        match self.serving_after(&serving, timeout).await {
+            Some(next) => self.deregister_on(&next, record).await,
+            None => Err(error),
+        }
+    }
+
+    /// The same on one incarnation. What it has not registered itself it adopts first.
+    async fn deregister_on(
+        &self,
+        serving: &Arc<Serving>,
+        record: &RegistrationRecord,
+    ) -> Result<(), Error> {
+        record.made.settled().await;
+        let is_known = record.is_kept_by(serving.number);
+        if !is_known && self.register_on(serving, None, record).await?.is_some() {
+            // Another has the name, so this one is not listed.
+            return Ok(());
+        }
+        let (id, call) = (record.id, Call::new(DEREGISTER, None).on(serving));
+        let gone = self.call(call, move |accessor, guest, context| {
             Box::pin(async move { exports(guest)?.call_deregister(accessor, context, id).await })
         });
         gone.await
