@@ -46,7 +46,7 @@ struct Kept {
     id: String,
     key: Vec<u8>,
     ttl: Duration,
-    registered_ms: u64,
+    registered_ms: Cell<u64>,
     instance: RefCell<Instance>,
     /// The lease that keeps it now.
     lease: Cell<i64>,
@@ -85,7 +85,7 @@ impl Etcd {
             id: instance.id.clone(),
             key: self.layout.instance(&instance.service, &instance.id),
             ttl: Duration::from_millis(ttl_ms.into()),
-            registered_ms: unix_ms(),
+            registered_ms: Cell::new(unix_ms()),
             instance: RefCell::new(instance),
             lease: Cell::new(0),
             given_up: Cell::new(false),
@@ -198,23 +198,38 @@ impl Etcd {
         let registering = async |granted: Granted| {
             // Before the key is there: whoever finds it must know that it is kept.
             self.registrations.leases.borrow_mut().insert(granted.id);
-            let outcome = self.write_instance(cx, kept, &granted).await;
+            let adopts = Cell::new(false);
+            let mut outcome = self.write_instance(cx, kept, &granted, &adopts).await;
+            if let (Ok(Attempt::Registered { .. }), true, Some(end)) =
+                (&outcome, adopts.get(), cx.ended())
+            {
+                // So late it would be taken back.
+                outcome = Err(cx.error(end).effect_unknown());
+            }
             if !matches!(outcome, Ok(Attempt::Registered { .. })) {
                 self.registrations.leases.borrow_mut().remove(&granted.id);
             }
-            if let Ok(Attempt::Taken(_)) = outcome {
-                self.leases.revoke_later(granted.id, kept.ttl);
+            match outcome {
+                Ok(Attempt::Taken(state)) => {
+                    self.leases.revoke_later(granted.id, kept.ttl);
+                    Ok(Ok(Attempt::Taken(state)))
+                }
+                // It may hang on this lease by now: without it the instance would be away until the
+                // host asks again, which finds it as it is. The lease ends by itself if nobody does.
+                Err(error) if adopts.get() && error.effect() == Effect::Unknown => Ok(Err(error)),
+                outcome => outcome.map(Ok),
             }
-            outcome
         };
-        self.leases.with_lease(cx, kept.ttl, registering).await
+        self.leases.with_lease(cx, kept.ttl, registering).await?
     }
 
+    /// `adopts` tells whether it takes over what a predecessor left.
     async fn write_instance(
         &self,
         cx: &Context,
         kept: &Kept,
         granted: &Granted,
+        adopts: &Cell<bool>,
     ) -> Result<Attempt, Error> {
         let free = || Compare::created(kept.key.clone(), CompareResult::Equal, 0);
         let mut condition = free();
@@ -252,6 +267,10 @@ impl Etcd {
                 Some(found) if self.is_ours_to_replace(kept, &found) => {
                     let at = found.mod_revision;
                     condition = Compare::modified(kept.key.clone(), CompareResult::Equal, at);
+                    adopts.set(found.lease != kept.lease.get());
+                    // It has been registered since then, whoever kept it.
+                    let since = found.registered_ms().unwrap_or(kept.registered_ms.get());
+                    kept.registered_ms.set(since);
                     replaced = Some(found);
                 }
                 Some(found) => {
@@ -280,7 +299,7 @@ impl Etcd {
         lease: i64,
         condition: Compare,
     ) -> Result<TxnRequest, Error> {
-        let record = self.record(kept.instance.borrow().clone(), kept.registered_ms);
+        let record = self.record(kept.instance.borrow().clone(), kept.registered_ms.get());
         let (key, value) = (kept.key.clone(), record.encode()?.into());
         let put = PutRequest { key, value, lease, prev_kv: false };
         Ok(TxnRequest {

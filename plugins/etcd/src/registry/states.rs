@@ -45,6 +45,11 @@ impl Stored {
         (instance.service.clone(), instance.id.clone())
     }
 
+    /// When it was registered, where that is known.
+    pub(super) fn registered_ms(&self) -> Option<u64> {
+        self.record.registered_ms
+    }
+
     pub(super) fn is_ephemeral(&self) -> bool {
         self.lease != 0
     }

@@ -61,6 +61,7 @@ async fn a_successor_removes_the_locks_and_adopts_the_registrations() -> Result<
     let after = stage.client().await?.get(instance.key(), None).await?;
     let after = after.kvs().first().context("the instance")?;
     assert_eq!(after.create_revision(), instance.create_revision(), "it was gone in between");
+    assert_eq!(after.value_str()?, instance.value_str()?, "since when it is registered, too");
 
     // Nobody saw it go. The deletion below is the first on its key.
     registration.deregister().await?;
