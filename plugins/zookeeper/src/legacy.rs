@@ -39,9 +39,15 @@ impl From<KeyForm> for SessionKey {
 }
 
 impl Legacy {
+    /// The newest first: those beyond the limit are left out.
     pub(crate) fn new(registry: &[SessionKey], locks: &[SessionKey]) -> Self {
-        let forms =
-            |keys: &[SessionKey]| keys.iter().take(SESSIONS_MAX).map(KeyForm::from).collect();
+        let forms = |keys: &[SessionKey]| {
+            let left_out = keys.len().saturating_sub(SESSIONS_MAX);
+            if left_out > 0 {
+                tracing::warn!(left_out, "the oldest sessions end with their TTL if this one ends");
+            }
+            keys.iter().take(SESSIONS_MAX).map(KeyForm::from).collect()
+        };
         Self { registry: forms(registry), locks: forms(locks) }
     }
 

@@ -6,6 +6,8 @@
 pub mod wire;
 
 mod config;
+#[cfg(test)]
+mod ensemble;
 mod error;
 mod legacy;
 mod limits;

@@ -7,7 +7,7 @@ use std::rc::Rc;
 /// What is kept for one node beside its path and data.
 pub(crate) const NODE_BYTES: usize = 256;
 
-/// What all watches of a plugin may keep together.
+/// What all watches of a plugin may keep together, with the changes that wait for them.
 pub(crate) struct Budget {
     limit: usize,
     taken: Cell<usize>,

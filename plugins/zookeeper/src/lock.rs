@@ -7,7 +7,7 @@ mod claim;
 mod inspect;
 
 use crate::path::child;
-use crate::session::{Client, Failure, Session};
+use crate::session::{Client, Failure, PooledSession};
 use crate::wire::{Create, CreateMode, Delete, ErrorCode, GetData, Op};
 use crate::zookeeper::ZooKeeper;
 use pintle_plugin_sdk::backoff::Backoff;
@@ -26,7 +26,7 @@ const REMOVE_PATIENCE: Duration = Duration::from_secs(5);
 /// A lease: its claim, and the session that keeps it. Clones are the same lease.
 #[derive(Clone)]
 pub struct Lease {
-    session: Rc<Session>,
+    session: PooledSession,
     generation: u64,
     path: String,
     /// It is being given back: its claim may be gone.
@@ -244,3 +244,6 @@ impl ZooKeeper {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,11 +2,12 @@
 
 mod keep;
 mod read;
+mod reap;
 mod watch;
 
 pub(crate) use read::children_of;
 
-use crate::session::{Client, Failure, Session};
+use crate::session::{Client, Failure, PooledSession};
 use crate::wire::{Create, CreateMode, Delete, ErrorCode, GetData, SetData, Stat};
 use crate::zookeeper::ZooKeeper;
 use futures::lock::Mutex;
@@ -16,7 +17,8 @@ use pintle_plugin_sdk::registry::{
     Registered, RegistrationReporter, Registry, RemoveOutcome, ServicesPage, WatchSink,
 };
 use pintle_plugin_sdk::signal::Signal;
-use pintle_plugin_sdk::{Context, Error};
+use pintle_plugin_sdk::{Context, Effect, Error};
+use reap::Inheritance;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -29,15 +31,13 @@ const ATTEMPTS: u32 = 32;
 /// A registration, as the SDK keeps it. Clones are the same registration.
 #[derive(Clone)]
 pub struct Registration {
-    session: Rc<Session>,
+    session: PooledSession,
     path: String,
     /// What is registered, and again after a loss.
     /// Locked while it is written, so that what is older never comes last.
     record: Rc<Mutex<InstanceRecord>>,
-    /// It was asked to go: whatever is registered from now on goes too.
-    given_up: Rc<Cell<bool>>,
     /// The name is taken within this plugin as long as this lives.
-    _claim: Rc<NameClaim>,
+    claim: Rc<NameClaim>,
 }
 
 impl std::fmt::Debug for Registration {
@@ -49,10 +49,20 @@ impl std::fmt::Debug for Registration {
 /// Nodes of registrations of this incarnation: one of its own is not to be adopted twice.
 #[derive(Clone, Default)]
 pub(crate) struct Kept {
-    /// Whether each was asked to go, by path.
-    paths: Rc<RefCell<HashMap<String, Rc<Cell<bool>>>>>,
+    /// How each stands, by path.
+    paths: Rc<RefCell<HashMap<String, Rc<NameState>>>>,
     /// One has gone.
     freed: Rc<Signal>,
+    inheritance: Rc<Inheritance>,
+}
+
+/// How a name stands that is claimed.
+#[derive(Default)]
+struct NameState {
+    /// It has been registered, and is kept so.
+    is_kept: Cell<bool>,
+    /// It was asked to go: whatever is registered from now on goes too.
+    given_up: Cell<bool>,
 }
 
 /// Whose a name is within this plugin.
@@ -69,21 +79,18 @@ enum Claimed {
 struct NameClaim {
     kept: Kept,
     path: String,
-    given_up: Rc<Cell<bool>>,
+    state: Rc<NameState>,
 }
 
 impl Kept {
     fn claim(&self, path: &str) -> Claimed {
         match self.paths.borrow_mut().entry(path.to_owned()) {
-            Entry::Occupied(other) if other.get().get() => Claimed::Going,
+            Entry::Occupied(other) if other.get().given_up.get() => Claimed::Going,
             Entry::Occupied(_) => Claimed::Kept,
             Entry::Vacant(vacant) => {
-                let given_up = Rc::clone(vacant.insert(Rc::default()));
-                Claimed::Now(Rc::new(NameClaim {
-                    kept: self.clone(),
-                    path: path.to_owned(),
-                    given_up,
-                }))
+                let state = Rc::clone(vacant.insert(Rc::default()));
+                let (kept, path) = (self.clone(), path.to_owned());
+                Claimed::Now(Rc::new(NameClaim { kept, path, state }))
             }
         }
     }
@@ -98,14 +105,16 @@ impl Kept {
         self.freed.wait(claimed).await
     }
 
-    fn contains(&self, path: &str) -> bool {
-        self.paths.borrow().contains_key(path)
+    /// How a name stands, if it is claimed.
+    fn state_of(&self, path: &str) -> Option<Rc<NameState>> {
+        self.paths.borrow().get(path).cloned()
     }
 }
 
 impl Drop for NameClaim {
     fn drop(&mut self) {
         self.kept.paths.borrow_mut().remove(&self.path);
+        self.kept.inheritance.let_go(&self.path);
         self.kept.freed.notify();
     }
 }
@@ -135,13 +144,17 @@ impl Registry for ZooKeeper {
             return Err(Error::invalid("an instance cannot change its name"));
         }
         record.instance = instance;
-        self.rewrite(&client, &registration.path, &record).await?;
-        *kept = record;
-        Ok(())
+        // From now on it may be what the server has, also where nobody waits for the answer.
+        let before = std::mem::replace(&mut *kept, record);
+        let rewritten = self.rewrite(&client, &registration.path, &kept).await;
+        if rewritten.as_ref().is_err_and(|error| error.effect() == Effect::None) {
+            *kept = before;
+        }
+        rewritten
     }
 
     async fn deregister(&self, cx: &Context, registration: Rc<Registration>) -> Result<(), Error> {
-        let first = !registration.given_up.replace(true);
+        let first = !registration.claim.state.given_up.replace(true);
         let mut removed = keep::Removal { registration, done: !first };
         let outcome = removed.registration.remove(cx).await;
         removed.done |= outcome.is_ok();
@@ -306,3 +319,6 @@ fn is_race(failure: &Failure) -> bool {
         || failure.is(ErrorCode::BAD_VERSION)
         || failure.is(ErrorCode::NODE_EXISTS)
 }
+
+#[cfg(test)]
+mod tests;

@@ -31,7 +31,8 @@ pub struct Settings {
     /// is larger fails its call and no other. At least `request_bytes_max`.
     #[schemars(range(min = 65_536, max = 67_108_864))]
     pub answer_bytes_max: u32,
-    /// What all watches of the backend may keep together, to know what has changed. It should be a
+    /// What all watches of the backend may keep together, to know what has changed, with the changes
+    /// that wait for them. It should be a
     /// quarter of `limits.memory`, since all of it is read again after a gap. A watch that would need
     /// more ends with `exhausted`.
     #[schemars(range(min = 65_536, max = 1_073_741_824))]

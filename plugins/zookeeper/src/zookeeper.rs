@@ -5,16 +5,18 @@ use crate::limits::Budget;
 use crate::lock::Identities;
 use crate::path::{Paths, ancestors};
 use crate::registry::Kept;
-use crate::session::{Client, Common, Failure, Pool, Session, SessionKey, Standing};
+use crate::session::{Client, Common, Dial, Failure, Pool, Session, SessionKey, Standing};
 use crate::settings::{ExclusiveClaims, Settings};
 use crate::wire::{Acl, Create, CreateMode, ErrorCode, Stat};
 use futures::future::join_all;
+use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::connection::Connection;
-use pintle_plugin_sdk::time::{Instant, sleep};
+use pintle_plugin_sdk::time::Instant;
 use pintle_plugin_sdk::{
     Context, Description, Endpoint, Error, Feature, Health, Plugin, Start, spawn,
 };
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -26,8 +28,10 @@ const READ_ATTEMPTS: u32 = 3;
 const CREATE_ATTEMPTS: u32 = 8;
 /// Bytes of an answer beside the value that it brings.
 const ANSWER_SLACK_BYTES: usize = 4 << 10;
-/// How long closing one session may take when the plugin stops.
+/// How long closing one session may take, when the plugin stops or after a predecessor.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The first pause after a session of a predecessor could not be closed.
+const CLOSE_PAUSE: Duration = Duration::from_millis(500);
 
 /// ZooKeeper as a backend.
 pub struct ZooKeeper {
@@ -43,8 +47,6 @@ pub struct ZooKeeper {
     pub(crate) owner: String,
     pub(crate) identities: Identities,
     pub(crate) kept: Kept,
-    /// What watches keep.
-    pub(crate) watched: Rc<Budget>,
     pub(crate) counters: Counters,
     pub(crate) started: Instant,
 }
@@ -54,6 +56,17 @@ pub struct ZooKeeper {
 pub(crate) struct Counters {
     pub(crate) resyncs: Cell<u64>,
     pub(crate) unreadable: Cell<u64>,
+}
+
+/// How servers are connected to: through the host, but for tests, which bring their own.
+fn dial() -> Dial {
+    #[cfg(test)]
+    if let Some(dial) = crate::ensemble::dial() {
+        return dial;
+    }
+    Rc::new(|endpoint: Endpoint| {
+        Box::pin(async move { Ok(Connection::open(&endpoint, CONNECT_TIMEOUT).await?) })
+    })
 }
 
 fn as_bytes(setting: u32) -> usize {
@@ -91,9 +104,7 @@ impl Plugin for ZooKeeper {
         let settings = &start.settings;
         let common = Common {
             endpoints: start.endpoints.clone(),
-            dial: Rc::new(|endpoint: Endpoint| {
-                Box::pin(async move { Ok(Connection::open(&endpoint, CONNECT_TIMEOUT).await?) })
-            }),
+            dial: dial(),
             digest: settings.digest()?,
             request_bytes_max: as_bytes(settings.request_bytes_max),
             // A value as large as a request may be has to come back.
@@ -103,6 +114,7 @@ impl Plugin for ZooKeeper {
             traffic: Default::default(),
             tally: Rc::default(),
             expirations: Rc::default(),
+            watched: Budget::new(as_bytes(settings.watched_bytes_max)),
         };
         let paths = Paths::new(settings.root()?);
         let acl = settings.acl()?;
@@ -118,8 +130,8 @@ impl Plugin for ZooKeeper {
         keeper.pools.replace(Some((Rc::clone(&registry_sessions), Rc::clone(&lock_sessions))));
         let session_timeout = Duration::from_millis(settings.session_timeout_ms.into());
         let main = Session::start(common.clone(), "main", session_timeout, None, || {})?;
-        for key in orphaned {
-            spawn(close_orphaned(common.clone(), key, Rc::clone(&keeper))).detach();
+        if !orphaned.is_empty() {
+            spawn(close_orphaned(common.clone(), orphaned, Rc::clone(&keeper))).detach();
         }
         let plugin = Rc::new(Self {
             paths,
@@ -132,7 +144,6 @@ impl Plugin for ZooKeeper {
             owner: format!("{}/{}", start.node, start.backend),
             identities: Identities::new(settings.epoch),
             kept: Kept::default(),
-            watched: Budget::new(as_bytes(settings.watched_bytes_max)),
             counters: Counters::default(),
             started: Instant::now(),
         });
@@ -314,14 +325,30 @@ impl Keeper {
     }
 }
 
-/// Ends a lock session of a predecessor, so that its locks block nobody.
-async fn close_orphaned(common: Common, key: SessionKey, keeper: Rc<Keeper>) {
-    let resumed = Session::start(common, "orphaned lock", key.timeout, Some(key.clone()), || {});
-    let Ok(session) = resumed else { return };
-    while let Err(error) = session.close(CLOSE_TIMEOUT).await {
-        tracing::debug!(%error, "a predecessor's locks could not be removed, trying again");
-        sleep(Duration::from_millis(500)).await;
+/// Ends lock sessions of predecessors, so that their locks block nobody: one at a time, so that one
+/// connection does for all, and the newest first, since older ones have less time left anyway.
+async fn close_orphaned(common: Common, orphaned: Vec<SessionKey>, keeper: Rc<Keeper>) {
+    let mut orphaned = VecDeque::from(orphaned);
+    let mut pauses = Backoff::new(CLOSE_PAUSE, CLOSE_TIMEOUT);
+    while let Some(key) = orphaned.pop_front() {
+        let resumed = Some(key.clone());
+        let started = Session::start(common.clone(), "orphaned lock", key.timeout, resumed, || {});
+        let Ok(session) = started else { return };
+        match session.close(CLOSE_TIMEOUT).await {
+            Ok(()) => {
+                pauses.reset();
+                keeper.orphaned.borrow_mut().retain(|other| *other != key);
+                keeper.keep();
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a predecessor's locks could not be removed, trying again");
+                orphaned.push_back(key);
+                drop(session);
+                pauses.wait().await;
+            }
+        }
     }
-    keeper.orphaned.borrow_mut().retain(|other| *other != key);
-    keeper.keep();
 }
+
+#[cfg(test)]
+mod tests;

@@ -44,7 +44,7 @@ impl ZooKeeper {
             Target::Key(key) => (self.paths.node(key)?, WatchMode::Node),
             Target::Prefix(prefix) => (self.paths.directory(prefix)?, WatchMode::Tree),
         };
-        let share = self.watched.share();
+        let share = self.common.watched.share();
         let watched = Watched { target: request.target, path, mode, share };
         let listener = self.main.watches().listen(&watched.path, mode, true);
         let mut follower = ConfigFollower::new(sink, request.previous);

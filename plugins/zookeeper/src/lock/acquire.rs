@@ -3,7 +3,7 @@
 use super::Lease;
 use super::claim::{Place, Queue, kind, unique};
 use crate::path::{child, parent};
-use crate::session::{Client, Failure, Listener, Session, check_granted, look_at_own};
+use crate::session::{Client, Failure, Listener, PooledSession, check_granted, look_at_own};
 use crate::wire::{Children, CreateMode, ErrorCode, Exists, GetData, Stat, WatchMode};
 use crate::zookeeper::ZooKeeper;
 use futures::future::{Either, select};
@@ -24,7 +24,7 @@ const WITHDRAW_PATIENCE: Duration = Duration::from_millis(700);
 /// One who asks for a lock.
 struct Attempt {
     plugin: Rc<ZooKeeper>,
-    session: Rc<Session>,
+    session: PooledSession,
     request: AcquireRequest,
     directory: String,
     /// What its claim's name begins with.
@@ -90,7 +90,11 @@ impl Attempt {
     async fn run(&self, cx: &Context) -> Result<Outcome, Error> {
         let doing = format!("asking for lock `{}`", self.request.name);
         loop {
-            let client = self.session.client(cx).await?;
+            let client = match self.generation.get() {
+                None => self.session.client(cx).await?,
+                // It has its place in the queue, perhaps, as long as the session lives.
+                Some(_) => self.session.client_patiently(cx).await?,
+            };
             let identity = client.identity();
             if self.generation.get().is_some_and(|before| before != identity.generation) {
                 let message = format!("{doing}: the session has expired, and the claim with it");
@@ -271,7 +275,7 @@ impl Attempt {
         let path = child(&self.directory, &name);
         let identity = client.identity();
         let lease = Lease {
-            session: Rc::clone(&self.session),
+            session: self.session.clone(),
             generation: identity.generation,
             path,
             releasing: Rc::default(),
@@ -363,7 +367,7 @@ impl Lease {
             return gone("the session has expired");
         }
         let cx = Context::background("renewing a lease", Duration::from_secs(3_600));
-        let client = self.session.client(&cx).await?;
+        let client = self.session.client_patiently(&cx).await?;
         let identity = client.identity();
         if identity.generation != self.generation {
             return gone("the session has expired");

@@ -22,7 +22,6 @@ impl ZooKeeper {
         let doing = format!("looking at lock `{name}`");
         self.read(cx, &doing, async |client| {
             client.barrier().await?;
-            self.recognise(&client).await?;
             self.state_now(&client, &name).await
         })
         .await
@@ -32,6 +31,8 @@ impl ZooKeeper {
         let directory = self.paths.lock(name);
         let queue = self.queue(client, &directory, false).await?;
         let (holding, waiting) = queue.split();
+        // After them: whoever holds has given the ensemble its identity before.
+        self.recognise(client).await?;
         Ok(LockState {
             name: name.to_owned(),
             holders: self.claims(client, &directory, holding, true).await?,
@@ -160,7 +161,6 @@ impl ZooKeeper {
     ) -> Result<(), Failure> {
         let directory = self.paths.lock(name);
         self.arm(client, &directory).await?;
-        self.recognise(client).await?;
         let once = (!self.main.has_lasting_watches())
             .then(|| self.main.watches().listen(&directory, WatchMode::Node, false));
         self.catch_up(client).await?;

@@ -1,11 +1,10 @@
 //! Registering, and staying registered.
 
-use super::read::TOGETHER;
-use super::{Registration, node};
+use super::{Registration, is_race, node};
 use crate::session::{Client, Failure, Listener, Session, check_granted, look_at_own};
-use crate::wire::{CreateMode, Delete, Ephemerals, ErrorCode, Exists, SetData, WatchMode};
+use crate::wire::{CreateMode, Delete, ErrorCode, SetData, WatchMode};
 use crate::zookeeper::ZooKeeper;
-use futures::future::{Either, join_all, select};
+use futures::future::{Either, select};
 use futures::lock::Mutex;
 use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::record::InstanceRecord;
@@ -13,7 +12,7 @@ use pintle_plugin_sdk::registry::{
     InstanceState, RegisterRequest, Registered, RegistrationReporter,
 };
 use pintle_plugin_sdk::session::{Again, LeaseClock, Renewal, keep_registered};
-use pintle_plugin_sdk::time::{Instant, sleep, timeout};
+use pintle_plugin_sdk::time::{Instant, timeout};
 use pintle_plugin_sdk::{Context, Effect, Error, Validity, spawn};
 use std::cell::Cell;
 use std::pin::pin;
@@ -24,10 +23,18 @@ use std::time::Duration;
 const REMOVE_PATIENCE: Duration = Duration::from_millis(700);
 /// How long one attempt to register again may take.
 const AGAIN_PATIENCE: Duration = Duration::from_secs(10);
-/// The host repeats registrations after a restart; what it has not by then belongs to nobody.
-const ADOPTION_PATIENCE: Duration = Duration::from_secs(30);
 /// How often a registration starts over because others wrote in between.
 const ATTEMPTS: u32 = 32;
+
+/// What an attempt may leave behind where it fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// A node that it has made, perhaps.
+    Made,
+    /// A node of a predecessor, which was there before.
+    Found,
+}
 
 /// How one attempt went.
 #[allow(clippy::large_enum_variant, reason = "one value per attempt, moved at once")]
@@ -57,34 +64,40 @@ pub(super) async fn register(
     let Some(claim) = claim else {
         return plugin.taken_here(cx, &session, &path, &record).await;
     };
-    let registration = Registration {
-        session,
-        path,
-        record: Rc::new(Mutex::new(record)),
-        given_up: Rc::clone(&claim.given_up),
-        _claim: claim,
-    };
-    let sent = Cell::new(false);
-    let attempt = plugin.attempt(cx, &registration, ttl, &sent);
+    let registration = Registration { session, path, record: Rc::new(Mutex::new(record)), claim };
+    let left = Cell::new(Left::Nothing);
+    let attempt = plugin.attempt(cx, &registration, ttl, &left);
     let outcome = match select(pin!(attempt), pin!(cx.cancelled())).await {
+        // What is answered too late is taken back.
+        Either::Left((outcome, _)) if left.get() == Left::Found => {
+            cx.ended().map_or(outcome, |end| Err(cx.error(end)))
+        }
         Either::Left((outcome, _)) => outcome,
         Either::Right((end, _)) => Err(cx.error(end)),
     };
     match outcome {
         Ok(Attempt::Registered(validity)) => {
+            if left.get() == Left::Found {
+                plugin.kept.inheritance.adopted();
+            }
+            registration.claim.state.is_kept.set(true);
             let keeping = Rc::clone(&plugin).keep(registration.clone(), validity, ttl, reporter);
             spawn(keeping).detach();
             Ok(Registered::Registered { registration, validity })
         }
         Ok(Attempt::Taken(state)) => Ok(Registered::Taken(state)),
-        Err(error) if sent.get() => Err(take_back(registration, error).await),
-        Err(error) => Err(error),
+        Err(error) => Err(match left.get() {
+            Left::Nothing => error,
+            Left::Made => take_back(registration, error).await,
+            // The host repeats this, or it is reaped: removed here, it would be a gap.
+            Left::Found => error.effect_unknown(),
+        }),
     }
 }
 
 /// Removes what an attempt that failed may have left, in the background where that takes long.
 async fn take_back(registration: Registration, error: Error) -> Error {
-    registration.given_up.set(true);
+    registration.claim.state.given_up.set(true);
     let cx = Context::background("taking a registration back", REMOVE_PATIENCE);
     if let Ok(Ok(())) = timeout(REMOVE_PATIENCE, registration.remove(&cx)).await {
         return error.effect_none();
@@ -115,13 +128,13 @@ impl ZooKeeper {
     }
 
     /// Creates the node, or finds that it is ours already: after a lost reply, or left by a
-    /// predecessor. `sent` tells whether there may be something to take back.
+    /// predecessor. `left` tells what there may be now.
     async fn attempt(
         &self,
         cx: &Context,
         registration: &Registration,
         ttl: Duration,
-        sent: &Cell<bool>,
+        left: &Cell<Left>,
     ) -> Result<Attempt, Error> {
         let doing = format!("registering `{}`", registration.path);
         for _ in 0..ATTEMPTS {
@@ -130,21 +143,13 @@ impl ZooKeeper {
                 self.registry_sessions.discard(&registration.session);
                 return Err(error);
             }
-            let record = registration.record.lock().await;
+            let mut record = registration.record.lock().await;
             let data = record.encode()?;
-            let before = sent.replace(true);
-            match self.attempt_once(&client, &registration.path, &record, &data).await {
+            match self.attempt_once(&client, &registration.path, &mut record, data, left).await {
                 Ok(Some(attempt)) => return Ok(attempt),
                 Ok(None) => {}
                 Err(failure) if failure.is_passing() => registration.session.settle(&client),
-                Err(failure) => {
-                    let error = failure.explain(&doing);
-                    if error.effect() == Effect::None {
-                        // The server refused it: nothing was made.
-                        sent.set(before);
-                    }
-                    return Err(error);
-                }
+                Err(failure) => return Err(failure.explain(&doing)),
             }
         }
         Err(Error::exhausted(format!("{doing}: others wrote {ATTEMPTS} times in between")))
@@ -155,31 +160,73 @@ impl ZooKeeper {
         &self,
         client: &Client,
         path: &str,
-        record: &InstanceRecord,
-        data: &[u8],
+        record: &mut InstanceRecord,
+        mut data: Vec<u8>,
+        left: &Cell<Left>,
     ) -> Result<Option<Attempt>, Failure> {
         let identity = client.identity();
         let sent_at = Instant::now();
         let registered =
             || Ok(Some(Attempt::Registered(Validity { sent_at, valid_for: identity.timeout })));
-        match self.create_in_container(client, path, data, CreateMode::Ephemeral).await {
-            Ok(_) => return registered(),
-            Err(failure) if failure.is(ErrorCode::NODE_EXISTS) => {}
-            Err(failure) => return Err(failure),
+        let mut there = None;
+        if self.kept.inheritance.is_open() {
+            // A creation that is not answered would not tell whose the node is.
+            there = node(client, path).await?;
         }
-        let Some((found, stat)) = node(client, path).await? else { return Ok(None) };
+        if there.is_none() {
+            if self.create(client, path, &data, left).await? {
+                return registered();
+            }
+            there = node(client, path).await?;
+        }
+        let Some((found, stat)) = there else { return Ok(None) };
         if stat.ephemeral_owner != identity.id {
             let (service, id) = (&record.instance.service, &record.instance.id);
             let state = self.state_of(client, service, id, &found, &stat).await?;
             return Ok(Some(Attempt::Taken(state)));
         }
+        if left.get() == Left::Nothing {
+            left.set(Left::Found);
+        }
+        // It has been registered since then, whoever kept it.
+        if let Ok(InstanceRecord { registered_ms, .. }) = InstanceRecord::decode(&found)
+            && let Ok(continued) = (InstanceRecord { registered_ms, ..record.clone() }).encode()
+        {
+            record.registered_ms = registered_ms;
+            data = continued;
+        }
         if found == data {
             return registered();
         }
-        match client.call(&SetData { path, data: Some(data), version: stat.version }).await {
+        match client.call(&SetData { path, data: Some(&data), version: stat.version }).await {
             Ok(_) => registered(),
-            Err(failure) if super::is_race(&failure) => Ok(None),
+            Err(failure) if is_race(&failure) => Ok(None),
             Err(failure) => Err(failure),
+        }
+    }
+
+    /// Creates the node; answers whether there was none.
+    async fn create(
+        &self,
+        client: &Client,
+        path: &str,
+        data: &[u8],
+        left: &Cell<Left>,
+    ) -> Result<bool, Failure> {
+        let before = left.get();
+        if before == Left::Nothing {
+            left.set(Left::Made);
+        }
+        let created = self.create_in_container(client, path, data, CreateMode::Ephemeral).await;
+        match created {
+            Ok(_) => Ok(true),
+            Err(failure) => {
+                if failure.explain("").effect() == Effect::None {
+                    // The server refused it, or never had it: nothing was made.
+                    left.set(before);
+                }
+                if failure.is(ErrorCode::NODE_EXISTS) { Ok(false) } else { Err(failure) }
+            }
         }
     }
 
@@ -220,15 +267,15 @@ impl ZooKeeper {
         };
         let trying = Cell::new(false);
         let again = async || {
-            if registration.given_up.get() {
+            if registration.is_given_up() {
                 // Whoever gives it up says how that went.
                 std::future::pending::<()>().await;
             }
             let cx = Context::background("registering again", AGAIN_PATIENCE);
-            let sent = Cell::new(false);
+            let left = Cell::new(Left::Nothing);
             trying.set(true);
-            let attempt = self.attempt(&cx, &registration, ttl, &sent).await;
-            if registration.given_up.get() {
+            let attempt = self.attempt(&cx, &registration, ttl, &left).await;
+            if registration.is_given_up() {
                 // What was made goes with it, below.
                 std::future::pending::<()>().await;
             }
@@ -241,86 +288,10 @@ impl ZooKeeper {
         // Due at once: from the beginning it is told when somebody touches the node.
         let clock = LeaseClock::new(validity).due_now();
         keep_registered(reporter, clock, renew, doubt, again).await;
-        if trying.get() || registration.given_up.get() {
+        if trying.get() || registration.is_given_up() {
             // It may have been registered again while it was given up.
             registration.remove_at_last().await;
         }
-    }
-
-    /// Removes what a predecessor left and the host has not repeated.
-    pub(crate) async fn reap_unclaimed(self: Rc<Self>, session: Rc<Session>) {
-        let Some(adopted) = session.key() else { return };
-        sleep(ADOPTION_PATIENCE).await;
-        // Older servers do not list what a session keeps.
-        let mut is_listed = true;
-        loop {
-            let cx = Context::background("removing what nobody repeated", AGAIN_PATIENCE);
-            let Ok(client) = session.client(&cx).await else {
-                sleep(REMOVE_PATIENCE).await;
-                continue;
-            };
-            if client.identity().id != adopted.id {
-                return;
-            }
-            match self.reap_once(&client, is_listed).await {
-                Ok(()) => return,
-                Err(failure) if failure.is(ErrorCode::UNIMPLEMENTED) && is_listed => {
-                    is_listed = false;
-                    // The server hangs up behind such an answer.
-                    session.settle(&client);
-                    continue;
-                }
-                Err(failure) => tracing::debug!(?failure, "could not remove what nobody repeated"),
-            }
-            sleep(AGAIN_PATIENCE).await;
-        }
-    }
-
-    async fn reap_once(&self, client: &Client, is_listed: bool) -> Result<(), Failure> {
-        let directory = self.paths.instances();
-        let kept_there = match is_listed {
-            true => client.call(&Ephemerals { prefix: &directory }).await?,
-            false => self.instances_of(client).await?,
-        };
-        for path in kept_there {
-            if self.kept.contains(&path) {
-                continue;
-            }
-            tracing::info!(path, "removing an instance that nobody registers any more");
-            match client.call(&Delete { path: &path, version: -1 }).await {
-                Ok(()) => {}
-                Err(failure) if failure.is(ErrorCode::NO_NODE) => {}
-                Err(failure) => return Err(failure),
-            }
-        }
-        Ok(())
-    }
-}
-
-impl ZooKeeper {
-    /// The nodes of instances that the session of this connection keeps.
-    async fn instances_of(&self, client: &Client) -> Result<Vec<String>, Failure> {
-        let directory = self.paths.instances();
-        let mut own = Vec::new();
-        for (service, _) in self.names(client, &directory).await? {
-            let ids = self.names(client, &self.paths.service(&directory, &service)).await?;
-            let path = |(id, _): &(String, String)| self.paths.instance(&directory, &service, id);
-            let paths: Vec<_> = ids.iter().map(path).collect();
-            for paths in paths.chunks(TOGETHER) {
-                let looks = paths.iter().map(|path| client.call(&Exists { path, watch: false }));
-                for (path, look) in paths.iter().zip(join_all(looks).await) {
-                    match look {
-                        Ok(stat) if stat.ephemeral_owner == client.identity().id => {
-                            own.push(path.clone());
-                        }
-                        Ok(_) => {}
-                        Err(failure) if failure.is(ErrorCode::NO_NODE) => {}
-                        Err(failure) => return Err(failure),
-                    }
-                }
-            }
-        }
-        Ok(own)
     }
 }
 
@@ -341,10 +312,14 @@ impl Drop for Removal {
 }
 
 impl Registration {
+    fn is_given_up(&self) -> bool {
+        self.claim.state.given_up.get()
+    }
+
     /// Looks at the own node, behind a sign of life that the leader has seen.
     async fn renew(&self, own: &Listener) -> Result<Renewal, Error> {
         let cx = Context::background("renewing a registration", Duration::from_secs(3_600));
-        let client = self.session.client(&cx).await?;
+        let client = self.session.client_patiently(&cx).await?;
         let identity = client.identity();
         own.clear();
         let sent_at = Instant::now();
@@ -354,8 +329,8 @@ impl Registration {
                 Ok(Renewal::Renewed(Validity { sent_at, valid_for: identity.timeout }))
             }
             // Whoever gives it up says how that went.
-            Ok(_) if self.given_up.get() => std::future::pending().await,
-            Err(failure) if self.given_up.get() && failure.is(ErrorCode::NO_NODE) => {
+            Ok(_) if self.is_given_up() => std::future::pending().await,
+            Err(failure) if self.is_given_up() && failure.is(ErrorCode::NO_NODE) => {
                 std::future::pending().await
             }
             Ok(_) => gone("the node belongs to another session"),
@@ -391,14 +366,15 @@ impl Registration {
     async fn remove_once(&self, client: &Client) -> Result<(), Failure> {
         // What was sent on another connection is shown, too.
         client.barrier().await?;
-        let Some((_, stat)) = node(client, &self.path).await? else { return Ok(()) };
-        if stat.ephemeral_owner != client.identity().id {
-            return Ok(());
+        while let Some((_, stat)) = node(client, &self.path).await?
+            && stat.ephemeral_owner == client.identity().id
+        {
+            match client.call(&Delete { path: &self.path, version: stat.version }).await {
+                Err(failure) if is_race(&failure) => {}
+                outcome => return outcome,
+            }
         }
-        match client.call(&Delete { path: &self.path, version: -1 }).await {
-            Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(()),
-            outcome => outcome,
-        }
+        Ok(())
     }
 
     /// The same, however long it takes.

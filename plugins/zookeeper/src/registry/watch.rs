@@ -43,7 +43,7 @@ impl ZooKeeper {
             None => directory,
         };
         let (instances, overrides) = (top(self.paths.instances()), top(self.paths.overrides()));
-        let share = self.watched.share();
+        let share = self.common.watched.share();
         let watched = Watched { service, instances, overrides, share };
         let listeners =
             watched.tops().map(|path| self.main.watches().listen(path, WatchMode::Tree, true));
@@ -170,6 +170,10 @@ impl ZooKeeper {
         once: bool,
     ) -> Result<Vec<InstanceState>, Failure> {
         client.barrier().await?;
+        if once {
+            // First: a service that comes after its siblings were listed has to be told.
+            self.watch_once(client, watched.tops().map(str::to_owned)).await?;
+        }
         let services = match &watched.service {
             Some(service) => vec![service.clone()],
             None => {
@@ -177,8 +181,10 @@ impl ZooKeeper {
                 names.into_iter().map(|(name, _)| name).collect()
             }
         };
-        if once {
-            self.watch_once(client, watched, &services).await?;
+        if once && watched.service.is_none() {
+            let tops = watched.tops();
+            let below = |top| services.iter().map(move |service| self.paths.service(top, service));
+            self.watch_once(client, tops.into_iter().flat_map(below)).await?;
         }
         let mut states = Vec::new();
         let mut left = watched.share.bytes_max();
@@ -203,17 +209,12 @@ impl ZooKeeper {
         Ok(states)
     }
 
-    /// Watches for servers that keep none: each node for its next change.
+    /// Watches for servers that keep none: each directory and what is in it for its next change.
     async fn watch_once(
         &self,
         client: &Client,
-        watched: &Watched,
-        services: &[String],
+        directories: impl IntoIterator<Item = String>,
     ) -> Result<(), Failure> {
-        let mut directories: Vec<String> = watched.tops().map(str::to_owned).into();
-        for top in [self.paths.instances(), self.paths.overrides()] {
-            directories.extend(services.iter().map(|service| self.paths.service(&top, service)));
-        }
         for directory in directories {
             let exists = client.call(&Exists { path: &directory, watch: true });
             let children = client.call(&Children { path: &directory, watch: true });

@@ -11,10 +11,11 @@ mod watches;
 
 pub(crate) use client::{Client, Failure, Identity, Reply};
 pub(crate) use own::look_at_own;
-pub(crate) use pool::{Pool, check_granted};
+pub(crate) use pool::{Pool, PooledSession, check_granted};
 pub(crate) use tally::Tally;
 pub(crate) use watches::{Listener, Notice, Watches};
 
+use crate::limits::Budget;
 use crate::wire::{
     Auth, CloseSession, ConnectRequest, ConnectResponse, Decoder, Encoder, ErrorCode, SetWatches2,
     WatchMode, begin_frame, end_frame, split_frame,
@@ -55,6 +56,8 @@ pub(crate) struct Common {
     pub(crate) tally: Rc<Tally>,
     /// Sessions that the server has ended.
     pub(crate) expirations: Rc<Cell<u64>>,
+    /// What watches may keep.
+    pub(crate) watched: Rc<Budget>,
 }
 
 /// What takes a session up again.
@@ -81,9 +84,10 @@ struct State {
     /// The key or the generation has changed.
     changed: Signal,
     watches: Rc<Watches>,
+    /// How many it has had.
     connections: Cell<u64>,
-    /// The server does not know lasting watches.
-    without_lasting: Cell<bool>,
+    /// Up to which of them the server is taken not to know lasting watches.
+    without_lasting_until: Cell<u64>,
     /// It is being closed: no other is begun.
     closing: Cell<bool>,
     /// Called when the key has changed, before anything relies on it.
@@ -118,6 +122,7 @@ impl Session {
         keep: impl Fn() + 'static,
     ) -> Result<Self, Error> {
         let endpoints = common.endpoints.clone();
+        let watches = Rc::new(Watches::new(Rc::clone(&common.watched)));
         let shared = Rc::new(State {
             common,
             purpose,
@@ -125,9 +130,9 @@ impl Session {
             key: RefCell::new(resume),
             generation: Cell::new(0),
             changed: Signal::default(),
-            watches: Rc::default(),
+            watches,
             connections: Cell::new(0),
-            without_lasting: Cell::new(false),
+            without_lasting_until: Cell::new(0),
             closing: Cell::new(false),
             keep: Box::new(keep),
         });
@@ -152,6 +157,16 @@ impl Session {
     /// Why no server could be used, or that the call's time is over. Nothing was sent.
     pub(crate) async fn client(&self, cx: &Context) -> Result<Client, Error> {
         self.link.client(cx).await
+    }
+
+    /// As [`client`](Self::client), over any number of rounds in which no server could be reached.
+    ///
+    /// # Errors
+    ///
+    /// When the call's time is over, the session is closed, or the server refuses who we are.
+    pub(crate) async fn client_patiently(&self, cx: &Context) -> Result<Client, Error> {
+        let passes = |error: &Error| !matches!(error.code(), "unauthenticated" | "denied");
+        self.link.client_patiently(cx, passes).await
     }
 
     /// The connection, if there is one now.
@@ -186,12 +201,12 @@ impl Session {
 
     /// Whether the server keeps watches until they are taken away.
     pub(crate) fn has_lasting_watches(&self) -> bool {
-        !self.shared.without_lasting.get()
+        self.shared.connections.get() > self.shared.without_lasting_until.get()
     }
 
     /// The server has said that it does not.
     pub(crate) fn lacks_lasting_watches(&self) {
-        self.shared.without_lasting.set(true);
+        self.shared.lacks_lasting_watches(self.shared.connections.get());
     }
 
     /// Connections lost since the start.
@@ -339,12 +354,14 @@ impl State {
             took_ms = u64::try_from(sent_at.elapsed().as_millis()).unwrap_or(u64::MAX),
             "session established"
         );
-        let mut gone: LocalBoxFuture<'static, String> = Box::pin(client.clone().drive(connection));
-        let prepared = match select(&mut gone, pin!(self.prepare(&client))).await {
-            Either::Right((prepared, _)) => prepared,
+        let gone = client.clone().drive(connection).boxed_local();
+        let (prepared, gone) = match select(gone, pin!(self.prepare(&client))).await {
+            Either::Right((prepared, gone)) => (prepared, gone),
             // A server that refuses hangs up behind its answer.
             Either::Left((reason, preparing)) => {
-                preparing.now_or_never().unwrap_or_else(|| Err(Error::unavailable(reason)))
+                let unprepared = || Err(Error::unavailable(reason.clone()));
+                let prepared = preparing.now_or_never().unwrap_or_else(unprepared);
+                (prepared, std::future::ready(reason).boxed_local())
             }
         };
         prepared.map_err(|error| error.context(&peer).detail("endpoint", &peer))?;
@@ -363,7 +380,8 @@ impl State {
             let answer = client.call(&auth).await;
             answer.map_err(|failure| failure.explain("authenticating"))?;
         }
-        if self.without_lasting.get() {
+        let number = self.connections.get() + 1;
+        if number <= self.without_lasting_until.get() {
             return Ok(());
         }
         let lasting = self.watches.lasting();
@@ -374,13 +392,19 @@ impl State {
             match client.call(&set).await {
                 Ok(()) => {}
                 Err(Failure::Refused(ErrorCode::UNIMPLEMENTED)) => {
-                    self.without_lasting.set(true);
+                    self.lacks_lasting_watches(number);
                     return Ok(());
                 }
                 Err(failure) => return Err(failure.explain("setting watches again")),
             }
         }
         Ok(())
+    }
+
+    /// On this connection the server has said that it knows no lasting watches. It hangs up behind
+    /// that, so the next one does without them; the one after it may be to a newer server.
+    fn lacks_lasting_watches(&self, number: u64) {
+        self.without_lasting_until.set(number + 1);
     }
 
     /// The server has ended the session.

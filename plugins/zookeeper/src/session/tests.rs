@@ -1,7 +1,7 @@
 //! Sessions against a server that the test writes, on a virtual clock.
 
 use super::*;
-use crate::wire::{EventKind, GetData, SetData};
+use crate::wire::{Event, EventKind, GetData, SetData};
 use pintle_plugin_sdk::spawn;
 use pintle_plugin_sdk::testing::run;
 use pintle_plugin_sdk::time::sleep;
@@ -161,6 +161,7 @@ fn common(servers: &Rc<Servers>, count: u16) -> Common {
         traffic: Traffic::default(),
         tally: Rc::default(),
         expirations: Rc::default(),
+        watched: Budget::new(1_000),
     }
 }
 
@@ -561,5 +562,58 @@ fn a_close_that_was_not_answered_is_sent_again_until_the_server_knows_the_sessio
         assert!(session.key().is_none() && session.is_over(0));
         sleep(Duration::from_secs(60)).await;
         assert!(servers.accepted.borrow().is_empty(), "no other is begun");
+    });
+}
+
+#[test]
+fn after_an_upgrade_of_the_servers_lasting_watches_are_used() {
+    run(async {
+        let servers: Rc<Servers> = Rc::default();
+        let session = start(&servers, 1);
+        let _listener = session.watches().listen("/a", WatchMode::Tree, true);
+        let begun = async || {
+            let mut peer = servers.accept().await;
+            peer.connect_request().await;
+            peer.grant(9_000, 0x11).await;
+            peer
+        };
+        let mut old = begun().await;
+        let asked = old.request().await.unwrap();
+        assert_eq!(asked.opcode, 105);
+        old.answer(asked.xid, 1, -6, |_| {}).await;
+        drop(old);
+        // The same server: it would hang up again.
+        let mut old = begun().await;
+        let client = session.client(&call()).await.unwrap();
+        assert!(!session.has_lasting_watches());
+        drop(client.call(&GetData { path: "/a", watch: false }));
+        assert_eq!(old.request().await.unwrap().opcode, 4, "and nothing before it");
+        drop(old);
+        let mut new = begun().await;
+        let asked = new.request().await.unwrap();
+        assert_eq!(asked.opcode, 105);
+        new.answer(asked.xid, 1, 0, |_| {}).await;
+        session.client(&call()).await.unwrap();
+        assert!(session.has_lasting_watches());
+    });
+}
+
+#[test]
+fn changes_that_nobody_has_looked_at_count_as_what_watches_keep() {
+    run(async {
+        let budget = Budget::new(1_000);
+        let watches = Rc::new(Watches::new(Rc::clone(&budget)));
+        let (slow, share) = (watches.listen("/", WatchMode::Tree, false), budget.share());
+        let event = Event { kind: EventKind::DataChanged, path: format!("/{:067}", 0) };
+        (0..9).for_each(|_| watches.tell(&event));
+        assert_eq!(share.bytes_max(), 100);
+        let Notice::Changed(changes) = slow.next().await else { panic!() };
+        assert_eq!((changes.len(), share.bytes_max()), (9, 1_000));
+        (0..11).for_each(|_| watches.tell(&event));
+        assert_eq!(share.bytes_max(), 1_000);
+        assert!(matches!(slow.next().await, Notice::Gap(_)));
+        share.set(950).unwrap();
+        watches.tell(&event);
+        assert!(matches!(slow.next().await, Notice::Gap(_)), "others keep the rest");
     });
 }

@@ -1,6 +1,7 @@
 //! Who listens to events of which nodes, on whatever connection the session has.
 
 use super::client::Client;
+use crate::limits::{Budget, Share};
 use crate::wire::{Event, EventKind, RemoveWatches, WatchMode};
 use pintle_plugin_sdk::signal::Signal;
 use std::cell::RefCell;
@@ -9,6 +10,8 @@ use std::rc::{Rc, Weak};
 
 /// Most changes that wait for one listener; more become a gap.
 const CHANGES_MAX: usize = 16_384;
+/// What is kept for a change beside its path.
+const CHANGE_BYTES: usize = 32;
 
 /// What a listener hears.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,8 +26,9 @@ pub(crate) enum Notice {
 type Listeners = BTreeMap<(String, WatchMode), Vec<Weak<Ear>>>;
 
 /// All listeners of a session.
-#[derive(Default)]
 pub(crate) struct Watches {
+    /// What changes that wait may take, with all else that watches keep.
+    budget: Rc<Budget>,
     listeners: RefCell<Listeners>,
     /// What has to be watched on each connection, and for how many.
     lasting: RefCell<BTreeMap<String, Lasting>>,
@@ -63,6 +67,8 @@ struct Ear {
     mode: WatchMode,
     lasting: bool,
     heard: RefCell<Heard>,
+    /// What `heard` takes of the budget.
+    share: Share,
     changed: Signal,
 }
 
@@ -70,9 +76,19 @@ struct Ear {
 struct Heard {
     gap: Option<String>,
     changes: Vec<(String, EventKind)>,
+    bytes: usize,
 }
 
 impl Watches {
+    pub(crate) fn new(budget: Rc<Budget>) -> Self {
+        Self {
+            budget,
+            listeners: RefCell::default(),
+            lasting: RefCell::default(),
+            client: RefCell::default(),
+        }
+    }
+
     /// Begins to listen to what comes for a node. With `lasting` the server is told on each new
     /// connection that the session gets; on the present one it has to be told by
     /// [`AddWatch`](crate::wire::AddWatch) with [`mode_of`](Self::mode_of).
@@ -82,6 +98,7 @@ impl Watches {
             mode,
             lasting,
             heard: RefCell::default(),
+            share: self.budget.share(),
             changed: Signal::default(),
         });
         let mut listeners = self.listeners.borrow_mut();
@@ -176,42 +193,51 @@ fn with_ancestors(path: &str) -> impl Iterator<Item = &str> {
 impl Ear {
     fn hear(&self, event: &Event) {
         let mut heard = self.heard.borrow_mut();
-        if heard.changes.len() >= CHANGES_MAX {
-            heard.changes.clear();
-            heard.gap = Some("more changes came than could be looked at".to_owned());
-        } else if heard.gap.is_none() {
+        if heard.gap.is_some() {
+            // Whoever looks because of it sees this too.
+            return;
+        }
+        let bytes = heard.bytes + event.path.len() + CHANGE_BYTES;
+        if heard.changes.len() >= CHANGES_MAX || self.share.set(bytes).is_err() {
+            let gap = Some("more changes came than could be looked at".to_owned());
+            *heard = Heard { gap, ..Heard::default() };
+            self.let_go();
+        } else {
             heard.changes.push((event.path.clone(), event.kind));
+            heard.bytes = bytes;
         }
         drop(heard);
         self.changed.notify();
     }
 
     fn hear_gap(&self, reason: &str) {
-        let mut heard = self.heard.borrow_mut();
-        heard.changes.clear();
-        heard.gap = Some(reason.to_owned());
-        drop(heard);
+        self.heard.replace(Heard { gap: Some(reason.to_owned()), ..Heard::default() });
+        self.let_go();
         self.changed.notify();
+    }
+
+    fn take(&self) -> Option<Notice> {
+        let Heard { gap, changes, .. } = self.heard.take();
+        self.let_go();
+        let changed = || (!changes.is_empty()).then_some(Notice::Changed(changes));
+        gap.map(Notice::Gap).or_else(changed)
+    }
+
+    fn let_go(&self) {
+        // Nothing always fits.
+        let _ = self.share.set(0);
     }
 }
 
 impl Listener {
     /// Waits for the next notice: all that has come together.
     pub(crate) async fn next(&self) -> Notice {
-        let heard = || {
-            let mut heard = self.ear.heard.borrow_mut();
-            if let Some(reason) = heard.gap.take() {
-                return Some(Notice::Gap(reason));
-            }
-            let changes = std::mem::take(&mut heard.changes);
-            (!changes.is_empty()).then_some(Notice::Changed(changes))
-        };
-        self.ear.changed.wait(heard).await
+        self.ear.changed.wait(|| self.ear.take()).await
     }
 
     /// Forgets what has come: whoever looks now sees all of it.
     pub(crate) fn clear(&self) {
-        *self.ear.heard.borrow_mut() = Heard::default();
+        drop(self.ear.take());
     }
 }
 

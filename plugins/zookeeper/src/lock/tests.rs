@@ -1,0 +1,83 @@
+//! Locks on servers that come and go, on a virtual clock.
+
+use crate::ensemble::Ensemble;
+use pintle_plugin_sdk::lock::{AcquireRequest, Event, LockState, Mode};
+use pintle_plugin_sdk::spawn;
+use pintle_plugin_sdk::testing::{AcquireOutcome, run};
+use pintle_plugin_sdk::time::{Instant, sleep};
+use std::rc::Rc;
+use std::time::Duration;
+
+const LOCK: &str = "/.pintle/v1/locks/job";
+const OTHERS: &str = "/.pintle/v1/locks/job/_c_x-lock-0000000001";
+
+fn request(wait_ms: u32) -> AcquireRequest {
+    let (name, owner) = ("job".to_owned(), "me".to_owned());
+    AcquireRequest { name, mode: Mode::Exclusive, ttl_ms: 30_000, wait_ms, owner }
+}
+
+#[test]
+fn who_waits_keeps_the_place_in_the_queue_while_the_servers_are_away_for_a_moment() {
+    run(async {
+        let ensemble = Ensemble::start();
+        ensemble.create(OTHERS, b"", 5);
+        let host = ensemble.plugin(&[], &[]).await;
+        host.set_timeout(Duration::from_secs(65));
+        let servers = Rc::clone(&ensemble);
+        spawn(async move {
+            sleep(Duration::from_secs(5)).await;
+            let claims = servers.below(LOCK);
+            servers.is_down.set(true);
+            servers.cut();
+            sleep(Duration::from_secs(2)).await;
+            servers.is_down.set(false);
+            sleep(Duration::from_secs(3)).await;
+            assert_eq!(servers.below(LOCK), claims);
+            servers.delete(OTHERS);
+        })
+        .detach();
+        let begun = Instant::now();
+        let outcome = host.lock().acquire(1, request(60_000)).await.unwrap();
+        assert!(matches!(outcome, AcquireOutcome::Held(_)), "{outcome:?}");
+        assert_eq!(begun.elapsed().as_secs(), 10, "as soon as it is free");
+    });
+}
+
+#[test]
+fn a_lease_is_renewed_as_soon_as_a_server_is_back() {
+    run(async {
+        let ensemble = Ensemble::start();
+        let host = ensemble.plugin(&[], &[]).await;
+        let AcquireOutcome::Held(_) = host.lock().acquire(1, request(0)).await.unwrap() else {
+            panic!("busy")
+        };
+        for down_ms in (1_000..12_000).step_by(500) {
+            ensemble.is_down.set(true);
+            ensemble.cut();
+            sleep(Duration::from_millis(down_ms)).await;
+            host.lock().events().await.unwrap();
+            ensemble.is_down.set(false);
+            // The link's own pause, and a little.
+            sleep(Duration::from_millis(1_100)).await;
+            let events = host.lock().events().await.unwrap();
+            assert!(matches!(events.last(), Some((1, Event::Renewed(_)))), "{down_ms}: {events:?}");
+        }
+    });
+}
+
+#[test]
+fn a_watch_that_began_in_a_fresh_ensemble_shows_the_tokens_of_later_holders() {
+    run(async {
+        let ensemble = Ensemble::start();
+        let host = ensemble.plugin(&[], &[]).await;
+        host.lock().watch(1, "job".to_owned()).await.unwrap();
+        host.lock().events().await.unwrap();
+        ensemble.create("/.pintle/v1/identity", b"abc", 0);
+        ensemble.create(OTHERS, b"", 5);
+        let events = host.lock().events().await.unwrap();
+        let Some((1, Event::State(LockState { holders, .. }))) = events.last() else {
+            panic!("{events:?}")
+        };
+        assert_eq!(holders[0].token.as_ref().unwrap().epoch, "abc");
+    });
+}

@@ -1,0 +1,255 @@
+//! Registrations on servers that are slow, away or broken, on a virtual clock.
+
+use crate::ZooKeeper;
+use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, SET_DATA};
+use crate::wire::ErrorCode;
+use pintle_plugin_sdk::record::InstanceRecord;
+use pintle_plugin_sdk::registry::{Event, Instance, RegisterRequest};
+use pintle_plugin_sdk::testing::{Host, RegisterOutcome, run};
+use pintle_plugin_sdk::time::sleep;
+use pintle_plugin_sdk::{Effect, Error};
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+const INSTANCES: &str = "/.pintle/v1/registry/instances";
+/// A predecessor's session.
+const SESSION: i64 = 77;
+const TTL_MS: u32 = 40_000;
+
+fn instance(id: &str) -> Instance {
+    Instance {
+        service: "web".into(),
+        id: id.into(),
+        host: "h".into(),
+        port: 80,
+        version: String::new(),
+        zone: None,
+        weight: 100,
+        enabled: true,
+        labels: Vec::new(),
+    }
+}
+
+fn path(id: &str) -> String {
+    format!("{INSTANCES}/web/{id}")
+}
+
+/// What a predecessor on the same host has registered, an hour after 1970 began.
+fn left(ensemble: &Ensemble, id: &str) {
+    let record = InstanceRecord {
+        instance: instance(id),
+        owner: "node/test".into(),
+        registered_ms: Some(3_600_000),
+    };
+    ensemble.create(&path(id), &record.encode().unwrap(), SESSION);
+}
+
+async fn successor(ensemble: &Ensemble) -> Host<ZooKeeper> {
+    ensemble.plugin(&[(SESSION, TTL_MS.into())], &[]).await
+}
+
+async fn register(host: &Host<ZooKeeper>, id: u64, wanted: Instance) -> Result<(), Error> {
+    let request = RegisterRequest { instance: wanted, ttl_ms: TTL_MS };
+    match host.registry().register(id, request).await? {
+        RegisterOutcome::Registered(_) => Ok(()),
+        RegisterOutcome::Taken(state) => panic!("taken by {}", state.owner),
+    }
+}
+
+fn set_data(asked: &Asked) -> bool {
+    asked.opcode == SET_DATA
+}
+
+async fn seconds(count: u64) {
+    sleep(Duration::from_secs(count)).await;
+}
+
+#[test]
+fn an_adoption_that_takes_too_long_leaves_the_instance_for_the_next_attempt() {
+    run(async {
+        let ensemble = Ensemble::start();
+        left(&ensemble, "a");
+        let (before, host) = (ensemble.node(&path("a")).unwrap(), successor(&ensemble).await);
+        ensemble.obey(|asked| if set_data(asked) { Fate::Stall } else { Fate::Serve });
+        let heavier = || Instance { weight: 7, ..instance("a") };
+        let error = register(&host, 1, heavier()).await.unwrap_err();
+        assert_eq!(error.effect(), Effect::Unknown);
+        ensemble.obey_nobody();
+        ensemble.cut();
+        seconds(5).await;
+        register(&host, 2, heavier()).await.unwrap();
+        let after = ensemble.node(&path("a")).unwrap();
+        assert_eq!((after.czxid, after.owner), (before.czxid, SESSION), "it was never away");
+        assert_eq!(InstanceRecord::decode(&after.data).unwrap().instance, heavier());
+    });
+}
+
+#[test]
+fn what_an_attempt_itself_has_made_is_taken_back() {
+    run(async {
+        let ensemble = Ensemble::start();
+        let host = successor(&ensemble).await;
+        let is_creation = |asked: &Asked| asked.opcode == 15 && asked.path.ends_with("/web/a");
+        let is_there = Rc::new(Cell::new(false));
+        let there = Rc::clone(&is_there);
+        // The first one fails, since there is no directory.
+        ensemble.obey(move |asked| match is_creation(asked) && there.replace(true) {
+            true => Fate::Swallow,
+            false => Fate::Serve,
+        });
+        register(&host, 1, instance("a")).await.unwrap_err();
+        assert!(ensemble.node(&path("a")).is_some());
+        ensemble.obey_nobody();
+        ensemble.cut();
+        seconds(20).await;
+        assert!(ensemble.node(&path("a")).is_none());
+    });
+}
+
+#[test]
+fn instances_are_not_reaped_before_the_host_could_repeat_them() {
+    run(async {
+        let ensemble = Ensemble::start();
+        ["a", "b"].into_iter().for_each(|id| left(&ensemble, id));
+        ensemble.is_down.set(true);
+        let host = successor(&ensemble).await;
+        seconds(35).await;
+        ensemble.is_down.set(false);
+        seconds(25).await;
+        ensemble.cut();
+        seconds(25).await;
+        assert_eq!(ensemble.below(&path("")).len(), 2, "each connection counts anew");
+        register(&host, 1, instance("a")).await.unwrap();
+        seconds(25).await;
+        assert_eq!(ensemble.below(&path("")).len(), 2, "the host is at it");
+        seconds(10).await;
+        assert_eq!(ensemble.below(&path("")), [path("a")]);
+    });
+}
+
+#[test]
+fn an_instance_is_not_reaped_while_the_host_asks_for_it_in_vain() {
+    run(async {
+        let ensemble = Ensemble::start();
+        left(&ensemble, "a");
+        let host = successor(&ensemble).await;
+        ensemble.obey(|asked| match set_data(asked) {
+            true => Fate::Refuse(ErrorCode::NO_AUTH),
+            false => Fate::Serve,
+        });
+        for id in 1..10 {
+            let heavier = Instance { weight: 7, ..instance("a") };
+            register(&host, id, heavier).await.unwrap_err();
+            seconds(10).await;
+            assert!(ensemble.node(&path("a")).is_some(), "attempt {id}");
+        }
+        seconds(60).await;
+        assert!(ensemble.node(&path("a")).is_none(), "given up");
+    });
+}
+
+#[test]
+fn an_instance_that_another_host_registers_meanwhile_is_not_reaped() {
+    run(async {
+        let ensemble = Ensemble::start();
+        left(&ensemble, "a");
+        let _host = successor(&ensemble).await;
+        let (servers, is_done) = (Rc::downgrade(&ensemble), Cell::new(false));
+        ensemble.obey(move |asked| {
+            let is_reaper = matches!(asked.opcode, EXISTS | DELETE) && asked.path == path("a");
+            if is_reaper && !is_done.replace(true) {
+                let servers = servers.upgrade().unwrap();
+                servers.delete(&path("a"));
+                servers.create(&path("a"), b"another's", 5);
+            }
+            Fate::Serve
+        });
+        seconds(60).await;
+        assert_eq!(ensemble.node(&path("a")).unwrap().owner, 5);
+    });
+}
+
+#[test]
+fn adopting_an_instance_that_has_not_changed_writes_nothing() {
+    run(async {
+        let ensemble = Ensemble::start();
+        ["a", "b"].into_iter().for_each(|id| left(&ensemble, id));
+        let (before, host) = (ensemble.node(&path("a")), successor(&ensemble).await);
+        register(&host, 1, instance("a")).await.unwrap();
+        assert_eq!(ensemble.node(&path("a")), before);
+        register(&host, 2, Instance { weight: 7, ..instance("b") }).await.unwrap();
+        let record = InstanceRecord::decode(&ensemble.node(&path("b")).unwrap().data).unwrap();
+        assert_eq!((record.instance.weight, record.registered_ms), (7, Some(3_600_000)));
+    });
+}
+
+#[test]
+fn an_update_whose_answer_is_lost_is_what_is_registered_after_a_loss() {
+    run(async {
+        let ensemble = Ensemble::start();
+        let host = ensemble.plugin(&[], &[]).await;
+        register(&host, 1, instance("a")).await.unwrap();
+        ensemble.obey(|asked| if set_data(asked) { Fate::Swallow } else { Fate::Serve });
+        let heavier = Instance { weight: 7, ..instance("a") };
+        let error = host.registry().update(1, heavier.clone()).await.unwrap_err();
+        assert_eq!(error.effect(), Effect::Unknown);
+        ensemble.obey_nobody();
+        ensemble.expire_all();
+        seconds(5).await;
+        let record = InstanceRecord::decode(&ensemble.node(&path("a")).unwrap().data).unwrap();
+        assert_eq!(record.instance, heavier);
+    });
+}
+
+#[test]
+fn an_update_that_was_refused_is_not_registered_after_a_loss() {
+    run(async {
+        let ensemble = Ensemble::start();
+        let host = ensemble.plugin(&[], &[]).await;
+        register(&host, 1, instance("a")).await.unwrap();
+        ensemble.obey(|asked| match set_data(asked) {
+            true => Fate::Refuse(ErrorCode::NO_AUTH),
+            false => Fate::Serve,
+        });
+        let heavier = Instance { weight: 7, ..instance("a") };
+        host.registry().update(1, heavier).await.unwrap_err();
+        ensemble.obey_nobody();
+        ensemble.expire_all();
+        seconds(5).await;
+        let record = InstanceRecord::decode(&ensemble.node(&path("a")).unwrap().data).unwrap();
+        assert_eq!(record.instance, instance("a"));
+    });
+}
+
+#[test]
+fn on_servers_without_lasting_watches_no_new_service_is_missed() {
+    run(async {
+        let ensemble = Ensemble::start();
+        ensemble.is_old.set(true);
+        left(&ensemble, "a");
+        let host = ensemble.plugin(&[], &[]).await;
+        let (servers, is_done) = (Rc::downgrade(&ensemble), Cell::new(false));
+        // Between any two of its requests, and this is the one after which it comes too late.
+        let is_first = |asked: &Asked| asked.opcode == CHILDREN && asked.path == INSTANCES;
+        ensemble.obey(move |asked| {
+            if asked.is_watching && is_first(asked) && !is_done.replace(true) {
+                let record = InstanceRecord {
+                    instance: Instance { service: "new".into(), ..instance("n") },
+                    owner: String::new(),
+                    registered_ms: None,
+                };
+                let path = format!("{INSTANCES}/new/n");
+                servers.upgrade().unwrap().create(&path, &record.encode().unwrap(), 5);
+            }
+            Fate::Serve
+        });
+        host.registry().watch(9, None).await.unwrap();
+        let shown = host.registry().events().await.unwrap();
+        let services = shown.iter().filter_map(|(_, event)| match event {
+            Event::Put(put) => Some(put.state.instance.service.as_str()),
+            _ => None,
+        });
+        assert_eq!(services.collect::<Vec<_>>(), ["new", "web"]);
+    });
+}
