@@ -11,7 +11,7 @@ use pintle_plugin_sdk::Error;
 use pintle_plugin_sdk::config::{Entry, Target, WatchRequest, WatchSink};
 use pintle_plugin_sdk::follow::ConfigFollower;
 use pintle_plugin_sdk::time::{Instant, sleep_until};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 
 /// What is watched.
@@ -157,33 +157,34 @@ impl ZooKeeper {
         Ok(nodes.into_iter().filter_map(entry_of).collect())
     }
 
-    /// How the keys that have changed are now.
+    /// How the keys that have changed are now, in the order of their newest changes.
     async fn changed_entries(
         &self,
         client: &Client,
         watched: &Watched,
         changes: Vec<(String, EventKind)>,
-    ) -> Result<BTreeMap<String, Option<Entry>>, Failure> {
+    ) -> Result<Vec<(String, Option<Entry>)>, Failure> {
         let denied = match watched.mode {
             WatchMode::Node => Denied::Fails,
             WatchMode::Tree => self.left_out(),
         };
-        let mut latest = BTreeMap::new();
-        for (path, kind) in changes {
-            if kind != EventKind::ChildrenChanged {
-                latest.insert(path, kind);
+        let mut seen = BTreeSet::new();
+        let mut latest = Vec::new();
+        for (path, kind) in changes.into_iter().rev() {
+            if kind != EventKind::ChildrenChanged && seen.insert(path.clone()) {
+                latest.push((path, kind));
             }
         }
-        let mut now = BTreeMap::new();
-        let mut to_read = Vec::new();
-        for (path, kind) in latest {
+        let (mut changed, mut to_read) = (Vec::new(), Vec::new());
+        for (path, kind) in latest.into_iter().rev() {
             let Some(key) = watched.key(self, &path) else { continue };
-            now.insert(key, None);
+            changed.push(key);
             // One that is created again after its deletion is told again.
             if kind != EventKind::Deleted {
                 to_read.push(path);
             }
         }
+        let mut now = BTreeMap::new();
         let mut room = Room::of(&watched.share);
         for paths in to_read.chunks(PIPELINE) {
             for node in read_nodes(client, paths, false, denied, &mut room).await? {
@@ -192,6 +193,10 @@ impl ZooKeeper {
                 }
             }
         }
-        Ok(now)
+        let with_entry = |key: String| {
+            let entry = now.remove(&key).flatten();
+            (key, entry)
+        };
+        Ok(changed.into_iter().map(with_entry).collect())
     }
 }
