@@ -239,6 +239,12 @@ async fn error_secret(trial: &mut Trial) -> Outcome {
     if secrets.is_empty() {
         return Err(Stop::Skipped("it has no secret settings".to_owned()));
     }
+    let other = trial.owner("a").await?;
+    if other.offers(Capability::Config) {
+        // What is above a key belongs to who made it: with secrets that some servers take, whatever they
+        // are, everybody else would be shut out.
+        other.put(&trial.key("not-secret"), "x").await?;
+    }
     let mut settings = trial.subject.settings().settings.clone();
     for key in &secrets {
         settings.insert(key.clone(), MARK.into());
