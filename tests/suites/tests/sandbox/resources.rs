@@ -2,7 +2,7 @@
 
 use std::{os::unix::fs::MetadataExt, time::Duration};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use pintle::BackendState;
 use pintle_fixture_hostile::{Behaviour, PIPE};
 use pintle_test_suites::{
@@ -96,7 +96,7 @@ async fn full_stage(behaviour: Behaviour) -> Result<Stage> {
     let limits = "limits = { call = \"20s\", more = { data_bytes = \"4MiB\" } }";
     let options = Options { backend: limits.to_owned(), ..Options::default() };
     let stage = Stage::with(behaviour, options).await?;
-    let error = within("the end", stage.provoke()).await?.unwrap_err();
+    let error = within("the end", stage.provoke()).await?.err().context("it was not ended")?;
     ensure!(error.to_string().contains("data_bytes = \"4MiB\""), "{error}");
     stage.settles(BackendState::Refused, "make room").await?;
     let mut held = 0;
@@ -134,7 +134,7 @@ pub(crate) async fn a_plugin_is_not_started_beside_one_that_still_has_its_files(
     let pipe = stage.sandbox.path().join("data-of-culprit").join(PIPE);
     let made = tokio::process::Command::new("mkfifo").arg(&pipe).status().await?;
     ensure!(made.success(), "there is no pipe");
-    let error = within("the end", stage.provoke()).await?.unwrap_err();
+    let error = within("the end", stage.provoke()).await?.err().context("it was not ended")?;
     ensure!(error.to_string().contains("did not return within"), "{error}");
     // It has ended for everybody, and waits for the pipe nevertheless.
     eventually("the host to tell of it", async || {
