@@ -1,7 +1,7 @@
 //! Registrations on servers that are slow, away or broken, on a virtual clock.
 
 use crate::ZooKeeper;
-use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, SET_DATA};
+use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, SET_DATA, instance};
 use crate::wire::ErrorCode;
 use pintle_plugin_sdk::record::InstanceRecord;
 use pintle_plugin_sdk::registry::{Event, Instance, RegisterRequest};
@@ -16,20 +16,6 @@ const INSTANCES: &str = "/.pintle/v1/registry/instances";
 /// A predecessor's session.
 const SESSION: i64 = 77;
 const TTL_MS: u32 = 40_000;
-
-fn instance(id: &str) -> Instance {
-    Instance {
-        service: "web".into(),
-        id: id.into(),
-        host: "h".into(),
-        port: 80,
-        version: String::new(),
-        zone: None,
-        weight: 100,
-        enabled: true,
-        labels: Vec::new(),
-    }
-}
 
 fn path(id: &str) -> String {
     format!("{INSTANCES}/web/{id}")

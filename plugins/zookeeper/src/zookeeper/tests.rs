@@ -1,8 +1,8 @@
 //! The plugin with the connections that a host grants.
 
-use crate::ensemble::Ensemble;
+use crate::ensemble::{Ensemble, instance};
 use pintle_plugin_sdk::lock::{AcquireRequest, Mode};
-use pintle_plugin_sdk::registry::{Instance, RegisterRequest};
+use pintle_plugin_sdk::registry::RegisterRequest;
 use pintle_plugin_sdk::testing::{AcquireOutcome, RegisterOutcome, run};
 use pintle_plugin_sdk::time::sleep;
 use std::time::Duration;
@@ -16,18 +16,7 @@ fn acquire(name: u64, ttl_ms: u32) -> AcquireRequest {
 }
 
 fn register(id: u64, ttl_ms: u32) -> RegisterRequest {
-    let instance = Instance {
-        service: "web".into(),
-        id: id.to_string(),
-        host: "h".into(),
-        port: 80,
-        version: String::new(),
-        zone: None,
-        weight: 100,
-        enabled: true,
-        labels: Vec::new(),
-    };
-    RegisterRequest { instance, ttl_ms }
+    RegisterRequest { instance: instance(&id.to_string()), ttl_ms }
 }
 
 #[test]

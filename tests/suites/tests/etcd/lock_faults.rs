@@ -15,7 +15,7 @@ use pintle_test_suites::{eventually, within};
 
 use crate::{
     lock::{state_with, status_is, waiting},
-    registry::{LONG, TTL},
+    registry::{LONG, TTL, web},
     stage::Stage,
 };
 
@@ -228,6 +228,23 @@ async fn a_release_that_is_lost_on_its_way_is_made_up_for() -> Result<()> {
         no_claim(&stage).await?;
     }
     Ok(())
+}
+
+/// Neither is gone by its TTL in the time of a test: only who is let go of is not renewed.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_given_back_in_time_is_given_back_later() -> Result<()> {
+    let stage = Stage::new().await?;
+    let proxy = stage.proxy().await?;
+    let node = stage.node_through("a", &proxy).await?;
+    let lease = node.hold(LockRequest::new("l").ttl(LONG)).await?;
+    let dropped = node.register(web("dropped"), LONG).await?;
+    let told = node.register(web("told"), LONG).await?;
+    assert_eq!(stage.leased_keys().await?.len(), 3);
+    proxy.set(Fault::Blackhole);
+    drop((lease, dropped));
+    within("an error", told.deregister()).await?.unwrap_err();
+    proxy.heal().await?;
+    no_claim(&stage).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -129,7 +129,12 @@ impl Backend {
         let released = self.call(call, move |accessor, guest, context| {
             Box::pin(async move { exports(guest)?.call_release(accessor, context, id).await })
         });
-        released.await
+        let released = released.await;
+        if released.is_err() {
+            // A plugin renews what it was not able to release, until it is told to let go of it.
+            self.lock_close(id);
+        }
+        released
     }
 
     pub(crate) async fn lock_inspect(

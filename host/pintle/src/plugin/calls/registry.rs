@@ -116,6 +116,15 @@ impl Backend {
         &self,
         record: &RegistrationRecord,
     ) -> Result<(), Error> {
+        let told = self.deregister(record).await;
+        if told.is_err() {
+            // A plugin keeps what it was not able to take out, until it is told to let go of it.
+            self.registry_close(record.id);
+        }
+        told
+    }
+
+    async fn deregister(&self, record: &RegistrationRecord) -> Result<(), Error> {
         let timeout = self.limits.call_timeout;
         let serving = self.serving(DEREGISTER, timeout).await?;
         let error = match self.deregister_on(&serving, record).await {
