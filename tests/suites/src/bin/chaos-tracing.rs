@@ -38,9 +38,9 @@ const REQUEST_SPANS: u64 = 200;
 /// What the queue may take at most, and what else the host may grow by meanwhile.
 const QUEUE_MIB: u64 = 32;
 const OTHER_GROWTH_MIB: u64 = 96;
-/// As long as spans may wait that were sent on a connection which is silent. The plugin gives a request
-/// up after a second; what stands behind that takes longer: PINGs ten seconds, the limit of the call a
-/// minute.
+/// As long as spans may wait that were sent on a connection which is silent. Over gRPC the plugin gives a
+/// request up after a second, and what stands behind that takes longer: PINGs ten seconds, the limit of
+/// the call a minute. Over HTTP that limit alone ends such a request, after five seconds.
 const NOTICED_WITHIN: Duration = Duration::from_secs(8);
 
 #[tokio::main]
@@ -162,10 +162,12 @@ impl Stage {
     /// One that reaches its sink at this address, in this way.
     async fn with(protocol: &str, address: SocketAddr, tracing: &str) -> Result<Self> {
         let sandbox = Sandbox::new(&["plugins/otlp"])?;
+        let call = if protocol == "grpc" { "1min" } else { "5s" };
         let text = format!(
             "[defaults]\ntracing = \"otel\"\n[tracing]\n{tracing}\n\
              [backends.otel]\nplugin = \"otlp\"\nendpoints = [\"{address}\"]\n\
-             limits = {{ call = \"1min\" }}\nsettings = {{ protocol = {protocol:?}, compression = \"none\", timeout_ms = 1000 }}\n"
+             limits = {{ call = {call:?} }}\n\
+             settings = {{ protocol = {protocol:?}, compression = \"none\", timeout_ms = 1000 }}\n"
         );
         let pintle = sandbox.start(&text).await?;
         Ok(Self { pintle, sent: 0, _sandbox: sandbox })
