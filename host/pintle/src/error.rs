@@ -282,7 +282,12 @@ impl From<Refusal> for Error {
 }
 
 fn no_more(queued_max: Option<usize>) -> String {
-    let named = |most| format!(", and calls_queued_max = {most} may");
+    let named = |most| {
+        format!(
+            ", and calls_queued_max = {most} may; make fewer at a time, or raise it in the backend's \
+             limits.more"
+        )
+    };
     queued_max.map(named).unwrap_or_default()
 }
 
