@@ -215,12 +215,14 @@ impl Timers {
             if armed.as_ref().is_none_or(|(at, _)| *at > earliest) {
                 *armed = Some((earliest, clock::wait_until(earliest)));
             }
-            let Some((_, wait)) = armed.as_mut() else { break };
+            let Some((_, wait)) = armed.as_mut() else { return fired };
             if wait.as_mut().poll(cx).is_pending() {
-                break;
+                return fired;
             }
             *armed = None;
         }
+        // Nobody waits. An alarm that rings now is over, or who comes later would count on it.
+        self.armed.borrow_mut().take_if(|(_, wait)| wait.as_mut().poll(cx).is_ready());
         fired
     }
 
@@ -323,6 +325,22 @@ mod tests {
             join_all(sleeps).await;
             assert_eq!(*order.borrow(), [10, 10, 20, 30]);
         });
+    }
+
+    #[test]
+    fn nobody_counts_on_an_alarm_that_rang_for_nobody() {
+        let timers = Timers::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let [first, second] = [10, 20].map(|ms| Instant::now().after(Duration::from_millis(ms)));
+        let dropped = timers.set(first, Waker::noop());
+        timers.turn(&mut cx);
+        timers.remove(dropped);
+        clock::advance_to(first);
+        timers.turn(&mut cx);
+        timers.set(second, Waker::noop());
+        assert_eq!(timers.alarm(), None, "so the driver is woken and asks for another");
+        timers.turn(&mut cx);
+        assert_eq!(timers.alarm(), Some(second));
     }
 
     #[test]

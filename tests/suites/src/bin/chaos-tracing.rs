@@ -38,17 +38,11 @@ const REQUEST_SPANS: u64 = 200;
 /// What the queue may take at most, and what else the host may grow by meanwhile.
 const QUEUE_MIB: u64 = 32;
 const OTHER_GROWTH_MIB: u64 = 96;
-/// How long the call of a plugin may take, and spans may wait that were sent on a silent connection.
-///
-/// Over gRPC the plugin gives a request up after a second, and what stands behind that takes longer:
-/// PINGs ten seconds, the limit of the call a minute. Over HTTP that limit alone ends such a request, and
-/// the next may come upon another silent connection.
-fn patience(protocol: &str) -> (&'static str, Duration) {
-    match protocol {
-        "grpc" => ("1min", Duration::from_secs(8)),
-        _ => ("5s", Duration::from_secs(30)),
-    }
-}
+/// As long as spans may wait that were sent on a connection which is silent. The plugin gives a request
+/// up after a second, and what stands behind that takes longer: PINGs ten seconds, the limit of the call
+/// a minute.
+const NOTICED_WITHIN: Duration = Duration::from_secs(8);
+const CALL: &str = "1min";
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
@@ -169,11 +163,10 @@ impl Stage {
     /// One that reaches its sink at this address, in this way.
     async fn with(protocol: &str, address: SocketAddr, tracing: &str) -> Result<Self> {
         let sandbox = Sandbox::new(&["plugins/otlp"])?;
-        let (call, _) = patience(protocol);
         let text = format!(
             "[defaults]\ntracing = \"otel\"\n[tracing]\n{tracing}\n\
              [backends.otel]\nplugin = \"otlp\"\nendpoints = [\"{address}\"]\n\
-             limits = {{ call = {call:?} }}\n\
+             limits = {{ call = {CALL:?} }}\n\
              settings = {{ protocol = {protocol:?}, compression = \"none\", timeout_ms = 1000 }}\n"
         );
         let pintle = sandbox.start(&text).await?;
@@ -361,7 +354,7 @@ async fn silent(id: &str, protocol: &str, size: Size) -> Result<ChaosRow> {
         stage.load(rate, Duration::from_secs(2)).await?;
         let settled = tokio::time::timeout(Duration::from_secs(120), settled);
         let waited = settled.await.context("not settled")??;
-        late += u64::from(waited > patience(protocol).1);
+        late += u64::from(waited > NOTICED_WITHIN);
         slowest = slowest.max(waited);
     }
     let status = stage.settle().await?;
