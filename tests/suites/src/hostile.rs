@@ -3,7 +3,6 @@
 mod attacks;
 pub mod bytes;
 pub mod exports;
-pub mod log;
 mod stage;
 
 use std::time::Duration;
@@ -13,7 +12,7 @@ use anyhow::{Result, ensure};
 pub use attacks::{Attack, CALL, Met};
 pub use stage::{Door, Options, SECRET, Server, Stage, impatient};
 
-use crate::within;
+use crate::{log, within};
 
 impl Attack {
     /// Attacks beside a victim, and expects that it is contained. Answers how much later than its

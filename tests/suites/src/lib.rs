@@ -6,6 +6,7 @@ pub mod follow;
 pub mod growth;
 pub mod hostile;
 pub mod load;
+pub mod log;
 pub mod measured;
 pub mod otlp;
 pub mod process;

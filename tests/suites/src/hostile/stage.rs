@@ -114,7 +114,7 @@ impl Stage {
     ///
     /// Fails when it is otherwise.
     pub async fn on(sandbox: Sandbox, behaviour: &str, options: Options) -> Result<Self> {
-        super::log::begin();
+        crate::log::begin();
         let trap = Door::open(Server::Sink, String::new()).await?;
         let allowed = Door::open(options.server, trap.address.clone()).await?;
         let data_dir = sandbox.path().join("data-of-culprit");

@@ -13,11 +13,8 @@ use pintle::{
 use pintle_fixture_hostile::{ALIVE, Behaviour, PROVOKE, RESUMED};
 use pintle_test_suites::{
     Sandbox, built, eventually,
-    hostile::{
-        bytes::{hostile, marked, variant},
-        log,
-    },
-    within,
+    hostile::bytes::{hostile, marked, variant},
+    log, within,
 };
 
 use crate::tamper::{put, taken_over, waits};

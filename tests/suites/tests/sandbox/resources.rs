@@ -7,8 +7,8 @@ use pintle::BackendState;
 use pintle_fixture_hostile::{Behaviour, PIPE};
 use pintle_test_suites::{
     eventually,
-    hostile::{Options, Stage, impatient, log},
-    within,
+    hostile::{Options, Stage, impatient},
+    log, within,
 };
 
 use crate::contains;

@@ -3,8 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use pintle_fixture_hostile::Behaviour;
 use pintle_test_suites::{
-    hostile::{Options, SECRET, Stage, log},
-    within,
+    hostile::{Options, SECRET, Stage},
+    log, within,
 };
 
 /// Lines of a flood, and the most that get through.

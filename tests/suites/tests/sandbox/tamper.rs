@@ -6,11 +6,8 @@ use anyhow::{Context, Result, ensure};
 use pintle::{BackendState, Pintle, config::Put};
 use pintle_test_suites::{
     Sandbox, built, eventually,
-    hostile::{
-        bytes::{hostile, variant},
-        log,
-    },
-    within,
+    hostile::bytes::{hostile, variant},
+    log, within,
 };
 
 const MAIN: &str = "[backends.main]\nplugin = \"memory\"\n";

@@ -8,11 +8,8 @@ use pintle_fixture_hostile::VERSION_TEXT;
 use pintle_test_bench::ChaosRow;
 use pintle_test_suites::{
     Sandbox, built, eventually,
-    hostile::{
-        bytes::{hostile, variant},
-        log,
-    },
-    within,
+    hostile::bytes::{hostile, variant},
+    log, within,
 };
 
 use pintle_test_suites::chaos::Size;

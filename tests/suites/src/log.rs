@@ -5,6 +5,8 @@ use std::{
     sync::{Mutex, Once, PoisonError},
 };
 
+use tracing_subscriber::fmt::format::FmtSpan;
+
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 static BEGIN: Once = Once::new();
 
@@ -15,6 +17,7 @@ pub fn begin() {
         let subscriber = tracing_subscriber::fmt()
             .json()
             .with_env_filter("warn,pintle=info,audit=info")
+            .with_span_events(FmtSpan::NEW)
             .with_writer(|| Keeper(Vec::new()))
             .finish();
         // Fails when there is one already, and then the tests that look at lines say so.
