@@ -47,7 +47,7 @@ use crate::bindings::wire::lifecycle as wire;
 use crate::config::Config;
 use crate::glue::{Incarnation, PluginGlue};
 use crate::lock::Lock;
-use crate::registry::Registry;
+use crate::registry::{Instance, Registry};
 use crate::tracing::Tracing;
 use crate::{Endpoint, Error, Plugin};
 use std::cell::{Cell, RefCell};
@@ -67,6 +67,21 @@ pub(crate) fn record_checkpoint(state: &[u8]) {
 /// The plugin's last checkpoint on this thread.
 pub fn checkpoint() -> Option<Vec<u8>> {
     CHECKPOINT.with_borrow(Clone::clone)
+}
+
+/// An instance that is enabled, at `10.0.0.1:80`, of weight 100, without a version, a zone or labels.
+pub fn instance(service: &str, id: &str) -> Instance {
+    Instance {
+        service: service.to_owned(),
+        id: id.to_owned(),
+        host: "10.0.0.1".to_owned(),
+        port: 80,
+        version: String::new(),
+        zone: None,
+        weight: 100,
+        enabled: true,
+        labels: Vec::new(),
+    }
 }
 
 /// What the host starts a plugin with.

@@ -11,7 +11,6 @@ use crate::wire::{
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use pintle_plugin_sdk::connection::Connection;
-use pintle_plugin_sdk::registry::Instance;
 use pintle_plugin_sdk::signal::Signal;
 use pintle_plugin_sdk::testing::{Host, StartOptions};
 use pintle_plugin_sdk::{Endpoint, Error, spawn};
@@ -42,21 +41,6 @@ pub(crate) fn dial() -> Option<Dial> {
         let accepted = ensemble.accept();
         Box::pin(async { accepted })
     }))
-}
-
-/// An instance of `web`.
-pub(crate) fn instance(id: &str) -> Instance {
-    Instance {
-        service: "web".into(),
-        id: id.into(),
-        host: "h".into(),
-        port: 80,
-        version: String::new(),
-        zone: None,
-        weight: 100,
-        enabled: true,
-        labels: Vec::new(),
-    }
 }
 
 /// The servers.

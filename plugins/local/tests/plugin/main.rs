@@ -20,9 +20,9 @@ use pintle_plugin_sdk::config::{
     Consistency, Event, Expectation, PutOutcome, ReadOptions, Target, WatchRequest,
 };
 use pintle_plugin_sdk::lock::{AcquireRequest, Mode};
-use pintle_plugin_sdk::registry::{Instance, RegisterRequest};
+use pintle_plugin_sdk::registry::RegisterRequest;
 use pintle_plugin_sdk::testing::{
-    AcquireOutcome, GrantedLease, Host, PutRequest, StartOptions, checkpoint, run,
+    AcquireOutcome, GrantedLease, Host, PutRequest, StartOptions, checkpoint, instance, run,
 };
 use tempfile::TempDir;
 
@@ -116,18 +116,7 @@ pub(crate) fn held(outcome: AcquireOutcome) -> GrantedLease {
 }
 
 pub(crate) fn registration(id: &str) -> RegisterRequest {
-    let instance = Instance {
-        service: "shop".to_owned(),
-        id: id.to_owned(),
-        host: "10.0.0.1".to_owned(),
-        port: 8080,
-        version: String::new(),
-        zone: None,
-        weight: 100,
-        enabled: true,
-        labels: Vec::new(),
-    };
-    RegisterRequest { instance, ttl_ms: TTL_MS }
+    RegisterRequest { instance: instance("shop", id), ttl_ms: TTL_MS }
 }
 
 /// Events in short: `begin`, `put a/b=v`, `removed a/b`, `end 7` …

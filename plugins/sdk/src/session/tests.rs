@@ -1,5 +1,5 @@
 use super::*;
-use crate::testing::run;
+use crate::testing::{instance, run};
 use crate::time::sleep;
 use std::cell::{Cell, RefCell};
 
@@ -143,7 +143,7 @@ mod reported {
     use super::*;
     use crate::lock::Event as LockEvent;
     use crate::outbox::{Outbox, Weight};
-    use crate::registry::{Event as RegistryEvent, Instance, InstanceHealth};
+    use crate::registry::{Event as RegistryEvent, InstanceHealth};
     use crate::reporter::Reporter;
     use std::rc::Weak;
 
@@ -204,19 +204,8 @@ mod reported {
     }
 
     fn someone_else() -> InstanceState {
-        let instance = Instance {
-            service: "shop".to_owned(),
-            id: "a".to_owned(),
-            host: "10.0.0.2".to_owned(),
-            port: 80,
-            version: String::new(),
-            zone: None,
-            weight: 100,
-            enabled: true,
-            labels: Vec::new(),
-        };
         InstanceState {
-            instance,
+            instance: instance("shop", "a"),
             operator: None,
             ephemeral: true,
             owner: "another".to_owned(),

@@ -1,11 +1,11 @@
 //! Registrations on servers that are slow, away or broken, on a virtual clock.
 
 use crate::ZooKeeper;
-use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, SET_DATA, instance};
+use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, SET_DATA};
 use crate::wire::ErrorCode;
 use pintle_plugin_sdk::record::InstanceRecord;
 use pintle_plugin_sdk::registry::{Event, Instance, RegisterRequest};
-use pintle_plugin_sdk::testing::{Host, RegisterOutcome, run};
+use pintle_plugin_sdk::testing::{Host, RegisterOutcome, instance, run};
 use pintle_plugin_sdk::time::sleep;
 use pintle_plugin_sdk::{Effect, Error};
 use std::cell::Cell;
@@ -24,7 +24,7 @@ fn path(id: &str) -> String {
 /// What a predecessor on the same host has registered, an hour after 1970 began.
 fn left(ensemble: &Ensemble, id: &str) {
     let record = InstanceRecord {
-        instance: instance(id),
+        instance: instance("web", id),
         owner: "node/test".into(),
         registered_ms: Some(3_600_000),
     };
@@ -58,7 +58,7 @@ fn an_adoption_that_takes_too_long_leaves_the_instance_for_the_next_attempt() {
         left(&ensemble, "a");
         let (before, host) = (ensemble.node(&path("a")).unwrap(), successor(&ensemble).await);
         ensemble.obey(|asked| if set_data(asked) { Fate::Stall } else { Fate::Serve });
-        let heavier = || Instance { weight: 7, ..instance("a") };
+        let heavier = || Instance { weight: 7, ..instance("web", "a") };
         let error = register(&host, 1, heavier()).await.unwrap_err();
         assert_eq!(error.effect(), Effect::Unknown);
         ensemble.obey_nobody();
@@ -84,7 +84,7 @@ fn what_an_attempt_itself_has_made_is_taken_back() {
             true => Fate::Swallow,
             false => Fate::Serve,
         });
-        register(&host, 1, instance("a")).await.unwrap_err();
+        register(&host, 1, instance("web", "a")).await.unwrap_err();
         assert!(ensemble.node(&path("a")).is_some());
         ensemble.obey_nobody();
         ensemble.cut();
@@ -106,7 +106,7 @@ fn instances_are_not_reaped_before_the_host_could_repeat_them() {
         ensemble.cut();
         seconds(25).await;
         assert_eq!(ensemble.below(&path("")).len(), 2, "each connection counts anew");
-        register(&host, 1, instance("a")).await.unwrap();
+        register(&host, 1, instance("web", "a")).await.unwrap();
         seconds(25).await;
         assert_eq!(ensemble.below(&path("")).len(), 2, "the host is at it");
         seconds(10).await;
@@ -125,7 +125,7 @@ fn an_instance_is_not_reaped_while_the_host_asks_for_it_in_vain() {
             false => Fate::Serve,
         });
         for id in 1..10 {
-            let heavier = Instance { weight: 7, ..instance("a") };
+            let heavier = Instance { weight: 7, ..instance("web", "a") };
             register(&host, id, heavier).await.unwrap_err();
             seconds(10).await;
             assert!(ensemble.node(&path("a")).is_some(), "attempt {id}");
@@ -162,9 +162,9 @@ fn adopting_an_instance_that_has_not_changed_writes_nothing() {
         let ensemble = Ensemble::start();
         ["a", "b"].into_iter().for_each(|id| left(&ensemble, id));
         let (before, host) = (ensemble.node(&path("a")), successor(&ensemble).await);
-        register(&host, 1, instance("a")).await.unwrap();
+        register(&host, 1, instance("web", "a")).await.unwrap();
         assert_eq!(ensemble.node(&path("a")), before);
-        register(&host, 2, Instance { weight: 7, ..instance("b") }).await.unwrap();
+        register(&host, 2, Instance { weight: 7, ..instance("web", "b") }).await.unwrap();
         let record = InstanceRecord::decode(&ensemble.node(&path("b")).unwrap().data).unwrap();
         assert_eq!((record.instance.weight, record.registered_ms), (7, Some(3_600_000)));
     });
@@ -175,9 +175,9 @@ fn an_update_whose_answer_is_lost_is_what_is_registered_after_a_loss() {
     run(async {
         let ensemble = Ensemble::start();
         let host = ensemble.plugin(&[], &[]).await;
-        register(&host, 1, instance("a")).await.unwrap();
+        register(&host, 1, instance("web", "a")).await.unwrap();
         ensemble.obey(|asked| if set_data(asked) { Fate::Swallow } else { Fate::Serve });
-        let heavier = Instance { weight: 7, ..instance("a") };
+        let heavier = Instance { weight: 7, ..instance("web", "a") };
         let error = host.registry().update(1, heavier.clone()).await.unwrap_err();
         assert_eq!(error.effect(), Effect::Unknown);
         ensemble.obey_nobody();
@@ -193,18 +193,18 @@ fn an_update_that_was_refused_is_not_registered_after_a_loss() {
     run(async {
         let ensemble = Ensemble::start();
         let host = ensemble.plugin(&[], &[]).await;
-        register(&host, 1, instance("a")).await.unwrap();
+        register(&host, 1, instance("web", "a")).await.unwrap();
         ensemble.obey(|asked| match set_data(asked) {
             true => Fate::Refuse(ErrorCode::NO_AUTH),
             false => Fate::Serve,
         });
-        let heavier = Instance { weight: 7, ..instance("a") };
+        let heavier = Instance { weight: 7, ..instance("web", "a") };
         host.registry().update(1, heavier).await.unwrap_err();
         ensemble.obey_nobody();
         ensemble.expire_all();
         seconds(5).await;
         let record = InstanceRecord::decode(&ensemble.node(&path("a")).unwrap().data).unwrap();
-        assert_eq!(record.instance, instance("a"));
+        assert_eq!(record.instance, instance("web", "a"));
     });
 }
 
@@ -221,7 +221,7 @@ fn on_servers_without_lasting_watches_no_new_service_is_missed() {
         ensemble.obey(move |asked| {
             if asked.is_watching && is_first(asked) && !is_done.replace(true) {
                 let record = InstanceRecord {
-                    instance: Instance { service: "new".into(), ..instance("n") },
+                    instance: instance("new", "n"),
                     owner: String::new(),
                     registered_ms: None,
                 };

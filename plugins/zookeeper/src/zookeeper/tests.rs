@@ -1,9 +1,9 @@
 //! The plugin with the connections that a host grants.
 
-use crate::ensemble::{Ensemble, instance};
+use crate::ensemble::Ensemble;
 use pintle_plugin_sdk::lock::{AcquireRequest, Mode};
 use pintle_plugin_sdk::registry::RegisterRequest;
-use pintle_plugin_sdk::testing::{AcquireOutcome, RegisterOutcome, run};
+use pintle_plugin_sdk::testing::{AcquireOutcome, RegisterOutcome, instance, run};
 use pintle_plugin_sdk::time::sleep;
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ fn acquire(name: u64, ttl_ms: u32) -> AcquireRequest {
 }
 
 fn register(id: u64, ttl_ms: u32) -> RegisterRequest {
-    RegisterRequest { instance: instance(&id.to_string()), ttl_ms }
+    RegisterRequest { instance: instance("web", &id.to_string()), ttl_ms }
 }
 
 #[test]
