@@ -53,15 +53,23 @@ pub(crate) struct Incarnation {
 pub(crate) struct Operation {
     pub(crate) name: &'static str,
     pub(crate) mutates: bool,
+    /// Whether it waits for a place where others are refused.
+    is_patient: bool,
 }
 
 impl Operation {
     pub(crate) const fn read(name: &'static str) -> Self {
-        Self { name, mutates: false }
+        Self { name, mutates: false, is_patient: false }
     }
 
     pub(crate) const fn mutation(name: &'static str) -> Self {
-        Self { name, mutates: true }
+        Self { name, mutates: true, is_patient: false }
+    }
+
+    /// The same for what users keep open: refused for want of a place, it would end though nobody gave
+    /// it up.
+    pub(crate) const fn patient(self) -> Self {
+        Self { is_patient: true, ..self }
     }
 
     fn is_start(self) -> bool {
@@ -75,7 +83,8 @@ impl Operation {
     /// Whether it waits for no call. What brings news and what ends something has to get through
     /// while all places are taken: it may be what the others wait for.
     fn is_urgent(self) -> bool {
-        self.is_poll() || matches!(self.name, "lock.release" | "lifecycle.stop")
+        let ends = ["lock.release", "registry.deregister", "lifecycle.stop"];
+        self.is_poll() || ends.contains(&self.name)
     }
 
     /// The capability that it belongs to; none for the lifecycle.
@@ -179,10 +188,9 @@ impl Incarnation {
 
     /// Runs `function` in the store and waits for its result.
     ///
-    /// Where as many wait as may, it is not taken at all. Else the call has `timeout` from now on;
-    /// one that has not begun until then is given up. The guest
-    /// has a grace period after it, past which the whole incarnation is ended. So this always
-    /// returns.
+    /// Where as many wait as may, it is not taken at all, unless the operation is a patient one. Else
+    /// the call has `timeout` from now on; one that has not begun until then is given up. The guest
+    /// has a grace period after it, past which the whole incarnation is ended. So this always returns.
     ///
     /// # Cancellation
     ///
@@ -204,16 +212,17 @@ impl Incarnation {
             + Send
             + 'static,
     {
-        let place = if operation.is_urgent() { None } else { Some(self.place()?) };
-        let (reply, mut answer) = oneshot::channel();
         let deadline = Instant::now() + timeout;
-        let call = self.calls.begin(operation, timeout);
+        let place = self.place(operation, deadline).await?;
+        let (reply, mut answer) = oneshot::channel();
+        let left = deadline.saturating_duration_since(Instant::now());
+        let call = self.calls.begin(operation, left, place);
         let (id, trace) = (call.id(), crate::tracing::current_headers());
         let calls = Arc::clone(&self.calls);
         let job: Job = Box::new(move |accessor, exports| {
             Box::pin(async move {
                 // Nothing, when its caller has given it up.
-                if let Some(left) = calls.start(id) {
+                if let Some((left, place)) = calls.start(id) {
                     let context = types::Context { call_id: id, timeout_ms: millis(left), trace };
                     let result = function(accessor, exports, context).await;
                     // Who has its answer does not stand in the way of its own next call.
@@ -263,9 +272,22 @@ impl Incarnation {
         }
     }
 
-    /// A place for one more call, among those that run and those that wait.
-    fn place(&self) -> Result<OwnedSemaphorePermit, CallFailure> {
-        Arc::clone(&self.places).try_acquire_owned().map_err(|_| CallFailure::Busy {
+    /// A place for one more call, among those that run and those that wait; none where it needs none.
+    async fn place(
+        &self,
+        operation: Operation,
+        deadline: Instant,
+    ) -> Result<Option<OwnedSemaphorePermit>, CallFailure> {
+        if operation.is_urgent() {
+            return Ok(None);
+        }
+        let places = Arc::clone(&self.places);
+        let place = if operation.is_patient {
+            timeout_at(deadline, places.acquire_owned()).await.ok().and_then(Result::ok)
+        } else {
+            places.try_acquire_owned().ok()
+        };
+        place.map(Some).ok_or_else(|| CallFailure::Busy {
             waiting: self.calls.waiting(),
             queued_max: Some(self.limits.calls_queued_max),
         })

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -20,6 +20,7 @@ pub(crate) struct RegistrationRecord {
     pub(crate) made: Made,
     /// Number of the incarnation that registered it last; 0 while none has.
     keeper: AtomicU64,
+    is_abandoned: AtomicBool,
     instance: Mutex<Instance>,
     status: watch::Sender<RegistrationStatus>,
 }
@@ -28,7 +29,8 @@ impl RegistrationRecord {
     pub(crate) fn new(id: u64, ttl: Duration, instance: Instance) -> Self {
         let status = watch::Sender::new(RegistrationStatus::Registered);
         let instance = Mutex::new(instance);
-        Self { id, ttl, made: Made::default(), keeper: AtomicU64::new(0), instance, status }
+        let (keeper, is_abandoned) = (AtomicU64::new(0), AtomicBool::new(false));
+        Self { id, ttl, made: Made::default(), keeper, is_abandoned, instance, status }
     }
 
     /// The incarnation with this number has registered it.
@@ -78,6 +80,17 @@ impl RegistrationRecord {
     /// Answers whether it had not ended before.
     pub(crate) fn end(&self) -> bool {
         self.change(RegistrationStatus::Ended)
+    }
+
+    /// The same for one whose caller went away before it knew that it has it.
+    pub(crate) fn abandon(&self) -> bool {
+        self.is_abandoned.store(true, Ordering::Release);
+        self.end()
+    }
+
+    /// Whether nobody will deregister it.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.is_abandoned.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -49,7 +49,7 @@ impl Drop for Asking {
             return;
         }
         self.backend.routes.registrations.remove(self.record.id);
-        if self.record.end() {
+        if self.record.abandon() {
             // Whoever asked the plugin for it, this call or a repetition: it takes it back.
             self.backend.registry_close(self.record.id);
         }

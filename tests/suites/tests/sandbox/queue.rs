@@ -1,13 +1,18 @@
 //! More callers than a backend has places for.
 
-use std::{pin::Pin, time::Duration};
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use futures::{StreamExt, future::poll_immediate};
 use pintle::{
     Config,
     config::Entry,
     error::Effect,
     lock::{AcquireOutcome, LockRequest},
+    registry::{Instance, RegisterOutcome},
 };
 use pintle_test_suites::{Sandbox, within};
 
@@ -18,7 +23,7 @@ type Call = Pin<Box<dyn Future<Output = Result<Option<Entry>, pintle::Error>> + 
 async fn waiting(config: &Config) -> Result<Call, pintle::Error> {
     let config = config.clone();
     let mut call: Call = Box::pin(async move { config.get("a").await });
-    match futures::future::poll_immediate(&mut call).await {
+    match poll_immediate(&mut call).await {
         None => Ok(call),
         Some(Ok(entry)) => Ok(Box::pin(std::future::ready(Ok(entry)))),
         Some(Err(error)) => Err(error),
@@ -40,12 +45,16 @@ async fn callers_beyond_the_queue_are_refused_at_once_and_those_before_go_on() -
         )
         .await??;
         let (lock, config) = (pintle.lock("main")?, pintle.config("main")?);
+        let registry = pintle.registry("main")?;
+        let listed = registry.register(Instance::new("web", "a", "h", 80), Duration::from_secs(60));
+        let listed = within("the registration", listed).await??;
+        let RegisterOutcome::Registered(registration) = listed else { bail!("not registered") };
         let held = within("the lock", lock.acquire(LockRequest::new("job"))).await??;
         let AcquireOutcome::Held(lease) = held else { bail!("not held") };
         // Whoever waits for the lock has the only place inside.
         let wanting = LockRequest::new("job").wait(Duration::from_secs(20));
         let mut inside = Box::pin(lock.acquire(wanting));
-        ensure!(futures::future::poll_immediate(&mut inside).await.is_none(), "nobody waits");
+        ensure!(poll_immediate(&mut inside).await.is_none(), "nobody waits");
         let mut queue = Vec::new();
         for _ in 0..queued_max {
             queue.push(waiting(&config).await?);
@@ -55,6 +64,14 @@ async fn callers_beyond_the_queue_are_refused_at_once_and_those_before_go_on() -
         ensure!((refused.code(), refused.effect()) == ("busy", Effect::None), "{refused}");
         let limit = format!("calls_queued_max = {queued_max} may");
         ensure!(refused.to_string().contains(&limit), "{refused}");
+        // Who goes away leaves the place to another.
+        drop(queue.pop());
+        queue.push(waiting(&config).await?);
+        ensure!(waiting(&config).await.is_err(), "{} wait", queued_max + 1);
+        // What ends something needs no place, and what is to stay open waits for one.
+        within("the end of the registration", registration.deregister()).await??;
+        let mut opening = Box::pin(lock.watch("job"));
+        ensure!(poll_immediate(&mut opening).await.is_none(), "the watch found a place, or failed");
         ensure!(within("the release", lease.release()).await??);
         let granted = within("the grant", inside).await??;
         ensure!(matches!(granted, AcquireOutcome::Held(_)));
@@ -62,6 +79,9 @@ async fn callers_beyond_the_queue_are_refused_at_once_and_those_before_go_on() -
             ensure!(within("an answer", call).await??.is_none());
         }
         ensure!(within("another answer", config.get("a")).await??.is_none());
+        let mut watch = pin!(within("the watch", opening).await??);
+        let state = within("the state of the lock", watch.next()).await?.context("no state")??;
+        ensure!(state.name == "job", "{state:?}");
         ensure!(pintle.backend("main")?.restarts == 0);
     }
     Ok(())

@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{OwnedSemaphorePermit, mpsc, watch},
     task::AbortHandle,
 };
 
@@ -40,6 +40,8 @@ struct UnderWay {
     deadline: Instant,
     /// Whether the guest knows of it. Only then can it be blamed for being late.
     begun: Arc<AtomicBool>,
+    /// Its place among those that wait. One that is given up leaves it at once.
+    place: Option<OwnedSemaphorePermit>,
     /// For how long the store had been held back when the call was made.
     held_before: Duration,
     /// The same when it was cancelled, if it was.
@@ -81,8 +83,13 @@ impl Calls {
         Self { under_way, next_id, ended, held_back, task, urgent }
     }
 
-    /// Adds a call that waits for its turn.
-    pub(super) fn begin(self: &Arc<Self>, operation: Operation, timeout: Duration) -> CallGuard {
+    /// Adds a call that waits for its turn, at its place where it needs one.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        operation: Operation,
+        timeout: Duration,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> CallGuard {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let now = Instant::now();
         // A start waits for nothing but its own plugin, whose time has begun already.
@@ -92,6 +99,7 @@ impl Calls {
             timeout,
             deadline: now + timeout,
             begun: Arc::clone(&begun),
+            place,
             held_before: self.held_back.total(now),
             cancelled: None,
         };
@@ -99,15 +107,18 @@ impl Calls {
         CallGuard { id, begun, calls: Arc::clone(self), finished: false }
     }
 
-    /// It is the turn of call `id`: how much time it has left. Nothing when it was given up.
-    pub(super) fn start(&self, id: u64) -> Option<Duration> {
-        let under_way = self.lock();
-        let call = under_way.get(&id)?;
+    /// It is the turn of call `id`: how much time it has left, and its place, which it keeps as long as
+    /// it runs. Nothing when it was given up.
+    pub(super) fn start(&self, id: u64) -> Option<(Duration, Option<OwnedSemaphorePermit>)> {
+        let mut under_way = self.lock();
+        let call = under_way.get_mut(&id)?;
         call.begun.store(true, Ordering::Release);
-        if call.operation.is_start() {
-            return Some(call.timeout);
-        }
-        Some(call.deadline.saturating_duration_since(Instant::now()).max(TIME_MIN))
+        let left = if call.operation.is_start() {
+            call.timeout
+        } else {
+            call.deadline.saturating_duration_since(Instant::now()).max(TIME_MIN)
+        };
+        Some((left, call.place.take()))
     }
 
     /// Call `id` has come to its end.
@@ -255,6 +266,7 @@ mod tests {
             timeout,
             deadline: begun + timeout,
             begun: Arc::new(AtomicBool::new(true)),
+            place: None,
             held_before: Duration::from_secs(100),
             cancelled: None,
         }

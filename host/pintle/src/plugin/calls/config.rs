@@ -28,7 +28,7 @@ const DELETE: Operation = Operation::mutation("config.delete");
 const DELETE_PREFIX: Operation = Operation::mutation("config.delete-prefix");
 const TXN: Operation = Operation::mutation("config.txn");
 const HISTORY: Operation = Operation::read("config.history");
-pub(in crate::plugin) const WATCH: Operation = Operation::read("config.watch");
+pub(in crate::plugin) const WATCH: Operation = Operation::read("config.watch").patient();
 
 /// Most entries of a page.
 const PAGE_LEN_MAX: u32 = 1000;

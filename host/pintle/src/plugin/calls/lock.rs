@@ -1,6 +1,6 @@
 //! `pintle:lock`.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::SemaphorePermit;
 
@@ -24,7 +24,7 @@ const RELEASE: Operation = Operation::mutation("lock.release");
 const INSPECT: Operation = Operation::read("lock.inspect");
 const LIST: Operation = Operation::read("lock.list-locks");
 const FORCE_RELEASE: Operation = Operation::mutation("lock.force-release");
-const WATCH: Operation = Operation::read("lock.watch");
+const WATCH: Operation = Operation::read("lock.watch").patient();
 
 fn exports(exports: &Exports) -> wasmtime::Result<&wit::Guest> {
     exports.lock.as_ref().ok_or_else(|| wasmtime::format_err!("lock is not exported"))
@@ -47,7 +47,10 @@ impl Backend {
     ) -> Result<Acquired, Error> {
         let timeout = timeout.unwrap_or(self.limits.call_timeout) + request.wait;
         let serving = self.serving(ACQUIRE, timeout).await?;
-        let _place = self.place_to_wait(request.wait)?;
+        let begun = Instant::now();
+        let _place = self.place_to_wait(request.wait).inspect_err(|error| {
+            self.shared.call_metrics.not_made(&self.name, ACQUIRE, error, begun);
+        })?;
         let call = Call::new(ACQUIRE, Some(timeout))
             .on(&serving)
             .needs_if(request.mode == Mode::Shared, "lock.shared")

@@ -21,6 +21,7 @@ use crate::{
 };
 
 const REGISTER: Operation = Operation::mutation("registry.register");
+const REGISTER_AGAIN: Operation = REGISTER.patient();
 const UPDATE: Operation = Operation::mutation("registry.update");
 const DEREGISTER: Operation = Operation::mutation("registry.deregister");
 const ADD: Operation = Operation::mutation("registry.add");
@@ -28,7 +29,7 @@ const REMOVE: Operation = Operation::mutation("registry.remove");
 const SET_OVERRIDE: Operation = Operation::mutation("registry.set-override");
 const SERVICES: Operation = Operation::read("registry.services");
 const INSTANCES: Operation = Operation::read("registry.instances");
-const WATCH: Operation = Operation::read("registry.watch");
+const WATCH: Operation = Operation::read("registry.watch").patient();
 
 fn exports(exports: &Exports) -> wasmtime::Result<&wit::Guest> {
     exports.registry.as_ref().ok_or_else(|| wasmtime::format_err!("registry is not exported"))
@@ -44,15 +45,31 @@ impl Backend {
         timeout: Option<Duration>,
         record: &Arc<RegistrationRecord>,
     ) -> Result<Option<InstanceState>, Error> {
-        let made = record.made.ensure(self, REGISTER, async |serving| {
+        self.register(Call::new(REGISTER, timeout), record).await
+    }
+
+    /// The same for a new incarnation, of which nobody asks it but the host.
+    pub(crate) async fn registry_register_again(
+        &self,
+        record: &Arc<RegistrationRecord>,
+    ) -> Result<Option<InstanceState>, Error> {
+        self.register(Call::new(REGISTER_AGAIN, None), record).await
+    }
+
+    async fn register(
+        &self,
+        call: Call,
+        record: &Arc<RegistrationRecord>,
+    ) -> Result<Option<InstanceState>, Error> {
+        let made = record.made.ensure(self, call.operation, async |serving| {
             if record.is_over() {
                 return Ok(());
             }
-            match self.register_on(&serving, timeout, record).await? {
+            match self.register_on(call.on(&serving), &serving, record).await? {
                 None => {
                     record.registered();
-                    // Given up meanwhile by a caller that knew nothing of this request.
-                    if record.is_over() {
+                    // By a caller that knew nothing of this request. Who deregisters it waits for it.
+                    if record.is_abandoned() {
                         self.registry_close(record.id);
                     }
                 }
@@ -70,8 +87,8 @@ impl Backend {
     /// Asks one incarnation to register what `record` holds; answers the owner if the name is taken.
     async fn register_on(
         &self,
+        call: Call,
         serving: &Arc<Serving>,
-        timeout: Option<Duration>,
         record: &RegistrationRecord,
     ) -> Result<Option<InstanceState>, Error> {
         let registration = wit::Registration {
@@ -79,7 +96,6 @@ impl Backend {
             ttl_ms: millis(record.ttl),
         };
         let id = record.id;
-        let call = Call::new(REGISTER, timeout).on(serving);
         let outcome = self.call(call, move |accessor, guest, context| {
             Box::pin(async move {
                 exports(guest)?.call_register(accessor, context, id, registration).await
@@ -145,9 +161,12 @@ impl Backend {
     ) -> Result<(), Error> {
         record.made.settled().await;
         let is_known = record.is_kept_by(serving.number);
-        if !is_known && self.register_on(serving, None, record).await?.is_some() {
-            // Another has the name, so this one is not listed.
-            return Ok(());
+        if !is_known {
+            let adopting = Call::new(REGISTER_AGAIN, None).on(serving);
+            if self.register_on(adopting, serving, record).await?.is_some() {
+                // Another has the name, so this one is not listed.
+                return Ok(());
+            }
         }
         let (id, call) = (record.id, Call::new(DEREGISTER, None).on(serving));
         let gone = self.call(call, move |accessor, guest, context| {

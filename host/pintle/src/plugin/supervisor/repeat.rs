@@ -47,7 +47,7 @@ async fn watch_lock_again(backend: &Backend, id: u64, watch: &Arc<LockWatchRoute
 async fn register_again(backend: &Backend, registration: &Arc<RegistrationRecord>) {
     while !registration.is_over() {
         let permit = backend.routes.openings.acquire().await;
-        let registered = backend.registry_register(None, registration).await;
+        let registered = backend.registry_register_again(registration).await;
         drop(permit);
         let Err(error) = registered else { return };
         if !registration.is_over() {
