@@ -13,7 +13,7 @@ use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use tokio::{
     runtime::Handle,
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
-    time::{Instant, sleep_until, timeout_at},
+    time::{Instant, sleep_until, timeout, timeout_at},
 };
 use wasmtime::{Store, component::Accessor};
 
@@ -188,9 +188,10 @@ impl Incarnation {
 
     /// Runs `function` in the store and waits for its result.
     ///
-    /// Where as many wait as may, it is not taken at all, unless the operation is a patient one. Else
-    /// the call has `timeout` from now on; one that has not begun until then is given up. The guest
-    /// has a grace period after it, past which the whole incarnation is ended. So this always returns.
+    /// Where as many wait as may, it is not taken at all, unless the operation is a patient one: that
+    /// waits for a place, for `timeout` too. Then the call has `timeout`; one that has not begun until
+    /// then is given up. The guest has a grace period after it, past which the whole incarnation is
+    /// ended. So this always returns.
     ///
     /// # Cancellation
     ///
@@ -212,11 +213,10 @@ impl Incarnation {
             + Send
             + 'static,
     {
-        let deadline = Instant::now() + timeout;
-        let place = self.place(operation, deadline).await?;
+        let place = self.place(operation, timeout).await?;
         let (reply, mut answer) = oneshot::channel();
-        let left = deadline.saturating_duration_since(Instant::now());
-        let call = self.calls.begin(operation, left, place);
+        let deadline = Instant::now() + timeout;
+        let call = self.calls.begin(operation, timeout, place);
         let (id, trace) = (call.id(), crate::tracing::current_headers());
         let calls = Arc::clone(&self.calls);
         let job: Job = Box::new(move |accessor, exports| {
@@ -276,14 +276,14 @@ impl Incarnation {
     async fn place(
         &self,
         operation: Operation,
-        deadline: Instant,
+        wait_max: Duration,
     ) -> Result<Option<OwnedSemaphorePermit>, CallFailure> {
         if operation.is_urgent() {
             return Ok(None);
         }
         let places = Arc::clone(&self.places);
         let place = if operation.is_patient {
-            timeout_at(deadline, places.acquire_owned()).await.ok().and_then(Result::ok)
+            timeout(wait_max, places.acquire_owned()).await.ok().and_then(Result::ok)
         } else {
             places.try_acquire_owned().ok()
         };

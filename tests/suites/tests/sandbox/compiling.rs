@@ -69,16 +69,25 @@ fn is_compiling(sandbox: &Sandbox) -> Result<bool> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_takes_too_long_to_compile_is_named_and_its_compiler_ended() -> Result<()> {
     /// One function is compiled by one thread, however many there are.
-    const FUNCTION_BYTES: usize = 6 << 20;
-    /// local.get 0; local.get 0; i32.mul; local.set 0
-    const SQUARE: [u8; 7] = [0x20, 0, 0x20, 0, 0x6c, 0x21, 0];
+    const FUNCTION_BYTES: usize = 3 << 20;
+    const LOCALS: u8 = 100;
+    /// block; local.get 0; br_if 0; local.get 0; local.get 0; i32.mul; local.set 0; end: what each local
+    /// is after it depends on the way there, which makes the compiler's work grow faster than the code.
+    const SQUARE_MAYBE: [u8; 14] =
+        [0x02, 0x40, 0x20, 0, 0x0d, 0, 0x20, 0, 0x20, 0, 0x6c, 0x21, 0, 0x0b];
     let sandbox = sandbox().await?;
-    let squares = SQUARE.repeat(FUNCTION_BYTES / SQUARE.len());
-    // One local, an i32.
-    let body = [&[1, 1, 0x7f][..], squares.as_slice(), &[0x0b]].concat();
+    let squares = (0..LOCALS).cycle().take(FUNCTION_BYTES / SQUARE_MAYBE.len()).flat_map(|local| {
+        let mut square = SQUARE_MAYBE;
+        for place in [3, 7, 9, 12] {
+            square[place] = local;
+        }
+        square
+    });
+    // The locals are of i32.
+    let body = [1, LOCALS, 0x7f].into_iter().chain(squares).chain([0x0b]).collect::<Vec<u8>>();
     let file = with_module(hostile()?, &function(&body, false));
     fs::write(sandbox.plugins_dir().join("hostile.wasm"), file)?;
-    let limits = "compile_timeout = \"1s\"\nfunction_bytes = \"7MiB\"\ncompile_memory = \"8GiB\"";
+    let limits = "compile_timeout = \"1s\"\nfunction_bytes = \"4MiB\"\ncompile_memory = \"8GiB\"";
     let pintle = with_culprit(&sandbox, limits).await?;
     let status = pintle.backend("culprit")?;
     ensure!(status.state == BackendState::Restarting, "{:?}: {}", status.state, status.reason);
