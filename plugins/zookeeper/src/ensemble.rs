@@ -1,7 +1,8 @@
 //! A ZooKeeper for tests: in memory, on the test's clock, and as slow or broken as a test wants it.
 //!
-//! Sessions end when they are closed, or when a test says so. What configuration needs of transactions
-//! it does not do.
+//! Sessions end when they are closed, or when a test says so.
+
+mod multi;
 
 use crate::session::Dial;
 use crate::wire::{
@@ -25,6 +26,9 @@ pub(crate) const GET_DATA: i32 = 4;
 pub(crate) const SET_DATA: i32 = 5;
 pub(crate) const CHILDREN: i32 = 12;
 pub(crate) const DELETE: i32 = 2;
+pub(crate) const MULTI: i32 = 14;
+/// An operation of transactions only.
+const CHECK: i32 = 13;
 
 /// The password of every session.
 const PASSWORD: [u8; 16] = [7; 16];
@@ -58,6 +62,8 @@ pub(crate) struct Ensemble {
     /// It is older than 3.6.
     pub(crate) is_old: Cell<bool>,
     rule: RefCell<Option<Rule>>,
+    /// Changes of a transaction that is under way: told when all of it is done.
+    untold: RefCell<Option<Vec<(String, i32)>>>,
 }
 
 /// A node.
@@ -74,7 +80,7 @@ pub(crate) struct Node {
 #[derive(Clone, Debug)]
 pub(crate) struct Asked {
     pub(crate) opcode: i32,
-    /// Empty where it has none.
+    /// Of a transaction, that of its first operation; empty where it has none.
     pub(crate) path: String,
     /// Whether the next change is to be told.
     pub(crate) is_watching: bool,
@@ -112,6 +118,7 @@ impl Ensemble {
     pub(crate) fn start() -> Rc<Self> {
         let ensemble = Rc::new(Self::default());
         ensemble.sessions.borrow_mut().insert(1);
+        ensemble.nodes.borrow_mut().insert("/".to_owned(), Node::default());
         CURRENT.set(Rc::downgrade(&ensemble));
         ensemble
     }
@@ -229,8 +236,9 @@ impl Ensemble {
     fn children(&self, path: &str) -> Vec<String> {
         let below = format!("{}/", path.trim_end_matches('/'));
         let nodes = self.nodes.borrow();
-        let names = nodes.keys().filter_map(|path| path.strip_prefix(&below));
-        names.filter(|name| !name.contains('/')).map(str::to_owned).collect()
+        let from = nodes.range(below.clone()..);
+        let names = from.map_while(|(path, _)| path.strip_prefix(&below));
+        names.filter(|name| !name.is_empty() && !name.contains('/')).map(str::to_owned).collect()
     }
 
     fn stat(&self, path: &str) -> Option<Vec<u8>> {
@@ -258,6 +266,9 @@ impl Ensemble {
 
     /// Tells of a change whose kind has this number: of a node that came, went, or was set.
     fn fire(&self, path: &str, kind: i32) {
+        if let Some(untold) = &mut *self.untold.borrow_mut() {
+            return untold.push((path.to_owned(), kind));
+        }
         let parent = crate::path::parent(path);
         for line in self.lines() {
             let in_tree = line.trees.borrow().iter().any(|top| path.starts_with(top));
@@ -326,8 +337,14 @@ impl Ensemble {
             return;
         }
         let mut ahead = input.clone();
+        if opcode == MULTI {
+            // Behind the header of its first operation.
+            ahead.int().unwrap();
+            ahead.bool().unwrap();
+            ahead.int().unwrap();
+        }
         let path = match opcode {
-            14 | 100 | 105 => String::new(),
+            100 | 105 => String::new(),
             _ => ahead.string().unwrap_or_default().to_owned(),
         };
         let is_watching =
@@ -391,6 +408,9 @@ impl Ensemble {
                 let (path, version) = (input.string().unwrap(), input.int().unwrap());
                 let node = self.node(path).ok_or(missing)?;
                 check(&node, version)?;
+                if !self.children(path).is_empty() {
+                    return Err(ErrorCode::NOT_EMPTY);
+                }
                 self.delete(path);
             }
             EXISTS | GET_DATA => {
@@ -425,15 +445,11 @@ impl Ensemble {
                 out.strings(&self.children(path));
                 body.extend_from_slice(&stat);
             }
-            // Of barriers.
-            14 => {
-                out.int(13);
-                out.bool(false);
-                out.int(0);
-                out.int(-1);
-                out.bool(true);
-                out.int(-1);
+            CHECK => {
+                let node = self.node(input.string().unwrap()).ok_or(missing)?;
+                check(&node, input.int().unwrap())?;
             }
+            MULTI => body = self.multi(line, input),
             15 | 19 => return self.created(line, input),
             -11 => self.end(line.session.get()),
             18 | 100 => {}

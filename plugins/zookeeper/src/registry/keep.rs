@@ -2,7 +2,9 @@
 
 use super::{Registration, is_race, node};
 use crate::session::{Client, Failure, Listener, Session, check_granted, look_at_own};
-use crate::wire::{CreateMode, Delete, ErrorCode, SetData, WatchMode};
+use crate::wire::{
+    Create, CreateMode, Delete, ErrorCode, MultiOutcome, Op, SetData, Stat, WatchMode,
+};
 use crate::zookeeper::ZooKeeper;
 use futures::future::{Either, select};
 use futures::lock::Mutex;
@@ -52,18 +54,12 @@ pub(super) async fn register(
     let RegisterRequest { instance, ttl_ms } = request;
     let ttl = Duration::from_millis(ttl_ms.into());
     let path = plugin.paths.instance(&plugin.paths.instances(), &instance.service, &instance.id);
-    let session = plugin.registry_sessions.session(ttl)?;
     let record = plugin.record(instance);
-    let claim = {
-        let claimed = pin!(plugin.kept.claim_when_free(&path));
-        match select(claimed, pin!(cx.cancelled())).await {
-            Either::Left((claim, _)) => claim,
-            Either::Right((end, _)) => return Err(cx.error(end)),
-        }
-    };
-    let Some(claim) = claim else {
+    let Some(claim) = unless_ended(cx, plugin.kept.claim_when_free(&path)).await? else {
+        let session = plugin.registry_sessions.session(ttl)?;
         return plugin.taken_here(cx, &session, &path, &record).await;
     };
+    let session = unless_ended(cx, plugin.session_for(cx, &path, ttl)).await??;
     let registration = Registration { session, path, record: Rc::new(Mutex::new(record)), claim };
     let left = Cell::new(Left::Nothing);
     let attempt = plugin.attempt(cx, &registration, ttl, &left);
@@ -92,6 +88,14 @@ pub(super) async fn register(
             // The host repeats this, or it is reaped: removed here, it would be a gap.
             Left::Found => error.effect_unknown(),
         }),
+    }
+}
+
+/// Waits for something no longer than the call that wants it.
+async fn unless_ended<T>(cx: &Context, awaited: impl Future<Output = T>) -> Result<T, Error> {
+    match select(pin!(awaited), pin!(cx.cancelled())).await {
+        Either::Left((done, _)) => Ok(done),
+        Either::Right((end, _)) => Err(cx.error(end)),
     }
 }
 
@@ -180,6 +184,11 @@ impl ZooKeeper {
             there = node(client, path).await?;
         }
         let Some((found, stat)) = there else { return Ok(None) };
+        if stat.ephemeral_owner != identity.id && self.is_inherited(&stat) {
+            let data = continued(record, &found).unwrap_or(data);
+            let is_moved = self.move_here(client, path, &data, &stat, left).await?;
+            return if is_moved { registered() } else { Ok(None) };
+        }
         if stat.ephemeral_owner != identity.id {
             let (service, id) = (&record.instance.service, &record.instance.id);
             let state = self.state_of(client, service, id, &found, &stat).await?;
@@ -188,13 +197,7 @@ impl ZooKeeper {
         if left.get() == Left::Nothing {
             left.set(Left::Found);
         }
-        // It has been registered since then, whoever kept it.
-        if let Ok(InstanceRecord { registered_ms, .. }) = InstanceRecord::decode(&found)
-            && let Ok(continued) = (InstanceRecord { registered_ms, ..record.clone() }).encode()
-        {
-            record.registered_ms = registered_ms;
-            data = continued;
-        }
+        data = continued(record, &found).unwrap_or(data);
         if found == data {
             return registered();
         }
@@ -228,6 +231,35 @@ impl ZooKeeper {
                 if failure.is(ErrorCode::NODE_EXISTS) { Ok(false) } else { Err(failure) }
             }
         }
+    }
+
+    /// Moves a node to the session of this connection from another of ours, without a gap; answers
+    /// whether it was still as it was found.
+    async fn move_here(
+        &self,
+        client: &Client,
+        path: &str,
+        data: &[u8],
+        found: &Stat,
+        left: &Cell<Left>,
+    ) -> Result<bool, Failure> {
+        let delete = Delete { path, version: found.version };
+        let mode = CreateMode::Ephemeral;
+        let create = Create { path, data: Some(data), acl: &self.acl, mode };
+        // Nobody reaps it here: whoever gives up takes it back.
+        let before = left.replace(Left::Made);
+        let failure = match client.multi(vec![Op::Delete(delete), Op::Create(create)]).await {
+            Ok(MultiOutcome::Done(_)) => {
+                self.kept.inheritance.adopted();
+                return Ok(true);
+            }
+            Ok(MultiOutcome::Failed { code, .. }) => Failure::Refused(code),
+            Err(failure) => failure,
+        };
+        if failure.explain("").effect() == Effect::None {
+            left.set(before);
+        }
+        if is_race(&failure) { Ok(false) } else { Err(failure) }
     }
 
     /// Replaces what a registration says of itself.
@@ -293,6 +325,14 @@ impl ZooKeeper {
             registration.remove_at_last().await;
         }
     }
+}
+
+/// What to write where a record was found: it has been registered since then, whoever kept it.
+fn continued(record: &mut InstanceRecord, found: &[u8]) -> Option<Vec<u8>> {
+    let InstanceRecord { registered_ms, .. } = InstanceRecord::decode(found).ok()?;
+    let data = (InstanceRecord { registered_ms, ..record.clone() }).encode().ok()?;
+    record.registered_ms = registered_ms;
+    Some(data)
 }
 
 /// Goes on in the background where deregistering failed, or was broken off: the session lives on for

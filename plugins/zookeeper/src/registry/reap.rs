@@ -2,11 +2,11 @@
 
 use super::read::TOGETHER;
 use crate::session::{Client, Failure, PooledSession};
-use crate::wire::{Delete, Ephemerals, ErrorCode, Exists};
+use crate::wire::{Delete, Ephemerals, ErrorCode, Exists, Stat};
 use crate::zookeeper::ZooKeeper;
 use futures::future::join_all;
-use pintle_plugin_sdk::Context;
 use pintle_plugin_sdk::time::{Instant, sleep, sleep_until};
+use pintle_plugin_sdk::{Context, Error};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -81,6 +81,47 @@ impl Inheritance {
 }
 
 impl ZooKeeper {
+    /// The session for a registration: a predecessor's that has the node, where it ends no later than
+    /// the TTL. Which one a TTL gets depends on which others there are, and that may have changed.
+    pub(super) async fn session_for(
+        &self,
+        cx: &Context,
+        path: &str,
+        ttl: Duration,
+    ) -> Result<PooledSession, Error> {
+        if let Some(session) = self.inherited_from(cx, path).await?
+            && session.client(cx).await?.identity().timeout <= ttl
+        {
+            return Ok(session);
+        }
+        self.registry_sessions.session(ttl)
+    }
+
+    async fn inherited_from(
+        &self,
+        cx: &Context,
+        path: &str,
+    ) -> Result<Option<PooledSession>, Error> {
+        if !self.kept.inheritance.is_open() {
+            return Ok(None);
+        }
+        let doing = format!("looking whose `{path}` is");
+        let look = self.read(cx, &doing, async |client| {
+            match client.call(&Exists { path, watch: false }).await {
+                Ok(stat) => Ok(Some(stat)),
+                Err(failure) if failure.is(ErrorCode::NO_NODE) => Ok(None),
+                Err(failure) => Err(failure),
+            }
+        });
+        Ok(look.await?.and_then(|stat| self.registry_sessions.with_id(stat.ephemeral_owner)))
+    }
+
+    /// Whether a node that nobody keeps by now is a predecessor's: a session of ours has it.
+    pub(super) fn is_inherited(&self, stat: &Stat) -> bool {
+        self.kept.inheritance.is_open()
+            && self.registry_sessions.with_id(stat.ephemeral_owner).is_some()
+    }
+
     /// Removes what a predecessor left and the host has not repeated.
     ///
     /// The host can repeat it while there is a connection, so the time begins anew with each.

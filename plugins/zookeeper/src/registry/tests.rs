@@ -1,7 +1,7 @@
 //! Registrations on servers that are slow, away or broken, on a virtual clock.
 
 use crate::ZooKeeper;
-use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, SET_DATA};
+use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, MULTI, SET_DATA};
 use crate::wire::ErrorCode;
 use pintle_plugin_sdk::record::InstanceRecord;
 use pintle_plugin_sdk::registry::{Event, Instance, RegisterRequest};
@@ -36,7 +36,16 @@ async fn successor(ensemble: &Ensemble) -> Host<ZooKeeper> {
 }
 
 async fn register(host: &Host<ZooKeeper>, id: u64, wanted: Instance) -> Result<(), Error> {
-    let request = RegisterRequest { instance: wanted, ttl_ms: TTL_MS };
+    register_for(host, id, wanted, TTL_MS).await
+}
+
+async fn register_for(
+    host: &Host<ZooKeeper>,
+    id: u64,
+    wanted: Instance,
+    ttl_ms: u32,
+) -> Result<(), Error> {
+    let request = RegisterRequest { instance: wanted, ttl_ms };
     match host.registry().register(id, request).await? {
         RegisterOutcome::Registered(_) => Ok(()),
         RegisterOutcome::Taken(state) => panic!("taken by {}", state.owner),
@@ -167,6 +176,73 @@ fn adopting_an_instance_that_has_not_changed_writes_nothing() {
         register(&host, 2, Instance { weight: 7, ..instance("web", "b") }).await.unwrap();
         let record = InstanceRecord::decode(&ensemble.node(&path("b")).unwrap().data).unwrap();
         assert_eq!((record.instance.weight, record.registered_ms), (7, Some(3_600_000)));
+    });
+}
+
+#[test]
+fn an_instance_goes_on_by_the_session_that_has_it_where_its_ttl_would_get_another_now() {
+    run(async {
+        let ensemble = Ensemble::start();
+        left(&ensemble, "a");
+        // It had the next shorter session, since there was no place for its own.
+        let (before, host) = (ensemble.node(&path("a")), successor(&ensemble).await);
+        register_for(&host, 1, instance("web", "a"), TTL_MS + 10_000).await.unwrap();
+        seconds(120).await;
+        assert_eq!(ensemble.node(&path("a")), before, "neither written nor reaped");
+    });
+}
+
+#[test]
+fn an_instance_with_a_shorter_ttl_than_before_moves_to_its_session_without_a_gap() {
+    run(async {
+        let ensemble = Ensemble::start();
+        left(&ensemble, "a");
+        let host = successor(&ensemble).await;
+        let servers = Rc::downgrade(&ensemble);
+        ensemble.obey(move |_| {
+            assert!(servers.upgrade().unwrap().node(&path("a")).is_some());
+            Fate::Serve
+        });
+        register_for(&host, 1, instance("web", "a"), TTL_MS / 2).await.unwrap();
+        seconds(120).await;
+        let node = ensemble.node(&path("a")).unwrap();
+        assert!(node.owner != SESSION && ensemble.sessions().contains(&node.owner));
+        let record = InstanceRecord::decode(&node.data).unwrap();
+        assert_eq!(record.registered_ms, Some(3_600_000), "since then, whoever kept it");
+    });
+}
+
+#[test]
+fn a_move_that_nobody_waits_for_any_more_is_taken_back() {
+    run(async {
+        let ensemble = Ensemble::start();
+        left(&ensemble, "a");
+        let host = successor(&ensemble).await;
+        ensemble.obey(|asked| match asked.opcode == MULTI && asked.path == path("a") {
+            true => Fate::Swallow,
+            false => Fate::Serve,
+        });
+        let moving = register_for(&host, 1, instance("web", "a"), TTL_MS / 2);
+        assert_eq!(moving.await.unwrap_err().effect(), Effect::Unknown);
+        ensemble.obey_nobody();
+        ensemble.cut();
+        seconds(20).await;
+        assert!(ensemble.node(&path("a")).is_none());
+    });
+}
+
+#[test]
+fn an_instance_of_another_host_is_never_taken_over() {
+    run(async {
+        let ensemble = Ensemble::start();
+        ["a", "b"].into_iter().for_each(|id| left(&ensemble, id));
+        let host = successor(&ensemble).await;
+        ensemble.delete(&path("b"));
+        ensemble.create(&path("b"), b"another's", 5);
+        let request = RegisterRequest { instance: instance("web", "b"), ttl_ms: TTL_MS / 2 };
+        let outcome = host.registry().register(1, request).await.unwrap();
+        assert!(matches!(outcome, RegisterOutcome::Taken(_)), "{outcome:?}");
+        assert_eq!(ensemble.node(&path("b")).unwrap().owner, 5);
     });
 }
 

@@ -98,6 +98,14 @@ impl Pool {
         self.start(key.timeout, Some(key))
     }
 
+    /// The session that the server knows by this number, unless it is being closed.
+    pub(crate) fn with_id(&self, id: i64) -> Option<PooledSession> {
+        let places = self.places.borrow();
+        let mut open = places.values().filter(|place| !place.closing.get());
+        let found = open.find(|place| place.session.key().is_some_and(|key| key.id == id));
+        found.map(PooledSession::new)
+    }
+
     fn start(
         self: &Rc<Self>,
         timeout: Duration,
