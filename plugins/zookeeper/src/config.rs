@@ -181,3 +181,6 @@ fn entry(key: String, data: Option<Vec<u8>>, stat: &Stat) -> Option<Entry> {
 pub(crate) fn version_of(stat: &Stat) -> String {
     format!("{:x}-{}", stat.czxid, stat.version)
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,7 +3,7 @@
 use super::transact::is_race;
 use super::tree::PIPELINE;
 use crate::lock::Lease;
-use crate::path::child;
+use crate::path::{child, parent};
 use crate::session::{Client, Failure};
 use crate::wire::{Children, Delete, ErrorCode, GetData, MultiOutcome, Op};
 use crate::zookeeper::ZooKeeper;
@@ -59,8 +59,8 @@ impl Found {
     /// Notes that more lies below this node than was looked at.
     fn more_below(&mut self, top: &str, path: &str) {
         let mut path = path;
-        while path.len() >= top.len() && self.unfinished.insert(path.to_owned()) {
-            path = path.rsplit_once('/').map_or("", |(above, _)| above);
+        while self.unfinished.insert(path.to_owned()) && path != top {
+            path = parent(path);
         }
     }
 }
@@ -199,8 +199,7 @@ impl ZooKeeper {
             }
         }
         for path in left {
-            let above = path.rsplit_once('/').map_or("", |(above, _)| above);
-            found.more_below(top, above);
+            found.more_below(top, parent(&path));
         }
         Ok(found)
     }
@@ -248,14 +247,15 @@ mod tests {
 
     #[test]
     fn what_has_more_below_it_stays_for_the_next_part() {
-        let mut found = Found::default();
-        found.more_below("/r", "/r/a/b");
-        found.more_below("/r", "/r/a/c");
-        let mut unfinished: Vec<_> = found.unfinished.into_iter().collect();
-        unfinished.sort_unstable();
-        assert_eq!(unfinished, ["/r", "/r/a", "/r/a/b", "/r/a/c"]);
-        let mut found = Found::default();
-        found.more_below("", "/a");
-        assert!(found.unfinished.contains("/a") && found.unfinished.contains(""));
+        let unfinished = |top: &str, paths: &[&str]| {
+            let mut found = Found::default();
+            paths.iter().for_each(|path| found.more_below(top, path));
+            let mut unfinished: Vec<_> = found.unfinished.into_iter().collect();
+            unfinished.sort_unstable();
+            unfinished
+        };
+        assert_eq!(unfinished("/r", &["/r/a/b", "/r/a/c"]), ["/r", "/r/a", "/r/a/b", "/r/a/c"]);
+        assert_eq!(unfinished("/", &["/a/b"]), ["/", "/a", "/a/b"]);
+        assert_eq!(unfinished("/", &["/"]), ["/"]);
     }
 }
