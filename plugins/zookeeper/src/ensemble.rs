@@ -452,7 +452,8 @@ impl Ensemble {
             MULTI => body = self.multi(line, input),
             15 | 19 => return self.created(line, input),
             -11 => self.end(line.session.get()),
-            18 | 100 => {}
+            18 => line.forget(input.string().unwrap())?,
+            100 => {}
             _ if self.is_old.get() => return Err(ErrorCode::UNIMPLEMENTED),
             103 => out.strings(&self.kept_by(line.session.get(), input.string().unwrap())),
             105 => {
@@ -530,6 +531,15 @@ impl Line {
         end_frame(&mut out, at);
         drop(out);
         self.changed.notify();
+    }
+
+    /// Takes all watches of a path away, whoever set them.
+    fn forget(&self, path: &str) -> Result<(), ErrorCode> {
+        let ways = [false, true].map(|below| (path.to_owned(), below));
+        let mut once = self.once.borrow_mut();
+        let is_once = ways.iter().filter(|way| once.remove(*way)).count() > 0;
+        let is_lasting = self.trees.borrow_mut().remove(path);
+        if is_once || is_lasting { Ok(()) } else { Err(ErrorCode::NO_WATCHER) }
     }
 
     fn tell(&self, kind: i32, path: &str) {

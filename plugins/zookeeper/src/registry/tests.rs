@@ -56,6 +56,16 @@ fn set_data(asked: &Asked) -> bool {
     asked.opcode == SET_DATA
 }
 
+/// The ids of the instances that watches tell of.
+async fn put(host: &Host<ZooKeeper>) -> Vec<String> {
+    let events = host.registry().events().await.unwrap();
+    let id = |(_, event)| match event {
+        Event::Put(put) => Some(put.state.instance.id),
+        _ => None,
+    };
+    events.into_iter().filter_map(id).collect()
+}
+
 async fn seconds(count: u64) {
     sleep(Duration::from_secs(count)).await;
 }
@@ -307,11 +317,23 @@ fn on_servers_without_lasting_watches_no_new_service_is_missed() {
             Fate::Serve
         });
         host.registry().watch(9, None).await.unwrap();
-        let shown = host.registry().events().await.unwrap();
-        let services = shown.iter().filter_map(|(_, event)| match event {
-            Event::Put(put) => Some(put.state.instance.service.as_str()),
-            _ => None,
-        });
-        assert_eq!(services.collect::<Vec<_>>(), ["new", "web"]);
+        assert_eq!(put(&host).await, ["n", "a"]);
+    });
+}
+
+#[test]
+fn on_servers_without_lasting_watches_one_that_ends_silences_no_other() {
+    run(async {
+        let ensemble = Ensemble::start();
+        ensemble.is_old.set(true);
+        left(&ensemble, "a");
+        let host = ensemble.plugin(&[], &[]).await;
+        host.registry().watch(1, None).await.unwrap();
+        host.registry().watch(2, Some("web".to_owned())).await.unwrap();
+        host.registry().events().await.unwrap();
+        host.registry().close(2);
+        host.registry().events().await.unwrap();
+        left(&ensemble, "b");
+        assert_eq!(put(&host).await, ["b"]);
     });
 }

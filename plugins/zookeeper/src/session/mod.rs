@@ -201,7 +201,7 @@ impl Session {
 
     /// Whether the server keeps watches until they are taken away.
     pub(crate) fn has_lasting_watches(&self) -> bool {
-        self.shared.connections.get() > self.shared.without_lasting_until.get()
+        self.shared.has_lasting_watches()
     }
 
     /// The server has said that it does not.
@@ -367,7 +367,7 @@ impl State {
         prepared.map_err(|error| error.context(&peer).detail("endpoint", &peer))?;
         let first = self.connections.replace(self.connections.get() + 1) == 0;
         let gap = (!first).then_some("the connection to ZooKeeper was lost in between");
-        self.watches.armed(&client, gap);
+        self.watches.armed(self.has_lasting_watches().then_some(&client), gap);
         self.changed.notify();
         Ok((client, gone))
     }
@@ -405,6 +405,11 @@ impl State {
     /// that, so the next one does without them; the one after it may be to a newer server.
     fn lacks_lasting_watches(&self, number: u64) {
         self.without_lasting_until.set(number + 1);
+        self.watches.disarm();
+    }
+
+    fn has_lasting_watches(&self) -> bool {
+        self.connections.get() > self.without_lasting_until.get()
     }
 
     /// The server has ended the session.

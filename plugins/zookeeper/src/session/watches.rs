@@ -32,7 +32,8 @@ pub(crate) struct Watches {
     listeners: RefCell<Listeners>,
     /// What has to be watched on each connection, and for how many.
     lasting: RefCell<BTreeMap<String, Lasting>>,
-    /// Where watches are taken away.
+    /// Where lasting watches are taken away. Where the server keeps none, the same request would take
+    /// away what others listen by.
     client: RefCell<Option<Client>>,
 }
 
@@ -120,13 +121,18 @@ impl Watches {
         lasting.iter().map(|(path, lasting)| (path.clone(), lasting.mode())).collect()
     }
 
-    /// There is a connection on which everything lasting is watched; what happened before it is
-    /// not known.
-    pub(crate) fn armed(&self, client: &Client, gap: Option<&str>) {
-        *self.client.borrow_mut() = Some(client.clone());
+    /// There is a connection, and this is it where everything lasting is watched on it; what happened
+    /// before it is not known.
+    pub(crate) fn armed(&self, client: Option<&Client>, gap: Option<&str>) {
+        *self.client.borrow_mut() = client.cloned();
         if let Some(reason) = gap {
             self.each(|ear| ear.hear_gap(reason));
         }
+    }
+
+    /// The server keeps no lasting watches on this connection.
+    pub(crate) fn disarm(&self) {
+        *self.client.borrow_mut() = None;
     }
 
     /// Passes an event on to all whom it concerns.

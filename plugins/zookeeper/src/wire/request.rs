@@ -205,7 +205,7 @@ requests! {
     // An error code stands there once more, always 0.
     reads |input| -> () { input.int().map(drop) }
 
-    /// Ends all watches on a node.
+    /// Ends all watches of this connection on a node, lasting or not.
     RemoveWatches<'a> = 18, {
         /// Which.
         path: &'a str,
