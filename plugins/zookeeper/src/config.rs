@@ -8,13 +8,13 @@ mod list;
 mod plan;
 mod transact;
 mod tree;
+mod values;
 mod watch;
 
 use crate::lock::Lease;
 use crate::session::Failure;
 use crate::wire::{ErrorCode, GetData, Stat};
 use crate::zookeeper::ZooKeeper;
-use futures::future::join_all;
 use pintle_plugin_sdk::config::{
     Condition, Config, Consistency, Delete, DeleteOutcome, Entry, Expectation, ListRequest, Page,
     Put, PutOutcome, ReadOptions, Stored, Txn, TxnOp, TxnOutcome, TxnPut, TxnResult, WatchRequest,
@@ -23,6 +23,7 @@ use pintle_plugin_sdk::config::{
 use pintle_plugin_sdk::{Context, Error};
 use std::rc::Rc;
 use transact::{Committed, Transacted, Transaction};
+use values::{Wanted, read_values};
 
 impl Config for ZooKeeper {
     type Held = Lease;
@@ -56,13 +57,8 @@ impl Config for ZooKeeper {
         let paths = paths.collect::<Result<Vec<_>, _>>()?;
         let doing = format!("reading {} keys", keys.len());
         let nodes = self.read(cx, &doing, async |client| {
-            let barrier = is_linearizable(&options).then(|| client.barrier());
-            let reads = paths.iter().map(|path| client.call(&GetData { path, watch: false }));
-            let reads: Vec<_> = reads.collect();
-            if let Some(barrier) = barrier {
-                barrier.await?;
-            }
-            join_all(reads).await.into_iter().map(found).collect::<Result<Vec<_>, _>>()
+            let wanted = paths.iter().map(|path| Wanted { path, is_shown: true });
+            read_values(&client, is_linearizable(&options), wanted).await
         });
         let nodes = nodes.await?;
         let entries = keys.into_iter().zip(nodes);

@@ -130,6 +130,16 @@ impl Ensemble {
         registry: &[(i64, u64)],
         locks: &[(i64, u64)],
     ) -> Host<crate::ZooKeeper> {
+        self.plugin_with(json!({}), registry, locks).await
+    }
+
+    /// The same with settings.
+    pub(crate) async fn plugin_with(
+        &self,
+        settings: serde_json::Value,
+        registry: &[(i64, u64)],
+        locks: &[(i64, u64)],
+    ) -> Host<crate::ZooKeeper> {
         let keys = |sessions: &[(i64, u64)]| -> Vec<_> {
             let key = |(id, timeout_ms): &(i64, u64)| {
                 self.sessions.borrow_mut().insert(*id);
@@ -140,6 +150,7 @@ impl Ensemble {
         let resume = json!({ "registry": keys(registry), "locks": keys(locks) });
         let endpoint = Endpoint { host: "zk".to_owned(), port: 2181, tls: false };
         let options = StartOptions {
+            settings,
             endpoints: vec![endpoint],
             resume: Some(resume.to_string().into_bytes()),
             ..StartOptions::default()

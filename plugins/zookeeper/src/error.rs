@@ -32,6 +32,15 @@ impl Failure {
                     .detail("max", limit.to_string())
                     .effect_unknown()
             }
+            Self::TooMuch { limit } => {
+                let message = format!(
+                    "{doing}: the values have more than {limit} bytes together; ask for fewer keys at a \
+                     time"
+                );
+                Error::too_large(message)
+                    .detail("limit", "values of one answer")
+                    .detail("max", limit.to_string())
+            }
             Self::OverLimit { name, what, limit } => {
                 Error::exhausted(format!("{doing}: {what} (at most {limit})"))
                     .detail("limit", *name)

@@ -301,7 +301,10 @@ impl Failure {
             Self::Refused(code) => {
                 matches!(*code, ErrorCode::SESSION_EXPIRED | ErrorCode::SESSION_MOVED)
             }
-            Self::TooLarge { .. } | Self::AnswerTooLarge { .. } | Self::OverLimit { .. } => false,
+            Self::TooLarge { .. }
+            | Self::AnswerTooLarge { .. }
+            | Self::TooMuch { .. }
+            | Self::OverLimit { .. } => false,
         }
     }
 }

@@ -4,13 +4,12 @@
 //! version checks then; a transaction that finds something changed in between starts over.
 
 use super::plan::{Looked, Plan, State};
+use super::values::{Wanted, read_values};
 use super::version_of;
 use crate::lock::Lease;
 use crate::path::ancestors;
 use crate::session::{Client, Failure};
-use crate::wire::{
-    Create, CreateMode, ErrorCode, Exists, GetData, MultiOutcome, Op, OpResult, SetData,
-};
+use crate::wire::{Create, CreateMode, ErrorCode, Exists, MultiOutcome, Op, OpResult, SetData};
 use crate::zookeeper::ZooKeeper;
 use futures::future::join_all;
 use pintle_plugin_sdk::config::{Condition, Entry, Mismatch, PutOutcome, Stored, TxnOp, TxnResult};
@@ -38,7 +37,7 @@ pub(super) enum Transacted {
 /// What was done, in the order of the operations.
 pub(super) struct Committed {
     pub(super) results: Vec<TxnResult>,
-    /// What was there before.
+    /// What was there before, of keys with a condition.
     pub(super) before: Vec<Option<Entry>>,
 }
 
@@ -81,10 +80,10 @@ impl ZooKeeper {
         paths: &BTreeMap<String, String>,
     ) -> Result<Attempt, Failure> {
         let reading = |failure: Failure| failure.without_effect();
-        let mut looked = look(client, paths, false).await.map_err(reading)?;
+        let mut looked = look(client, transaction, paths, false).await.map_err(reading)?;
         if !transaction.mismatches(&looked).is_empty() || transaction.is_of_nothing(&looked) {
             // What does not match, or is missing, may be old: nobody is told so because of that.
-            looked = look(client, paths, true).await.map_err(reading)?;
+            looked = look(client, transaction, paths, true).await.map_err(reading)?;
             let mismatches = transaction.mismatches(&looked);
             if !mismatches.is_empty() {
                 return Ok(Attempt::Done(Transacted::Stale(mismatches)));
@@ -214,21 +213,20 @@ impl Failure {
     }
 }
 
-/// Reads what is at all these paths, by key.
+/// Looks what is at all these paths, by key.
 async fn look(
     client: &Client,
+    transaction: &Transaction,
     paths: &BTreeMap<String, String>,
     barrier: bool,
 ) -> Result<Looked, Failure> {
-    let barrier = barrier.then(|| client.barrier());
-    let reads: Vec<_> =
-        paths.values().map(|path| client.call(&GetData { path, watch: false })).collect();
-    if let Some(barrier) = barrier {
-        barrier.await?;
-    }
+    let shown = transaction.shown();
+    let wanted =
+        paths.iter().map(|(key, path)| Wanted { path, is_shown: shown.contains(key.as_str()) });
+    let nodes = read_values(client, barrier, wanted).await?;
     let mut looked = BTreeMap::new();
-    for ((key, path), read) in paths.iter().zip(join_all(reads).await) {
-        let state = match super::found(read)? {
+    for ((key, path), node) in paths.iter().zip(nodes) {
+        let state = match node {
             Some((data, stat)) => State::There { data, stat },
             None => State::Missing { above: missing_above(client, path).await? },
         };
@@ -258,6 +256,12 @@ impl Transaction {
     fn keys(&self) -> BTreeSet<String> {
         let conditions = self.conditions.iter().map(|condition| condition.key.clone());
         conditions.chain(self.ops.iter().map(|op| key_of(op).to_owned())).collect()
+    }
+
+    /// The keys whose values an answer may show.
+    fn shown(&self) -> BTreeSet<&str> {
+        let gets = self.ops.iter().filter(|op| matches!(op, TxnOp::Get(_))).map(key_of);
+        self.conditions.iter().map(|condition| condition.key.as_str()).chain(gets).collect()
     }
 
     /// Whether it is about one key that is missing, and does not put it. Then a read says all: the

@@ -39,6 +39,8 @@ pub(crate) enum Failure {
     TooLarge { bytes: usize, limit: usize },
     /// It was done, but its answer takes more memory than one may.
     AnswerTooLarge { bytes: usize, limit: usize },
+    /// The values that were asked for together have more bytes than one answer may.
+    TooMuch { limit: usize },
     /// What it is part of would take more than this limit allows, whose name comes first.
     OverLimit { name: &'static str, what: &'static str, limit: usize },
 }
