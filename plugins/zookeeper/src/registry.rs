@@ -17,7 +17,7 @@ use pintle_plugin_sdk::registry::{
     Registered, RegistrationReporter, Registry, RemoveOutcome, ServicesPage, WatchSink,
 };
 use pintle_plugin_sdk::signal::Signal;
-use pintle_plugin_sdk::{Context, Effect, Error};
+use pintle_plugin_sdk::{Context, Error};
 use reap::Inheritance;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -36,6 +36,8 @@ pub struct Registration {
     /// What is registered, and again after a loss.
     /// Locked while it is written, so that what is older never comes last.
     record: Rc<Mutex<InstanceRecord>>,
+    /// An update was sent of which nobody knows yet whether the server has it.
+    in_doubt: Rc<Cell<bool>>,
     /// The name is taken within this plugin as long as this lives.
     claim: Rc<NameClaim>,
 }
@@ -139,18 +141,12 @@ impl Registry for ZooKeeper {
     ) -> Result<(), Error> {
         let client = registration.session.client(cx).await?;
         let mut kept = registration.record.lock().await;
-        let mut record = kept.clone();
-        if (&instance.service, &instance.id) != (&record.instance.service, &record.instance.id) {
+        let now = &kept.instance;
+        if (&instance.service, &instance.id) != (&now.service, &now.id) {
             return Err(Error::invalid("an instance cannot change its name"));
         }
-        record.instance = instance;
-        // From now on it may be what the server has, also where nobody waits for the answer.
-        let before = std::mem::replace(&mut *kept, record);
-        let rewritten = self.rewrite(&client, &registration.path, &kept).await;
-        if rewritten.as_ref().is_err_and(|error| error.effect() == Effect::None) {
-            *kept = before;
-        }
-        rewritten
+        let record = InstanceRecord { instance, ..kept.clone() };
+        registration.rewrite(&client, &mut kept, record).await
     }
 
     async fn deregister(&self, cx: &Context, registration: Rc<Registration>) -> Result<(), Error> {

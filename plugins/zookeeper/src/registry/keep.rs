@@ -60,7 +60,8 @@ pub(super) async fn register(
         return plugin.taken_here(cx, &session, &path, &record).await;
     };
     let session = unless_ended(cx, plugin.session_for(cx, &path, ttl)).await??;
-    let registration = Registration { session, path, record: Rc::new(Mutex::new(record)), claim };
+    let (record, in_doubt) = (Rc::new(Mutex::new(record)), Rc::default());
+    let registration = Registration { session, path, record, in_doubt, claim };
     let left = Cell::new(Left::Nothing);
     let attempt = plugin.attempt(cx, &registration, ttl, &left);
     let outcome = match select(pin!(attempt), pin!(cx.cancelled())).await {
@@ -262,25 +263,6 @@ impl ZooKeeper {
         if is_race(&failure) { Ok(false) } else { Err(failure) }
     }
 
-    /// Replaces what a registration says of itself.
-    pub(super) async fn rewrite(
-        &self,
-        client: &Client,
-        path: &str,
-        record: &InstanceRecord,
-    ) -> Result<(), Error> {
-        let data = record.encode()?;
-        let doing = format!("updating `{}`", record.instance.id);
-        let there = node(client, path).await.map_err(|failure| failure.explain_read(&doing))?;
-        let owned = there.filter(|(_, stat)| stat.ephemeral_owner == client.identity().id);
-        let Some((_, stat)) = owned else {
-            let message = format!("{doing}: it is not registered at the moment; it will be again");
-            return Err(Error::unavailable(message).retry_after(Duration::from_secs(1)));
-        };
-        let set = SetData { path, data: Some(&data), version: stat.version };
-        client.call(&set).await.map(drop).map_err(|failure| failure.explain(&doing))
-    }
-
     /// Keeps an instance registered until nobody wants it any more.
     async fn keep(
         self: Rc<Self>,
@@ -356,7 +338,66 @@ impl Registration {
         self.claim.state.given_up.get()
     }
 
+    /// Replaces what it says of itself: `kept`, by `record`.
+    pub(super) async fn rewrite(
+        &self,
+        client: &Client,
+        kept: &mut InstanceRecord,
+        record: InstanceRecord,
+    ) -> Result<(), Error> {
+        let data = record.encode()?;
+        let doing = format!("updating `{}`", record.instance.id);
+        let there =
+            node(client, &self.path).await.map_err(|failure| failure.explain_read(&doing))?;
+        let owned = there.filter(|(_, stat)| stat.ephemeral_owner == client.identity().id);
+        let Some((_, stat)) = owned else {
+            let message = format!("{doing}: it is not registered at the moment; it will be again");
+            return Err(Error::unavailable(message).retry_after(Duration::from_secs(1)));
+        };
+        // From now on it may be what the server has, also where nobody waits for the answer.
+        let before = std::mem::replace(kept, record);
+        let was_in_doubt = self.in_doubt.replace(true);
+        let set = SetData { path: &self.path, data: Some(&data), version: stat.version };
+        let written = client.call(&set).await.map(drop).map_err(|failure| failure.explain(&doing));
+        match &written {
+            Ok(()) => self.in_doubt.set(false),
+            Err(error) if error.effect() == Effect::None => {
+                *kept = before;
+                self.in_doubt.set(was_in_doubt);
+            }
+            Err(_) => {}
+        }
+        written
+    }
+
+    /// Takes over what the server has, where an update leaves that in doubt. What was sent before is
+    /// shown: by the own connection, or behind the word of the quorum.
+    async fn end_doubt(&self, client: &Client) -> Result<(), Failure> {
+        // An update that is under way says itself how it went.
+        let Some(mut kept) = self.record.try_lock().filter(|_| self.in_doubt.get()) else {
+            return Ok(());
+        };
+        let there = node(client, &self.path).await?;
+        if let Some((data, stat)) = there
+            && stat.ephemeral_owner == client.identity().id
+            && let Ok(record) = InstanceRecord::decode(&data)
+        {
+            *kept = record;
+            self.in_doubt.set(false);
+        }
+        Ok(())
+    }
+
     /// Looks at the own node, behind a sign of life that the leader has seen.
+    async fn look(&self, client: &Client) -> Result<Stat, Failure> {
+        let stat = look_at_own(client, &self.path).await?;
+        if stat.ephemeral_owner == client.identity().id {
+            self.end_doubt(client).await?;
+        }
+        Ok(stat)
+    }
+
+    /// Proves that the node is its own still.
     async fn renew(&self, own: &Listener) -> Result<Renewal, Error> {
         let cx = Context::background("renewing a registration", Duration::from_secs(3_600));
         let client = self.session.client_patiently(&cx).await?;
@@ -364,7 +405,7 @@ impl Registration {
         own.clear();
         let sent_at = Instant::now();
         let gone = |reason: &str| Ok(Renewal::Gone(reason.to_owned()));
-        match look_at_own(&client, &self.path).await {
+        match self.look(&client).await {
             Ok(stat) if stat.ephemeral_owner == identity.id => {
                 Ok(Renewal::Renewed(Validity { sent_at, valid_for: identity.timeout }))
             }

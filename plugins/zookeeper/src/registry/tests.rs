@@ -1,7 +1,7 @@
 //! Registrations on servers that are slow, away or broken, on a virtual clock.
 
 use crate::ZooKeeper;
-use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, MULTI, SET_DATA};
+use crate::ensemble::{Asked, CHILDREN, DELETE, EXISTS, Ensemble, Fate, GET_DATA, MULTI, SET_DATA};
 use crate::wire::ErrorCode;
 use pintle_plugin_sdk::record::InstanceRecord;
 use pintle_plugin_sdk::registry::{Event, Instance, RegisterRequest};
@@ -271,6 +271,40 @@ fn an_update_whose_answer_is_lost_is_what_is_registered_after_a_loss() {
         seconds(5).await;
         let record = InstanceRecord::decode(&ensemble.node(&path("a")).unwrap().data).unwrap();
         assert_eq!(record.instance, heavier);
+    });
+}
+
+/// What is registered in the end where an update is met by `fate` at its request `opcode`, nobody
+/// waits for it any more, the connection is made anew, and the session expires later.
+async fn updated_in_vain(opcode: i32, fate: fn() -> Fate) -> Instance {
+    let ensemble = Ensemble::start();
+    let host = ensemble.plugin(&[], &[]).await;
+    register(&host, 1, instance("web", "a")).await.unwrap();
+    ensemble.obey(move |asked| if asked.opcode == opcode { fate() } else { Fate::Serve });
+    let heavier = Instance { weight: 7, ..instance("web", "a") };
+    host.registry().update(1, heavier).await.unwrap_err();
+    ensemble.obey_nobody();
+    ensemble.cut();
+    seconds(60).await;
+    ensemble.expire_all();
+    seconds(5).await;
+    InstanceRecord::decode(&ensemble.node(&path("a")).unwrap().data).unwrap().instance
+}
+
+#[test]
+fn an_update_that_was_never_sent_does_not_come_into_force_later() {
+    run(async {
+        assert_eq!(updated_in_vain(GET_DATA, || Fate::Stall).await, instance("web", "a"));
+    });
+}
+
+#[test]
+fn an_update_whose_answer_is_lost_is_in_force_later_if_the_server_has_it() {
+    run(async {
+        assert_eq!(updated_in_vain(SET_DATA, || Fate::Stall).await, instance("web", "a"));
+    });
+    run(async {
+        assert_eq!(updated_in_vain(SET_DATA, || Fate::Swallow).await.weight, 7);
     });
 }
 
