@@ -19,7 +19,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::{Pin, pin};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -89,7 +89,8 @@ struct Inner {
     tally: Rc<Tally>,
     frames_read: Cell<u64>,
     closed: RefCell<Option<Rc<str>>>,
-    watches: Rc<Watches>,
+    /// They know their client, too: they end with their session and its listeners.
+    watches: Weak<Watches>,
     /// A barrier that is still in `outgoing`: whatever is added behind it may rely on it.
     barrier: RefCell<Option<Barrier>>,
 }
@@ -121,7 +122,7 @@ impl<T> Future for Reply<T> {
 }
 
 impl Client {
-    pub(crate) fn new(identity: Identity, common: &Common, watches: Rc<Watches>) -> Self {
+    pub(crate) fn new(identity: Identity, common: &Common, watches: Weak<Watches>) -> Self {
         let shared = Inner {
             identity,
             request_bytes_max: common.request_bytes_max,
@@ -393,7 +394,12 @@ impl Inner {
         let mut input = Decoder::new(frame);
         let header = self.header(&mut input)?;
         match header.xid {
-            XID_EVENT => self.watches.tell(&Event::decode(&mut input)?),
+            XID_EVENT => {
+                let event = Event::decode(&mut input)?;
+                if let Some(watches) = self.watches.upgrade() {
+                    watches.tell(&event);
+                }
+            }
             XID_PING => {}
             xid => {
                 let awaited = self.awaited(xid)?;

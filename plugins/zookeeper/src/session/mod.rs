@@ -346,7 +346,7 @@ impl State {
         }
         let generation = self.generation.get();
         let identity = Identity { id, generation, timeout: granted };
-        let client = Client::new(identity, &self.common, Rc::clone(&self.watches));
+        let client = Client::new(identity, &self.common, Rc::downgrade(&self.watches));
         tracing::debug!(
             purpose = self.purpose,
             endpoint = peer,

@@ -113,3 +113,23 @@ fn changes_that_nobody_has_looked_at_count_as_what_watches_keep() {
         assert!(matches!(slow.next().await, Notice::Gap(_)), "others keep the rest");
     });
 }
+
+#[test]
+fn a_session_that_has_ended_keeps_nothing_of_its_watches() {
+    run(async {
+        let servers: Rc<Servers> = Rc::default();
+        let session = start(&servers, 1);
+        let (mut peer, client) = established(&servers, &session).await;
+        drop(client);
+        let watches = Rc::downgrade(session.watches());
+        let closing = session.close(Duration::from_secs(5));
+        let serving = async {
+            let close = peer.request().await.unwrap();
+            peer.answer(close.xid, 9, 0, |_| {}).await;
+        };
+        futures::future::join(closing, serving).await.0.unwrap();
+        drop((session, peer));
+        sleep(Duration::from_secs(1)).await;
+        assert!(watches.upgrade().is_none());
+    });
+}
