@@ -130,16 +130,6 @@ impl Ensemble {
         registry: &[(i64, u64)],
         locks: &[(i64, u64)],
     ) -> Host<crate::ZooKeeper> {
-        self.plugin_with(json!({}), registry, locks).await
-    }
-
-    /// The same with settings.
-    pub(crate) async fn plugin_with(
-        &self,
-        settings: serde_json::Value,
-        registry: &[(i64, u64)],
-        locks: &[(i64, u64)],
-    ) -> Host<crate::ZooKeeper> {
         let keys = |sessions: &[(i64, u64)]| -> Vec<_> {
             let key = |(id, timeout_ms): &(i64, u64)| {
                 self.sessions.borrow_mut().insert(*id);
@@ -148,13 +138,18 @@ impl Ensemble {
             sessions.iter().map(key).collect()
         };
         let resume = json!({ "registry": keys(registry), "locks": keys(locks) });
+        self.plugin_with(json!({}), Some(resume.to_string().into_bytes())).await
+    }
+
+    /// A plugin on these servers, with these settings and what its predecessor's checkpoint said.
+    pub(crate) async fn plugin_with(
+        &self,
+        settings: serde_json::Value,
+        resume: Option<Vec<u8>>,
+    ) -> Host<crate::ZooKeeper> {
         let endpoint = Endpoint { host: "zk".to_owned(), port: 2181, tls: false };
-        let options = StartOptions {
-            settings,
-            endpoints: vec![endpoint],
-            resume: Some(resume.to_string().into_bytes()),
-            ..StartOptions::default()
-        };
+        let options =
+            StartOptions { settings, endpoints: vec![endpoint], resume, ..StartOptions::default() };
         Host::start(options).await.unwrap()
     }
 

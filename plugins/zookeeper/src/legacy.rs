@@ -11,9 +11,11 @@ const SESSIONS_MAX: usize = 64;
 /// The sessions that the server keeps for an incarnation.
 #[derive(Default, Deserialize, Serialize)]
 pub(crate) struct Legacy {
+    /// The node below which it has all. Incarnations of earlier versions did not say.
+    root: Option<String>,
     /// Of registrations: to be adopted.
     registry: Vec<KeyForm>,
-    /// Of locks: to be closed.
+    /// Of locks, and of what else its predecessors left: to be closed.
     locks: Vec<KeyForm>,
 }
 
@@ -40,7 +42,7 @@ impl From<KeyForm> for SessionKey {
 
 impl Legacy {
     /// The newest first: those beyond the limit are left out.
-    pub(crate) fn new(registry: &[SessionKey], locks: &[SessionKey]) -> Self {
+    pub(crate) fn new(root: &str, registry: &[SessionKey], locks: &[SessionKey]) -> Self {
         let forms = |keys: &[SessionKey]| {
             let left_out = keys.len().saturating_sub(SESSIONS_MAX);
             if left_out > 0 {
@@ -48,7 +50,7 @@ impl Legacy {
             }
             keys.iter().take(SESSIONS_MAX).map(KeyForm::from).collect()
         };
-        Self { registry: forms(registry), locks: forms(locks) }
+        Self { root: Some(root.to_owned()), registry: forms(registry), locks: forms(locks) }
     }
 
     /// What the predecessor left, if it can be read.
@@ -60,9 +62,16 @@ impl Legacy {
         })
     }
 
-    pub(crate) fn into_keys(self) -> (Vec<SessionKey>, Vec<SessionKey>) {
+    /// What a successor below `root` adopts, and what it closes: below another, nobody would look for
+    /// the instances again.
+    pub(crate) fn into_keys(self, root: &str) -> (Vec<SessionKey>, Vec<SessionKey>) {
         let keys = |forms: Vec<KeyForm>| forms.into_iter().map(SessionKey::from).collect();
-        (keys(self.registry), keys(self.locks))
+        let (registry, mut locks): (Vec<_>, Vec<_>) = (keys(self.registry), keys(self.locks));
+        if self.root.is_none_or(|before| before == root) {
+            return (registry, locks);
+        }
+        locks.extend(registry);
+        (Vec::new(), locks)
     }
 
     /// Hands it to the host.

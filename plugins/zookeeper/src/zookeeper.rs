@@ -118,9 +118,8 @@ impl Plugin for ZooKeeper {
         };
         let paths = Paths::new(settings.root()?);
         let acl = settings.acl()?;
-        let (adopted, orphaned) = Legacy::resumed(start.resume.as_deref()).into_keys();
-        let keeper = Rc::new(Keeper::default());
-        *keeper.orphaned.borrow_mut() = orphaned.clone();
+        let (adopted, orphaned) = Legacy::resumed(start.resume.as_deref()).into_keys(paths.root());
+        let keeper = Rc::new(Keeper::new(paths.root(), &orphaned));
         let keep: Rc<dyn Fn()> = {
             let keeper = Rc::clone(&keeper);
             Rc::new(move || keeper.keep())
@@ -310,32 +309,38 @@ impl Failure {
 }
 
 /// Writes a checkpoint whenever a session has changed.
-#[derive(Default)]
 struct Keeper {
+    root: String,
     /// Of registrations, and of locks.
     pools: RefCell<Option<(Rc<Pool>, Rc<Pool>)>>,
-    /// Lock sessions of predecessors that are not closed yet.
+    /// Sessions of predecessors that are to be closed, and are not yet.
     orphaned: RefCell<Vec<SessionKey>>,
 }
 
 impl Keeper {
+    fn new(root: &str, orphaned: &[SessionKey]) -> Self {
+        let orphaned = RefCell::new(orphaned.to_vec());
+        Self { root: root.to_owned(), pools: RefCell::default(), orphaned }
+    }
+
     fn keep(&self) {
         if let Some((registry, locks)) = &*self.pools.borrow() {
             let mut locks = locks.keys();
             locks.extend(self.orphaned.borrow().iter().cloned());
-            Legacy::new(&registry.keys(), &locks).checkpoint();
+            Legacy::new(&self.root, &registry.keys(), &locks).checkpoint();
         }
     }
 }
 
-/// Ends lock sessions of predecessors, so that their locks block nobody: one at a time, so that one
-/// connection does for all, and the newest first, since older ones have less time left anyway.
+/// Ends sessions of predecessors that nobody takes over, so that their locks block nobody: one at a
+/// time, so that one connection does for all, and the newest first, since older ones have less time left
+/// anyway.
 async fn close_orphaned(common: Common, orphaned: Vec<SessionKey>, keeper: Rc<Keeper>) {
     let mut orphaned = VecDeque::from(orphaned);
     let mut pauses = Backoff::new(CLOSE_PAUSE, CLOSE_TIMEOUT);
     while let Some(key) = orphaned.pop_front() {
         let resumed = Some(key.clone());
-        let started = Session::start(common.clone(), "orphaned lock", key.timeout, resumed, || {});
+        let started = Session::start(common.clone(), "orphaned", key.timeout, resumed, || {});
         let Ok(session) = started else { return };
         match session.close(CLOSE_TIMEOUT).await {
             Ok(()) => {
@@ -344,7 +349,7 @@ async fn close_orphaned(common: Common, orphaned: Vec<SessionKey>, keeper: Rc<Ke
                 keeper.keep();
             }
             Err(error) => {
-                tracing::debug!(%error, "a predecessor's locks could not be removed, trying again");
+                tracing::debug!(%error, "a predecessor's session could not be closed, trying again");
                 orphaned.push_back(key);
                 drop(session);
                 pauses.wait().await;

@@ -75,7 +75,7 @@ fn one_value_is_read_however_large_a_server_may_answer() {
         let ensemble = Ensemble::start();
         let keys = keys(&ensemble, 1, 9 * MIB);
         let settings = json!({ "answer_bytes_max": 10 * MIB });
-        let host = ensemble.plugin_with(settings, &[], &[]).await;
+        let host = ensemble.plugin_with(settings, None).await;
         let entries = host.config().get_many(keys, read()).await.unwrap();
         assert_eq!(entries[0].as_ref().unwrap().value.len(), 9 * MIB);
     });

@@ -1,10 +1,11 @@
-//! The plugin with the connections that a host grants.
+//! The plugin with the connections that a host grants, and after another.
 
 use crate::ensemble::Ensemble;
 use pintle_plugin_sdk::lock::{AcquireRequest, Mode};
 use pintle_plugin_sdk::registry::RegisterRequest;
-use pintle_plugin_sdk::testing::{AcquireOutcome, RegisterOutcome, instance, run};
+use pintle_plugin_sdk::testing::{AcquireOutcome, RegisterOutcome, checkpoint, instance, run};
 use pintle_plugin_sdk::time::sleep;
+use serde_json::json;
 use std::time::Duration;
 
 /// `limits.connections` of a backend of which nothing else is said.
@@ -60,4 +61,23 @@ fn ttls_that_are_not_used_any_more_cost_no_connection() {
             assert_eq!(ensemble.connections(), 1);
         }
     });
+}
+
+#[test]
+fn where_the_root_is_another_the_instances_of_a_predecessor_go() {
+    let ensemble = Ensemble::start();
+    let settings = |root| json!({ "root": root });
+    run(async {
+        let host = ensemble.plugin_with(settings("/old"), None).await;
+        host.registry().register(1, register(1, 30_000)).await.unwrap();
+    });
+    let instance = "/old/.pintle/v1/registry/instances/web/1";
+    // Each run ends like a sandbox that traps.
+    for (root, is_there) in [("/old/", true), ("/", false)] {
+        run(async {
+            let _successor = ensemble.plugin_with(settings(root), checkpoint()).await;
+            sleep(Duration::from_secs(5)).await;
+            assert_eq!(ensemble.node(instance).is_some(), is_there, "below {root}");
+        });
+    }
 }
