@@ -94,6 +94,8 @@ pub(crate) enum Fate {
     Stall,
     /// It is done, and nothing more is answered on this connection, but for pings.
     Swallow,
+    /// It is done; this answer, and what comes after it on this connection, waits until a test lets it go.
+    Hold,
 }
 
 type Rule = Box<dyn Fn(&Asked) -> Fate>;
@@ -107,6 +109,8 @@ struct Line {
     changed: Signal,
     is_cut: Cell<bool>,
     is_stalled: Cell<bool>,
+    /// What is not written yet goes out later.
+    is_held: Cell<bool>,
     /// Paths whose next change is told: of the node, and of its children.
     once: RefCell<BTreeSet<(String, bool)>>,
     /// Paths below which everything is told.
@@ -165,6 +169,14 @@ impl Ensemble {
     pub(crate) fn cut(&self) {
         for line in self.lines() {
             line.is_cut.set(true);
+            line.changed.notify();
+        }
+    }
+
+    /// Writes what was held.
+    pub(crate) fn let_go(&self) {
+        for line in self.lines() {
+            line.is_held.set(false);
             line.changed.notify();
         }
     }
@@ -309,8 +321,8 @@ impl Ensemble {
     async fn serve(&self, line: &Line, mut connection: Connection) {
         let mut input = Vec::new();
         loop {
-            let outgoing = line.outgoing.take();
-            if !outgoing.is_empty() {
+            if line.has_news() {
+                let outgoing = line.outgoing.take();
                 // The plugin may have left.
                 let _ = connection.write_all(&outgoing).await;
                 let _ = connection.flush().await;
@@ -319,9 +331,7 @@ impl Ensemble {
                 return;
             }
             let frame = pin!(frame(&mut connection, &mut input));
-            let news = line
-                .changed
-                .wait(|| (line.is_cut.get() || !line.outgoing.borrow().is_empty()).then_some(()));
+            let news = line.changed.wait(|| (line.is_cut.get() || line.has_news()).then_some(()));
             match select(frame, pin!(news)).await {
                 Either::Left((Some(frame), _)) => self.take(line, &frame),
                 Either::Left((None, _)) => return,
@@ -372,6 +382,10 @@ impl Ensemble {
             }
             Fate::Refuse(code) => line.answer(xid, self.zxid.get(), Err(code)),
             Fate::Stall => line.is_stalled.set(true),
+            Fate::Hold => {
+                line.is_held.set(true);
+                line.answer(xid, self.zxid.get(), self.answer(line, opcode, &mut input));
+            }
             Fate::Swallow => {
                 line.is_stalled.set(true);
                 drop(self.answer(line, opcode, &mut input));
@@ -513,6 +527,11 @@ fn check(node: &Node, version: i32) -> Result<(), ErrorCode> {
 }
 
 impl Line {
+    /// Whether there is anything to write.
+    fn has_news(&self) -> bool {
+        !self.is_held.get() && !self.outgoing.borrow().is_empty()
+    }
+
     fn write(&self, write: impl FnOnce(&mut Encoder<'_>)) {
         let mut out = self.outgoing.borrow_mut();
         let at = begin_frame(&mut out);

@@ -15,7 +15,7 @@ use pintle_plugin_sdk::lock::{
     AcquireRequest, Acquired, LeaseReporter, Lock, LockState, LocksPage, Token, WatchSink,
 };
 use pintle_plugin_sdk::random::random_u64;
-use pintle_plugin_sdk::{Context, Error, spawn};
+use pintle_plugin_sdk::{Context, Effect, Error, spawn};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 use std::time::Duration;
@@ -31,8 +31,8 @@ pub struct Lease {
     path: String,
     /// It is being given back: its claim may be gone.
     releasing: Rc<Cell<bool>>,
-    /// A deletion of its claim was sent whose answer did not come.
-    deletion_sent: Rc<Cell<bool>>,
+    /// Deletions of its claim that were sent and not refused: one of them may have removed it.
+    deletions: Rc<Cell<u64>>,
 }
 
 impl std::fmt::Debug for Lease {
@@ -66,27 +66,28 @@ impl Lease {
     async fn remove(&self, cx: &Context) -> Result<bool, Error> {
         loop {
             if self.session.is_over(self.generation) {
-                return Ok(self.deletion_sent.get());
+                return Ok(self.deletions.get() > 0);
             }
             let client = self.session.client(cx).await?;
             if client.identity().generation != self.generation {
                 continue;
             }
             let delete = Delete { path: &self.path, version: -1 };
-            match client.call(&delete).await {
-                Ok(()) => return Ok(true),
-                Err(failure) if failure.is(ErrorCode::NO_NODE) => {
-                    return Ok(self.deletion_sent.get());
-                }
-                Err(failure) if failure.is_passing() => {
-                    let sent = matches!(failure, Failure::Lost { sent: true, .. });
-                    self.deletion_sent.set(self.deletion_sent.get() || sent);
-                    self.session.settle(&client);
-                    if let Some(end) = cx.ended() {
-                        return Err(cx.error(end).effect_unknown());
-                    }
-                }
-                Err(failure) => return Err(failure.explain("giving a claim back")),
+            // Before the answer: it may come when nobody waits for it any more.
+            self.deletions.set(self.deletions.get() + 1);
+            let Err(failure) = client.call(&delete).await else { return Ok(true) };
+            if failure.explain("").effect() == Effect::None {
+                self.deletions.set(self.deletions.get() - 1);
+            }
+            if failure.is(ErrorCode::NO_NODE) {
+                return Ok(self.deletions.get() > 0);
+            }
+            if !failure.is_passing() {
+                return Err(failure.explain("giving a claim back"));
+            }
+            self.session.settle(&client);
+            if let Some(end) = cx.ended() {
+                return Err(cx.error(end).effect_unknown());
             }
         }
     }

@@ -279,7 +279,7 @@ impl Attempt {
             generation: identity.generation,
             path,
             releasing: Rc::default(),
-            deletion_sent: Rc::default(),
+            deletions: Rc::default(),
         };
         let validity = Validity { sent_at, valid_for: identity.timeout };
         let token = match self.request.mode {

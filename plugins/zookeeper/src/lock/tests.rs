@@ -1,6 +1,8 @@
 //! Locks on servers that come and go, on a virtual clock.
 
-use crate::ensemble::Ensemble;
+use crate::ensemble::{DELETE, Ensemble, Fate};
+use crate::wire::ErrorCode;
+use pintle_plugin_sdk::Effect;
 use pintle_plugin_sdk::lock::{AcquireRequest, Event, LockState, Mode};
 use pintle_plugin_sdk::spawn;
 use pintle_plugin_sdk::testing::{AcquireOutcome, run};
@@ -79,5 +81,42 @@ fn a_watch_that_began_in_a_fresh_ensemble_shows_the_tokens_of_later_holders() {
             panic!("{events:?}")
         };
         assert_eq!(holders[0].token.as_ref().unwrap().epoch, "abc");
+    });
+}
+
+#[test]
+fn a_release_that_is_repeated_since_the_first_was_not_answered_in_time_says_that_it_was_held() {
+    run(async {
+        let ensemble = Ensemble::start();
+        let host = ensemble.plugin(&[], &[]).await;
+        host.lock().acquire(1, request(0)).await.unwrap();
+        ensemble.obey(|asked| if asked.opcode == DELETE { Fate::Hold } else { Fate::Serve });
+        host.set_timeout(Duration::from_secs(1));
+        let error = host.lock().release(1).await.unwrap_err();
+        assert_eq!(error.effect(), Effect::Unknown);
+        ensemble.obey_nobody();
+        ensemble.let_go();
+        assert!(host.lock().release(1).await.unwrap());
+    });
+}
+
+#[test]
+fn a_release_that_is_repeated_since_the_first_was_refused_says_what_it_finds() {
+    run(async {
+        let ensemble = Ensemble::start();
+        let host = ensemble.plugin(&[], &[]).await;
+        host.lock().acquire(1, request(0)).await.unwrap();
+        ensemble.obey(|asked| match asked.opcode == DELETE {
+            true => Fate::Refuse(ErrorCode::NO_AUTH),
+            false => Fate::Serve,
+        });
+        host.lock().release(1).await.unwrap_err();
+        // It is tried again in the background.
+        sleep(Duration::from_millis(1)).await;
+        ensemble.below(LOCK).iter().filter(|path| path.len() > LOCK.len()).for_each(|claim| {
+            ensemble.delete(claim);
+        });
+        ensemble.obey_nobody();
+        assert!(!host.lock().release(1).await.unwrap());
     });
 }
