@@ -435,10 +435,11 @@ impl Ensemble {
             }
             EXISTS | GET_DATA => {
                 let (path, watch) = (input.string().unwrap(), input.bool().unwrap());
-                if watch {
+                let stat = self.stat(path);
+                if watch && (opcode == EXISTS || stat.is_some()) {
                     line.once.borrow_mut().insert((path.to_owned(), false));
                 }
-                let stat = self.stat(path).ok_or(missing)?;
+                let stat = stat.ok_or(missing)?;
                 if opcode == GET_DATA {
                     out.buffer(Some(&self.node(path).ok_or(missing)?.data));
                 }

@@ -67,6 +67,18 @@ impl ZooKeeper {
     }
 }
 
+/// What a watch for one change was set by; nothing where the node is missing or not ours to read. Any
+/// other refusal leaves no watch behind.
+pub(crate) fn if_readable<T>(read: Result<T, Failure>) -> Result<Option<T>, Failure> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(failure) if failure.is(ErrorCode::NO_NODE) || failure.is(ErrorCode::NO_AUTH) => {
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
+    }
+}
+
 impl Session {
     /// Has the next call wait for another connection than one that has failed, also where the server
     /// refused on it and did not hang up.

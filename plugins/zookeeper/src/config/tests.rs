@@ -1,8 +1,11 @@
 //! Configuration on servers in memory, on a virtual clock.
 
-use crate::ensemble::{Ensemble, Fate, GET_DATA, MULTI};
+use crate::ensemble::{EXISTS, Ensemble, Fate, GET_DATA, MULTI};
+use crate::wire::ErrorCode;
 use pintle_plugin_sdk::Effect;
-use pintle_plugin_sdk::config::{Consistency, ReadOptions, TxnOp, TxnOutcome, TxnPut};
+use pintle_plugin_sdk::config::{
+    Consistency, Event, ReadOptions, Target, TxnOp, TxnOutcome, TxnPut, WatchRequest,
+};
 use pintle_plugin_sdk::testing::{TxnRequest, run};
 use pintle_plugin_sdk::time::sleep;
 use serde_json::json;
@@ -109,5 +112,27 @@ fn values_that_a_transaction_does_not_show_may_have_any_size_together() {
         let outcome = host.config().txn(txn(ops)).await.unwrap();
         assert!(matches!(outcome, TxnOutcome::Committed(_)), "{outcome:?}");
         assert!(ensemble.below("/k").is_empty());
+    });
+}
+
+#[test]
+fn on_servers_without_lasting_watches_a_refused_one_is_set_again() {
+    run(async {
+        let ensemble = Ensemble::start();
+        ensemble.is_old.set(true);
+        let host = ensemble.plugin(&[], &[]).await;
+        let is_done = Cell::new(false);
+        ensemble.obey(move |asked| match asked.opcode == EXISTS && !is_done.replace(true) {
+            true => Fate::Refuse(ErrorCode::THROTTLED),
+            false => Fate::Serve,
+        });
+        let target = Target::Key("k".to_owned());
+        let request =
+            WatchRequest { target, from_version: None, previous: false, selectors: Vec::new() };
+        host.config().watch(1, request).await.unwrap();
+        host.config().events().await.unwrap();
+        ensemble.create("/k", b"v", 0);
+        let events = host.config().events().await.unwrap();
+        assert!(matches!(events.first(), Some((1, Event::Put(_)))), "{events:?}");
     });
 }

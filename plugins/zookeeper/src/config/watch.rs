@@ -4,6 +4,7 @@ use super::entry;
 use super::tree::{Denied, Node, PIPELINE, Room, read_nodes};
 use crate::limits::Share;
 use crate::session::{Client, Failure, Listener, Notice};
+use crate::watching::if_readable;
 use crate::wire::{ErrorCode, EventKind, WatchMode};
 use crate::zookeeper::{ZooKeeper, count};
 use futures::future::{Either, select};
@@ -146,7 +147,7 @@ impl ZooKeeper {
         if once && nodes.is_empty() {
             // A node that does not exist is watched by looking whether it does.
             let exists = crate::wire::Exists { path: &watched.path, watch: true };
-            if client.call(&exists).await.is_ok() {
+            if if_readable(client.call(&exists).await)?.is_some() {
                 return Box::pin(self.watched_entries(client, watched, once)).await;
             }
         }

@@ -4,6 +4,7 @@ use super::claim::{ClaimName, Queue};
 use crate::path::{child, to_name};
 use crate::registry::children_of;
 use crate::session::{Client, Failure, Listener, Notice};
+use crate::watching::if_readable;
 use crate::wire::{Children, ErrorCode, Exists, GetData, WatchMode};
 use crate::zookeeper::ZooKeeper;
 use futures::future::{join_all, select};
@@ -168,7 +169,7 @@ impl ZooKeeper {
             listener.clear();
             if once.is_some() {
                 let exists = Exists { path: &directory, watch: true };
-                if client.call(&exists).await.is_ok() {
+                if if_readable(client.call(&exists).await)?.is_some() {
                     self.queue(client, &directory, true).await?;
                 }
             }

@@ -1,12 +1,13 @@
 //! Locks on servers that come and go, on a virtual clock.
 
-use crate::ensemble::{DELETE, Ensemble, Fate};
+use crate::ensemble::{DELETE, EXISTS, Ensemble, Fate};
 use crate::wire::ErrorCode;
 use pintle_plugin_sdk::Effect;
 use pintle_plugin_sdk::lock::{AcquireRequest, Event, LockState, Mode};
 use pintle_plugin_sdk::spawn;
 use pintle_plugin_sdk::testing::{AcquireOutcome, run};
 use pintle_plugin_sdk::time::{Instant, sleep};
+use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -118,5 +119,28 @@ fn a_release_that_is_repeated_since_the_first_was_refused_says_what_it_finds() {
         });
         ensemble.obey_nobody();
         assert!(!host.lock().release(1).await.unwrap());
+    });
+}
+
+#[test]
+fn on_servers_without_lasting_watches_a_refused_one_is_set_again() {
+    run(async {
+        let ensemble = Ensemble::start();
+        ensemble.is_old.set(true);
+        ensemble.create(LOCK, b"", 0);
+        let host = ensemble.plugin(&[], &[]).await;
+        let is_done = Cell::new(false);
+        ensemble.obey(move |asked| {
+            let is_meant = asked.is_watching && asked.path == LOCK && asked.opcode == EXISTS;
+            match is_meant && !is_done.replace(true) {
+                true => Fate::Refuse(ErrorCode::THROTTLED),
+                false => Fate::Serve,
+            }
+        });
+        host.lock().watch(1, "job".to_owned()).await.unwrap();
+        host.lock().events().await.unwrap();
+        ensemble.create(OTHERS, b"", 5);
+        let events = host.lock().events().await.unwrap();
+        assert!(matches!(events.last(), Some((1, Event::State(_)))), "{events:?}");
     });
 }

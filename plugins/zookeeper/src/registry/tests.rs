@@ -371,3 +371,41 @@ fn on_servers_without_lasting_watches_one_that_ends_silences_no_other() {
         assert_eq!(put(&host).await, ["b"]);
     });
 }
+
+/// Of which instances a watch of a service on an older server tells, one of whose requests was refused
+/// once: after `before` was there and `after` came.
+async fn told_although_refused(
+    refused: i32,
+    before: Option<Instance>,
+    after: Instance,
+) -> Vec<String> {
+    let ensemble = Ensemble::start();
+    ensemble.is_old.set(true);
+    let host = ensemble.plugin(&[], &[]).await;
+    if let Some(before) = before {
+        host.registry().add(before, false).await.unwrap();
+    }
+    let is_done = Cell::new(false);
+    ensemble.obey(move |asked| {
+        let is_meant = asked.is_watching && asked.path.starts_with(&format!("{INSTANCES}/web"));
+        match is_meant && asked.opcode == refused && !is_done.replace(true) {
+            true => Fate::Refuse(ErrorCode::THROTTLED),
+            false => Fate::Serve,
+        }
+    });
+    host.registry().watch(1, Some("web".to_owned())).await.unwrap();
+    host.registry().events().await.unwrap();
+    host.registry().add(after, true).await.unwrap();
+    put(&host).await
+}
+
+#[test]
+fn on_servers_without_lasting_watches_a_refused_one_is_set_again() {
+    let (a, b) = (|| instance("web", "a"), || instance("web", "b"));
+    let heavier = Instance { weight: 7, ..a() };
+    run(async {
+        assert_eq!(told_although_refused(EXISTS, None, a()).await, ["a"], "a service that comes");
+        assert_eq!(told_although_refused(CHILDREN, Some(a()), b()).await, ["b"], "an instance");
+        assert_eq!(told_although_refused(GET_DATA, Some(a()), heavier).await, ["a"], "its record");
+    });
+}

@@ -4,6 +4,7 @@ use super::read::TOGETHER;
 use crate::limits::Share;
 use crate::path::to_name;
 use crate::session::{Client, Failure, Listener, Notice};
+use crate::watching::if_readable;
 use crate::wire::{Children, ErrorCode, EventKind, Exists, GetData, WatchMode};
 use crate::zookeeper::{ZooKeeper, count};
 use futures::future::{Either, join_all, select};
@@ -219,16 +220,14 @@ impl ZooKeeper {
             let exists = client.call(&Exists { path: &directory, watch: true });
             let children = client.call(&Children { path: &directory, watch: true });
             let (exists, children) = futures::future::join(exists, children).await;
-            if let Err(failure) = exists
-                && failure.is_passing()
-            {
-                return Err(failure);
-            }
-            let Ok((names, _)) = children else { continue };
+            if_readable(exists)?;
+            let Some((names, _)) = if_readable(children)? else { continue };
             let paths: Vec<_> =
                 names.iter().map(|name| crate::path::child(&directory, name)).collect();
             let reads = paths.iter().map(|path| client.call(&GetData { path, watch: true }));
-            join_all(reads).await;
+            for read in join_all(reads).await {
+                if_readable(read)?;
+            }
         }
         Ok(())
     }
