@@ -2,15 +2,14 @@
 //!
 //! Sessions end when they are closed, or when a test says so.
 
+mod line;
 mod multi;
 
 use crate::session::Dial;
-use crate::wire::{
-    ConnectRequest, Decoder, Encoder, ErrorCode, XID_EVENT, XID_PING, begin_frame, end_frame,
-    split_frame,
-};
+use crate::wire::{ConnectRequest, Decoder, Encoder, ErrorCode, XID_PING};
 use futures::future::{Either, select};
-use futures::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use futures::io::AsyncWriteExt as _;
+use line::frame;
 use pintle_plugin_sdk::connection::Connection;
 use pintle_plugin_sdk::signal::Signal;
 use pintle_plugin_sdk::testing::{Host, StartOptions};
@@ -127,13 +126,18 @@ impl Ensemble {
         ensemble
     }
 
-    /// A plugin on these servers, with what predecessors left: sessions of registrations and of locks,
-    /// each with its timeout.
+    /// A plugin on these servers, with what predecessors left, as [`left`](Self::left) has it.
     pub(crate) async fn plugin(
         &self,
         registry: &[(i64, u64)],
         locks: &[(i64, u64)],
     ) -> Host<crate::ZooKeeper> {
+        self.plugin_with(json!({}), Some(self.left(registry, locks))).await
+    }
+
+    /// The checkpoint of a predecessor that had these sessions of registrations and of locks, each with
+    /// its timeout.
+    pub(crate) fn left(&self, registry: &[(i64, u64)], locks: &[(i64, u64)]) -> Vec<u8> {
         let keys = |sessions: &[(i64, u64)]| -> Vec<_> {
             let key = |(id, timeout_ms): &(i64, u64)| {
                 self.sessions.borrow_mut().insert(*id);
@@ -141,8 +145,7 @@ impl Ensemble {
             };
             sessions.iter().map(key).collect()
         };
-        let resume = json!({ "registry": keys(registry), "locks": keys(locks) });
-        self.plugin_with(json!({}), Some(resume.to_string().into_bytes())).await
+        json!({ "registry": keys(registry), "locks": keys(locks) }).to_string().into_bytes()
     }
 
     /// A plugin on these servers, with these settings and what its predecessor's checkpoint said.
@@ -243,7 +246,8 @@ impl Ensemble {
         kept.iter().for_each(|path| self.delete(path));
     }
 
-    fn kept_by(&self, session: i64, prefix: &str) -> Vec<String> {
+    /// Nodes of a session whose path begins so.
+    pub(crate) fn kept_by(&self, session: i64, prefix: &str) -> Vec<String> {
         let nodes = self.nodes.borrow();
         let kept = nodes.iter().filter(|(path, node)| {
             node.owner == session && node.owner != 0 && path.starts_with(prefix)
@@ -524,75 +528,5 @@ fn check(node: &Node, version: i32) -> Result<(), ErrorCode> {
         -1 => Ok(()),
         version if version == node.version => Ok(()),
         _ => Err(ErrorCode::BAD_VERSION),
-    }
-}
-
-impl Line {
-    /// Whether there is anything to write.
-    fn has_news(&self) -> bool {
-        !self.is_held.get() && !self.outgoing.borrow().is_empty()
-    }
-
-    fn write(&self, write: impl FnOnce(&mut Encoder<'_>)) {
-        let mut out = self.outgoing.borrow_mut();
-        let at = begin_frame(&mut out);
-        write(&mut Encoder::new(&mut out));
-        end_frame(&mut out, at);
-        drop(out);
-        self.changed.notify();
-    }
-
-    fn answer(&self, xid: i32, zxid: i64, answer: Answer) {
-        let (code, body) = match answer {
-            Ok(body) => (0, body),
-            Err(ErrorCode(code)) => (code, Vec::new()),
-        };
-        let mut out = self.outgoing.borrow_mut();
-        let at = begin_frame(&mut out);
-        let mut head = Encoder::new(&mut out);
-        head.int(xid);
-        head.long(zxid);
-        head.int(code);
-        out.extend_from_slice(&body);
-        end_frame(&mut out, at);
-        drop(out);
-        self.changed.notify();
-    }
-
-    /// Takes all watches of a path away, whoever set them.
-    fn forget(&self, path: &str) -> Result<(), ErrorCode> {
-        let ways = [false, true].map(|below| (path.to_owned(), below));
-        let mut once = self.once.borrow_mut();
-        let is_once = ways.iter().filter(|way| once.remove(*way)).count() > 0;
-        let is_lasting = self.trees.borrow_mut().remove(path);
-        if is_once || is_lasting { Ok(()) } else { Err(ErrorCode::NO_WATCHER) }
-    }
-
-    fn tell(&self, kind: i32, path: &str) {
-        self.write(|out| {
-            out.int(XID_EVENT);
-            out.long(-1);
-            out.int(0);
-            out.int(kind);
-            out.int(3);
-            out.string(path);
-        });
-    }
-}
-
-/// The next whole frame; none when the connection was left.
-async fn frame(connection: &mut Connection, input: &mut Vec<u8>) -> Option<Vec<u8>> {
-    loop {
-        if let Some(frame) = split_frame(input, 1 << 20).unwrap() {
-            let frame = frame.to_vec();
-            input.drain(..frame.len() + 4);
-            return Some(frame);
-        }
-        let mut chunk = [0; 4096];
-        let count = connection.read(&mut chunk).await.unwrap_or_default();
-        if count == 0 {
-            return None;
-        }
-        input.extend_from_slice(chunk.get(..count).unwrap_or_default());
     }
 }

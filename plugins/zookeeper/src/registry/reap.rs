@@ -140,7 +140,7 @@ impl ZooKeeper {
 
     async fn reap(&self, session: PooledSession) {
         let Some(adopted) = session.key() else { return };
-        // Older servers do not list what a session keeps.
+        // Older servers do not list what a session keeps, and of others the list may be too long.
         let (mut is_listed, mut is_settled) = (true, false);
         loop {
             let cx = Context::background("removing what nobody repeated", CONNECT_PATIENCE);
@@ -161,6 +161,9 @@ impl ZooKeeper {
                     (is_listed, is_settled) = (false, true);
                     // The server hangs up behind such an answer.
                     session.settle(&client);
+                }
+                Err(Failure::AnswerTooLarge { .. }) if is_listed => {
+                    (is_listed, is_settled) = (false, true);
                 }
                 // The host could not repeat it over this connection.
                 Err(failure) if failure.is_passing() => session.settle(&client),

@@ -8,6 +8,7 @@ use pintle_plugin_sdk::registry::{Event, Instance, RegisterRequest};
 use pintle_plugin_sdk::testing::{Host, RegisterOutcome, instance, run};
 use pintle_plugin_sdk::time::sleep;
 use pintle_plugin_sdk::{Effect, Error};
+use serde_json::json;
 use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
@@ -172,6 +173,24 @@ fn an_instance_that_another_host_registers_meanwhile_is_not_reaped() {
         });
         seconds(60).await;
         assert_eq!(ensemble.node(&path("a")).unwrap().owner, 5);
+    });
+}
+
+#[test]
+fn more_instances_than_an_answer_takes_are_reaped_too() {
+    run(async {
+        let ensemble = Ensemble::start();
+        for (service, n) in (0..5).flat_map(|service| (0..100).map(move |n| (service, n))) {
+            ensemble.create(&format!("{INSTANCES}/s{service}/{n:0200}"), b"", SESSION);
+        }
+        let settings = json!({ "request_bytes_max": 4_096, "answer_bytes_max": 65_536 });
+        let resume = ensemble.left(&[(SESSION, TTL_MS.into())], &[]);
+        let _host = ensemble.plugin_with(settings, Some(resume)).await;
+        seconds(29).await;
+        assert_eq!(ensemble.kept_by(SESSION, INSTANCES).len(), 500);
+        seconds(5).await;
+        assert_eq!(ensemble.kept_by(SESSION, INSTANCES).len(), 0);
+        assert_eq!(ensemble.connections(), 2, "the main one, and that of the TTL");
     });
 }
 
