@@ -139,8 +139,8 @@ fn is_called_at_will(export: Export) -> bool {
     )
 }
 
-/// Lets the culprit attack in one of its exports, and expects that it ends for it. Answers how long its
-/// caller waited, where there is one.
+/// Lets the culprit attack in one of its exports, and expects that it ends for it. Answers after how
+/// long, where somebody called it.
 ///
 /// # Errors
 ///
@@ -169,8 +169,20 @@ pub async fn attack(behaviour: Behaviour, export: Export) -> Result<Option<Durat
         _ => {}
     }
     let begun = Instant::now();
-    let entered = within("the culprit", enter(Arc::clone(&pintle), export)).await?;
-    let took = begun.elapsed();
+    let ending = async {
+        let ended = eventually("the end of the culprit", async || {
+            // A call that nobody waits for is given up in time, and then repeated.
+            let status = stage.pintle.backend("culprit")?;
+            Ok((status.restarts > 0 || status.state == BackendState::Quarantined).then_some(()))
+        });
+        ended.await.map(|()| begun.elapsed()).with_context(|| export.name())
+    };
+    let entering = async {
+        let entered = within("the culprit", enter(Arc::clone(&pintle), export)).await;
+        (entered, begun.elapsed())
+    };
+    let (ended, (entered, answered)) = tokio::join!(ending, entering);
+    let entered = entered?;
     if is_called_at_will(export) && !matches!(export, Export::ConfigWatch | Export::RegistryWatch) {
         if let Err(error) = &entered {
             ensure!(
@@ -183,13 +195,8 @@ pub async fn attack(behaviour: Behaviour, export: Export) -> Result<Option<Durat
             bail!("{} answered", export.name());
         }
     }
-    eventually("the end of the culprit", async || {
-        // A call that nobody waits for is given up in time, and then repeated.
-        let status = stage.pintle.backend("culprit")?;
-        Ok((status.restarts > 0 || status.state == BackendState::Quarantined).then_some(()))
-    })
-    .await
-    .with_context(|| export.name())?;
+    // Whoever gives something back waits for the successor too, which is asked again.
+    let took = ended?.min(answered);
     stage.is_unharmed().await?;
     Ok(is_called_at_will(export).then_some(took))
 }
