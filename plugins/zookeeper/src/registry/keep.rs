@@ -3,7 +3,7 @@
 use super::{Registration, is_race, node};
 use crate::session::{Client, Failure, Listener, Session, check_granted, look_at_own};
 use crate::wire::{
-    Create, CreateMode, Delete, ErrorCode, MultiOutcome, Op, SetData, Stat, WatchMode,
+    Create, CreateMode, Delete, ErrorCode, Exists, MultiOutcome, Op, SetData, Stat, WatchMode,
 };
 use crate::zookeeper::ZooKeeper;
 use futures::future::{Either, select};
@@ -274,10 +274,12 @@ impl ZooKeeper {
         let watches = registration.session.watches();
         let own = watches.listen(&registration.path, WatchMode::Node, false);
         let renew = async || registration.renew(&own).await;
-        let doubt = async || match select(pin!(registration.session.lost()), pin!(own.next())).await
-        {
-            Either::Left((reason, _)) => reason,
-            Either::Right(_) => "the node was touched".to_owned(),
+        let doubt = async || {
+            let lost = registration.session.lost();
+            match select(pin!(lost), pin!(registration.touched(&own))).await {
+                Either::Left((reason, _)) => reason,
+                Either::Right(_) => "the node was touched".to_owned(),
+            }
         };
         let trying = Cell::new(false);
         let again = async || {
@@ -395,6 +397,19 @@ impl Registration {
             self.end_doubt(client).await?;
         }
         Ok(stat)
+    }
+
+    /// Waits until something has happened to the node that may have taken it away.
+    async fn touched(&self, own: &Listener) {
+        // What is written to it uses the watch up, and leaves it where it is.
+        while own.next().await.is_of_data() && self.watches_again().await {}
+    }
+
+    /// Has the next change to the node told, unless it is not its own any more.
+    async fn watches_again(&self) -> bool {
+        let Some(client) = self.session.client_now() else { return false };
+        let there = client.call(&Exists { path: &self.path, watch: true }).await;
+        there.is_ok_and(|stat| stat.ephemeral_owner == client.identity().id)
     }
 
     /// Proves that the node is its own still.

@@ -275,6 +275,33 @@ fn an_instance_of_another_host_is_never_taken_over() {
     });
 }
 
+/// Whether a host has heard anything of how an instance is registered.
+async fn heard(host: &Host<ZooKeeper>) -> bool {
+    let events = host.registry().events().await.unwrap();
+    let is_of_it =
+        |event: &Event| matches!(event, Event::Registered(_) | Event::Suspect(_) | Event::Lost(_));
+    events.iter().any(|(_, event)| is_of_it(event))
+}
+
+#[test]
+fn an_update_raises_no_doubt_and_a_deletion_after_it_is_seen_at_once() {
+    run(async {
+        let ensemble = Ensemble::start();
+        let host = ensemble.plugin(&[], &[]).await;
+        register(&host, 1, instance("web", "a")).await.unwrap();
+        seconds(1).await;
+        assert!(heard(&host).await, "nothing was told at the beginning");
+        let heavier = Instance { weight: 7, ..instance("web", "a") };
+        host.registry().update(1, heavier).await.unwrap();
+        seconds(1).await;
+        assert!(!heard(&host).await, "the update raised a doubt");
+        ensemble.delete(&path("a"));
+        seconds(1).await;
+        assert!(heard(&host).await, "nothing was told of the deletion");
+        assert!(ensemble.node(&path("a")).is_some(), "it is not registered again");
+    });
+}
+
 #[test]
 fn an_update_whose_answer_is_lost_is_what_is_registered_after_a_loss() {
     run(async {

@@ -22,6 +22,14 @@ pub(crate) enum Notice {
     Changed(Vec<(String, EventKind)>),
 }
 
+impl Notice {
+    /// Whether all that happened is that something was written.
+    pub(crate) fn is_of_data(&self) -> bool {
+        let Self::Changed(changes) = self else { return false };
+        changes.iter().all(|(_, kind)| *kind == EventKind::DataChanged)
+    }
+}
+
 /// By the node that they listen to.
 type Listeners = BTreeMap<(String, WatchMode), Vec<Weak<Ear>>>;
 
