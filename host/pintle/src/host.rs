@@ -262,9 +262,9 @@ impl Pintle {
     /// Begins a span for a request that somebody makes to this host, in the trace that the caller
     /// belongs to ([`crate::tracing::in_trace`]). None unless `own` is set in `[tracing]`.
     ///
-    /// `name` is one of few: a route, never a path.
+    /// `name` is asked for where a span begins, and answers one of few: a route, never a path.
     #[must_use]
-    pub fn request_span(&self, name: &str) -> Option<OwnSpan> {
+    pub fn request_span(&self, name: impl FnOnce() -> String) -> Option<OwnSpan> {
         self.0.shared.own_spans.begin(Role::Server, name)
     }
 

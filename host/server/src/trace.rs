@@ -2,7 +2,7 @@
 //! settings ask for it each request is a span of its own.
 
 use axum::{
-    extract::{MatchedPath, Request, State},
+    extract::{MatchedPath, Request},
     middleware::Next,
     response::Response,
 };
@@ -14,7 +14,7 @@ use pintle_otlp::text::hex;
 use tracing::{Instrument, Span};
 
 /// Makes the calls of a request part of the trace that its headers tell of, in whatever convention.
-pub(crate) async fn carry(State(pintle): State<Pintle>, request: Request, next: Next) -> Response {
+pub(crate) async fn carry(pintle: &Pintle, request: Request, next: Next) -> Response {
     let headers = request.headers().iter();
     let texts = headers.filter_map(|(name, value)| Some((name.as_str(), value.to_str().ok()?)));
     let carried = extract(texts);
@@ -27,7 +27,7 @@ pub(crate) async fn carry(State(pintle): State<Pintle>, request: Request, next: 
 }
 
 async fn observe(
-    pintle: Pintle,
+    pintle: &Pintle,
     request: Request,
     next: Next,
     trace_id: Option<String>,
@@ -37,7 +37,7 @@ async fn observe(
     let span = route
         .filter(|route| route.starts_with("/v1/") && !route.starts_with("/v1/tracing/"))
         .and_then(|route| {
-            let mut span = pintle.request_span(&format!("{} {route}", request.method()))?;
+            let mut span = pintle.request_span(|| format!("{} {route}", request.method()))?;
             span.attribute("http.request.method", request.method().as_str());
             span.attribute("http.route", route);
             Some(span)

@@ -274,7 +274,7 @@ impl Backend {
     /// A span around a call, where they are wanted; never around what brings spans away.
     fn begin_span(&self, operation: Operation, serving: &Serving) -> Option<OwnSpan> {
         let capability = operation.capability().filter(|it| *it != Capability::Tracing)?;
-        let mut span = self.shared.own_spans.begin(Role::Client, operation.name)?;
+        let mut span = self.shared.own_spans.begin(Role::Client, || operation.name.to_owned())?;
         span.attribute("pintle.capability", capability.as_str());
         span.attribute("pintle.backend", &*self.name);
         span.attribute("pintle.plugin", &*serving.label);

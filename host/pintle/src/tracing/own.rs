@@ -67,7 +67,11 @@ impl OwnSpans {
 
     /// Begins a span in the trace that the caller belongs to, or in a new one. None when spans are not
     /// wanted, or the caller does not record its trace.
-    pub(crate) fn begin(self: &Arc<Self>, role: Role, name: &str) -> Option<OwnSpan> {
+    pub(crate) fn begin(
+        self: &Arc<Self>,
+        role: Role,
+        name: impl FnOnce() -> String,
+    ) -> Option<OwnSpan> {
         self.to.get()?;
         let headers = current();
         let parent = headers
@@ -99,7 +103,7 @@ impl OwnSpans {
             trace_id: trace_id.into(),
             span_id: span_id.into(),
             parent_span_id: parent.map(|parent| parent.span_id.into()).unwrap_or_default(),
-            name: name.to_owned(),
+            name: name(),
             kind: kind.into(),
             start_time_unix_nano: now(),
             flags: flags::SAMPLED | flags::HAS_IS_REMOTE | remote,

@@ -16,6 +16,7 @@ use crate::{
     failure::Failure,
     operations::{Kind, Operation},
     state::State,
+    trace,
 };
 
 /// Whatever becomes of it is counted and written down, also when nobody waits for the answer any
@@ -71,11 +72,11 @@ impl Visit {
         }
         let response = if self.operation.waits {
             tokio::select! {
-                response = next.run(request) => response,
+                response = trace::carry(&self.state.pintle, request, next) => response,
                 failure = self.caller.ended() => failure.into_response(),
             }
         } else {
-            next.run(request).await
+            trace::carry(&self.state.pintle, request, next).await
         };
         self.state.metrics.answered(self.index, response.status(), self.begun.elapsed());
         self.write_down(Fate::Answered(&response));
