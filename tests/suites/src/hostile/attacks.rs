@@ -84,6 +84,12 @@ fn limits(text: &str) -> Options {
     Options { backend: format!("limits = {{ {text} }}"), ..Options::default() }
 }
 
+/// As [`impatient`], for what need not yield where its other side keeps up: the call's time ends it, and
+/// nothing before that.
+fn untiring() -> Options {
+    limits("call = \"500ms\", more = { call_grace = \"100ms\", unyielded_max = \"1min\" }")
+}
+
 /// With these lines for the backend.
 fn backend(text: &str) -> Options {
     Options { backend: text.to_owned(), ..Options::default() }
@@ -205,8 +211,8 @@ fn by_settings(behaviour: Behaviour) -> Option<Attack> {
         | Behaviour::OldSleep
         | Behaviour::RequestFlood
         | Behaviour::EndlessBody
-        | Behaviour::EndlessRequest => timed(impatient()),
-        Behaviour::EndlessResponse => timed(Options { server: Server::Source, ..impatient() }),
+        | Behaviour::EndlessRequest => timed(untiring()),
+        Behaviour::EndlessResponse => timed(Options { server: Server::Source, ..untiring() }),
         Behaviour::EndlessHttpResponse => {
             let options = Options { server: Server::HttpSource, ..limits("call = \"1min\"") };
             Attack::new(behaviour, options, Met::Ended("limits.memory = \"64MiB\""))
