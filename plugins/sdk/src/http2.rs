@@ -118,6 +118,8 @@ impl Client {
         builder
             .enable_push(false)
             .max_frame_size(FRAME_BYTES_MAX)
+            // Answers to requests that were given up come late: no reason to leave the server.
+            .max_local_error_reset_streams(None)
             .initial_window_size(options.stream_window)
             .initial_connection_window_size(options.connection_window);
         let activity = Activity::default();

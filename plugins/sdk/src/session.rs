@@ -114,7 +114,8 @@ pub async fn keep_alive(
         if clock.is_lost() {
             return "it was not renewed in time".to_owned();
         }
-        match timeout_at(clock.deadline(), renew()).await {
+        // In a box while it lasts: thousands of leases wait, and few are renewed at a time.
+        match timeout_at(clock.deadline(), Box::pin(renew())).await {
             Ok(Ok(Renewal::Renewed(validity))) => {
                 clock.renewed(validity);
                 pauses.reset();
@@ -201,7 +202,8 @@ pub async fn keep_registered(
 async fn register_again(register: &mut impl AsyncFnMut() -> Result<Again, Error>) -> Again {
     let mut backoff = Backoff::default();
     loop {
-        match register().await {
+        // In a box, as a renewal.
+        match Box::pin(register()).await {
             Ok(outcome) => return outcome,
             Err(error) => tracing::debug!(%error, "could not register again"),
         }

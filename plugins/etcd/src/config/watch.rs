@@ -40,14 +40,15 @@ impl Etcd {
             Target::Prefix(prefix) => self.layout.config_around(prefix).ok_or_else(reserved)?,
         };
         let mut next = match request.from_version.as_deref() {
-            Some(after) => self.next_after(revision(after)?, &range, &sink).await?,
+            Some(after) => Box::pin(self.next_after(revision(after)?, &range, &sink)).await?,
             None => None,
         };
         let mut pauses = Backoff::default();
         loop {
             let start_revision = match next.take() {
                 Some(revision) => revision,
-                None => self.show_all(&request.target, &sink).await? + 1,
+                // In a box, of which thousands of watches that wait have none.
+                None => Box::pin(self.show_all(&request.target, &sink)).await? + 1,
             };
             let prev_kv = request.previous;
             let watched = Watched { range: range.clone(), start_revision, prev_kv };
@@ -101,7 +102,7 @@ impl Etcd {
                         if prev_kv && event.lacks_previous() {
                             return Delivered::Ended(End::Compacted(event.revision()));
                         }
-                        self.change(sink, event).await;
+                        Box::pin(self.change(sink, event)).await;
                     }
                 }
                 Next::Notice(Notice::Progress(revision)) => {

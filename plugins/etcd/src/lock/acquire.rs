@@ -396,7 +396,7 @@ impl Etcd {
             }
             let cx = Context::background("looking at a claim", SWEEP_LIMIT);
             let read = RangeRequest { key: key.clone(), ..RangeRequest::default() };
-            match self.client.call(&cx, Lane::Lease, RANGE, read).await {
+            match Box::pin(self.client.call(&cx, Lane::Lease, RANGE, read)).await {
                 Ok(answer) => {
                     let kv = answer.kvs.first();
                     if kv.is_none_or(|kv| kv.create_revision != create_revision) {

@@ -134,6 +134,9 @@ async fn a_member_that_stops_without_a_word_is_left_for_another() -> Result<()> 
     assert!(used(&proxies).iter().any(|member| *member != first), "still on the stopped member");
     lease_is(&lease, |status| *status == LeaseStatus::Held).await?;
     cluster.cluster.members()[first].resume()?;
+    // Members that elect a leader answer late.
+    let another = async || Ok(node.hold(LockRequest::new("m").ttl(LONG)).await.ok());
+    eventually("another lock", another).await?;
     assert!(lease.release().await?);
     Ok(())
 }
