@@ -153,8 +153,8 @@ limits! {
     /// Calls running inside at once; more wait in the queue. Each holds handles. Half of them may
     /// wait for locks.
     calls_running_max: usize = Backend Count(1024, 1, 4096);
-    /// Calls waiting in the queue; more are refused as busy, and so is one whose time is over before
-    /// it begins.
+    /// Calls waiting in the queue; more are refused as busy, but for watches and what the host repeats,
+    /// which wait for a place. So is a call whose time is over before it begins.
     calls_queued_max: usize = Backend Count(1024, 1, 65_536);
     /// Longest run without returning to the event loop, in processor time. What a call to the host
     /// waits for does not count; that ends by the timeout of the call.

@@ -106,6 +106,11 @@ async fn what_the_host_logs_during_a_request_names_its_trace() -> Result<()> {
     told_over_http(&pintle, ("traceparent", &PARENT.replace(TRACE, trace))).await?;
     let lines = log::lines_with(&[&format!(r#""trace_id":"{trace}""#), r#""name":"request""#]);
     assert!(!lines.is_empty(), "{:?}", log::lines_with(&[]));
+    // A request that belongs to no trace is no part of one.
+    told_over_http(&pintle, ("accept", "*/*")).await?;
+    let mut requests = log::lines_with(&[r#""name":"request""#]);
+    requests.retain(|line| !line.contains(r#""trace_id":""#));
+    assert_eq!(requests, [""; 0]);
     Ok(())
 }
 

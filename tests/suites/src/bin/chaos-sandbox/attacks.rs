@@ -15,7 +15,7 @@ use pintle_test_suites::chaos::Size;
 /// How much later than its limit an attack may be ended.
 const LATE_MAX: Duration = Duration::from_millis(100);
 /// How much more memory the host may have after all of them: what allocators keep.
-const GROWTH_MAX: u64 = 128 << 20;
+const GROWTH_MAX: u64 = 96 << 20;
 /// The same after all of them once more: what each leaves behind shows here.
 const AGAIN_GROWTH_MAX: u64 = 32 << 20;
 /// How long a loop in an export may go on.
