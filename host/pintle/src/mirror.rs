@@ -9,12 +9,9 @@ mod following;
 mod ring;
 mod subscription;
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use arc_swap::ArcSwap;
@@ -113,8 +110,8 @@ struct State<V> {
 #[derive(Debug, Clone)]
 pub(crate) struct Cached<V> {
     pub(crate) value: Option<Arc<V>>,
-    /// How long ago the backend last proved that this is current.
-    pub(crate) age: Duration,
+    /// When the backend last proved that this is current.
+    pub(crate) proven_at: BootTime,
     /// Whether the upstream watch works at the moment.
     pub(crate) live: bool,
 }
@@ -250,8 +247,8 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
             return None;
         }
         let value = self.state.load().entries.get(key).cloned();
-        let age = BootTime::from_nanos(proven_at).until(BootTime::now());
-        Some(Cached { value, age, live: self.live.load(Ordering::Acquire) })
+        let proven_at = BootTime::from_nanos(proven_at);
+        Some(Cached { value, proven_at, live: self.live.load(Ordering::Acquire) })
     }
 
     /// Waits for the first snapshot.

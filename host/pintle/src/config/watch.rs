@@ -11,6 +11,7 @@ use futures::Stream;
 
 use super::types::{Entry, EventId, WatchEvent};
 use crate::{
+    clock::BootTime,
     error::Error,
     mirror::{Change, Following, Item, OVERHEAD_BYTES, Subscription, Weight},
     plugin::{ConfigWatched, FeedUser},
@@ -59,10 +60,17 @@ pub struct Mirror {
 pub struct CachedEntry {
     /// The entry, or that there is none.
     pub entry: Option<Arc<Entry>>,
-    /// How long ago the backend last proved that this is current.
-    pub age: Duration,
     /// Whether the watch works at the moment.
     pub live: bool,
+    proven_at: BootTime,
+}
+
+impl CachedEntry {
+    /// How long ago the backend last proved that this is current, as of this call.
+    #[must_use]
+    pub fn age(&self) -> Duration {
+        self.proven_at.until(BootTime::now())
+    }
 }
 
 impl Mirror {
@@ -72,11 +80,14 @@ impl Mirror {
 
     /// What is known of `key`, without waiting; nothing if the last proof is older than
     /// `max_staleness`. While the watch works a proof comes with each event, at least every 30 s.
+    ///
+    /// With [`Duration::MAX`] any proof will do, and no clock is read, which costs as much as the look-up.
     #[must_use]
     pub fn cached(&self, key: &str, max_staleness: Duration) -> Option<CachedEntry> {
         let cached = self.user.feed.mirror.cached(key)?;
-        let found = CachedEntry { entry: cached.value, age: cached.age, live: cached.live };
-        (found.age <= max_staleness).then_some(found)
+        let found =
+            CachedEntry { entry: cached.value, live: cached.live, proven_at: cached.proven_at };
+        (max_staleness == Duration::MAX || found.age() <= max_staleness).then_some(found)
     }
 
     /// Follows the mirror from a snapshot on.

@@ -199,9 +199,9 @@ async fn an_idle_watch_is_proven_current_again_and_again() -> Result<()> {
     let mut proofs = 0;
     let proven = async {
         while proofs < 4 {
-            let cached = mirror.cached("i/k", BOUND).context("a proof within the bound")?;
-            proofs += u32::from(cached.age < before);
-            before = cached.age;
+            let age = mirror.cached("i/k", BOUND).context("a proof within the bound")?.age();
+            proofs += u32::from(age < before);
+            before = age;
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         anyhow::Ok(())
