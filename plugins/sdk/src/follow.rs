@@ -56,7 +56,8 @@ impl Weighed for InstanceState {
 /// The last listing, by key.
 #[derive(Clone, Debug)]
 pub struct Listing<K, V> {
-    known: BTreeMap<K, V>,
+    /// In boxes, because a map makes room for eleven where it has one, as most of thousands of watches do.
+    known: BTreeMap<K, Box<V>>,
     bytes: usize,
 }
 
@@ -68,8 +69,8 @@ impl<K, V> Default for Listing<K, V> {
 
 impl<K: Ord + Clone, V: PartialEq + Clone + Weighed> Listing<K, V> {
     /// Replaces the listing.
-    pub fn set(&mut self, fresh: BTreeMap<K, V>) {
-        self.bytes = fresh.values().map(Weighed::bytes).sum();
+    pub fn set(&mut self, fresh: BTreeMap<K, Box<V>>) {
+        self.bytes = fresh.values().map(|value| value.bytes()).sum();
         self.known = fresh;
     }
 
@@ -79,17 +80,20 @@ impl<K: Ord + Clone, V: PartialEq + Clone + Weighed> Listing<K, V> {
     }
 
     /// Replaces the listing and answers the differences, in the order of the keys.
-    pub fn replace(&mut self, fresh: BTreeMap<K, V>) -> Vec<Difference<K, V>> {
+    pub fn replace(&mut self, fresh: BTreeMap<K, Box<V>>) -> Vec<Difference<K, V>> {
         let mut before = std::mem::take(&mut self.known);
         self.set(fresh);
         let mut differences = Vec::new();
         for (key, value) in &self.known {
             let previous = before.remove(key);
             if previous.as_ref() != Some(value) {
-                differences.push(Difference::Put { value: value.clone(), previous });
+                let (value, previous) = (V::clone(value), previous.map(|previous| *previous));
+                differences.push(Difference::Put { value, previous });
             }
         }
-        let gone = before.into_iter().map(|(key, previous)| Difference::Removed { key, previous });
+        let removed =
+            |(key, previous): (K, Box<V>)| Difference::Removed { key, previous: *previous };
+        let gone = before.into_iter().map(removed);
         differences.extend(gone);
         differences
     }
@@ -98,13 +102,14 @@ impl<K: Ord + Clone, V: PartialEq + Clone + Weighed> Listing<K, V> {
     pub fn change(&mut self, key: K, value: Option<V>) -> Option<Difference<K, V>> {
         match value {
             None => {
-                let previous = self.known.remove(&key)?;
+                let previous = *self.known.remove(&key)?;
                 self.bytes = self.bytes.saturating_sub(previous.bytes());
                 Some(Difference::Removed { key, previous })
             }
             Some(value) => {
                 self.bytes = self.bytes.saturating_add(value.bytes());
-                let previous = self.known.insert(key, value.clone());
+                let previous = self.known.insert(key, Box::new(value.clone()));
+                let previous = previous.map(|previous| *previous);
                 let replaced = previous.as_ref().map_or(0, Weighed::bytes);
                 self.bytes = self.bytes.saturating_sub(replaced);
                 let differs = previous.as_ref() != Some(&value);
@@ -115,7 +120,7 @@ impl<K: Ord + Clone, V: PartialEq + Clone + Weighed> Listing<K, V> {
 
     /// What was listed last.
     pub fn values(&self) -> impl Iterator<Item = &V> {
-        self.known.values()
+        self.known.values().map(|value| &**value)
     }
 }
 
@@ -134,7 +139,7 @@ impl ConfigFollower {
 
     /// Delivers a fresh listing: as a snapshot where one is wanted, else what differs.
     pub async fn show(&mut self, entries: Vec<Entry>, version: Option<String>) {
-        let fresh = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        let fresh = entries.into_iter().map(|entry| (entry.key.clone(), Box::new(entry))).collect();
         if self.sink.wants_snapshot() {
             // All of it is told: what differs would only be copied.
             self.listing.set(fresh);
@@ -208,9 +213,10 @@ impl RegistryFollower {
 
     /// Delivers a fresh listing: as a snapshot where one is wanted, else what differs.
     pub async fn show(&mut self, instances: Vec<InstanceState>) {
-        let named = instances
-            .into_iter()
-            .map(|state| ((state.instance.service.clone(), state.instance.id.clone()), state));
+        let named = instances.into_iter().map(|state| {
+            let name = (state.instance.service.clone(), state.instance.id.clone());
+            (name, Box::new(state))
+        });
         if self.sink.wants_snapshot() {
             self.listing.set(named.collect());
         } else {

@@ -51,7 +51,7 @@ impl ZooKeeper {
         let mut follower = ConfigFollower::new(sink, request.previous);
         let mut gap = None;
         while !follower.sink().is_closed() {
-            let client = self.watching_client().await?;
+            let client = Box::pin(self.watching_client()).await?;
             match self.follow(&client, &watched, &listener, &mut follower, gap.take()).await {
                 Ok(reason) => gap = Some(reason),
                 Err(failure) if failure.is_passing() => {
@@ -59,7 +59,7 @@ impl ZooKeeper {
                     self.main.settle(&client);
                 }
                 Err(failure) if failure.is(ErrorCode::THROTTLED) => {
-                    gap = Some(self.pause_throttled().await);
+                    gap = Some(Box::pin(self.pause_throttled()).await);
                 }
                 Err(failure) => {
                     return Err(failure.explain_read(&format!("watching `{}`", watched.path)));
@@ -69,7 +69,8 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Shows all there is, and then each change, until there is a gap; answers why.
+    /// Shows all there is, and then each change, until there is a gap; answers why. What it does but
+    /// now and then is in boxes, of which thousands of watches that wait have none.
     async fn follow(
         &self,
         client: &Client,
@@ -78,15 +79,15 @@ impl ZooKeeper {
         follower: &mut ConfigFollower,
         gap: Option<String>,
     ) -> Result<String, Failure> {
-        self.arm(client, &watched.path).await?;
+        Box::pin(self.arm(client, &watched.path)).await?;
         listener.clear();
         let once = !self.main.has_lasting_watches();
-        let entries = self.watched_entries(client, watched, once).await?;
+        let entries = Box::pin(self.watched_entries(client, watched, once)).await?;
         if let Some(reason) = gap {
             count(&self.counters.resyncs);
             follower.sink().resync(&reason);
         }
-        follower.show(entries, None).await;
+        Box::pin(follower.show(entries, None)).await;
         watched.share.set(follower.bytes())?;
         let mut proof_due = self.next_proof();
         loop {
@@ -105,18 +106,20 @@ impl ZooKeeper {
                 Either::Left((Notice::Changed(_), _)) if once => {
                     // The watches of this node are used up: all are set again by reading all.
                     listener.clear();
-                    let entries = self.watched_entries(client, watched, once).await?;
-                    follower.show(entries, None).await;
+                    let entries = Box::pin(self.watched_entries(client, watched, once)).await?;
+                    Box::pin(follower.show(entries, None)).await;
                     watched.share.set(follower.bytes())?;
                 }
                 Either::Left((Notice::Changed(changes), _)) => {
-                    for (key, entry) in self.changed_entries(client, watched, changes).await? {
+                    for (key, entry) in
+                        Box::pin(self.changed_entries(client, watched, changes)).await?
+                    {
                         follower.change(key, entry);
                     }
                     watched.share.set(follower.bytes())?;
-                    follower.refresh(None).await;
+                    Box::pin(follower.refresh(None)).await;
                 }
-                Either::Right((Either::Left(_), _)) => follower.refresh(None).await,
+                Either::Right((Either::Left(_), _)) => Box::pin(follower.refresh(None)).await,
                 Either::Right((Either::Right(_), _)) => {}
             }
         }

@@ -51,7 +51,7 @@ impl ZooKeeper {
         let mut follower = RegistryFollower::new(sink);
         let mut gap = None;
         while !follower.sink().is_closed() {
-            let client = self.watching_client().await?;
+            let client = Box::pin(self.watching_client()).await?;
             let followed = self
                 .follow_registry(&client, &watched, &listeners, &mut follower, gap.take())
                 .await;
@@ -62,7 +62,7 @@ impl ZooKeeper {
                     self.main.settle(&client);
                 }
                 Err(failure) if failure.is(ErrorCode::THROTTLED) => {
-                    gap = Some(self.pause_throttled().await);
+                    gap = Some(Box::pin(self.pause_throttled()).await);
                 }
                 Err(failure) => return Err(failure.explain_read("watching the registry")),
             }
@@ -70,7 +70,8 @@ impl ZooKeeper {
         Ok(())
     }
 
-    /// Shows all there is, and then each change, until there is a gap; answers why.
+    /// Shows all there is, and then each change, until there is a gap; answers why. In boxes as for
+    /// configuration.
     async fn follow_registry(
         &self,
         client: &Client,
@@ -80,16 +81,16 @@ impl ZooKeeper {
         gap: Option<String>,
     ) -> Result<String, Failure> {
         for path in watched.tops() {
-            self.arm(client, path).await?;
+            Box::pin(self.arm(client, path)).await?;
         }
         listeners.iter().for_each(Listener::clear);
         let once = !self.main.has_lasting_watches();
-        let states = self.watched_states(client, watched, once).await?;
+        let states = Box::pin(self.watched_states(client, watched, once)).await?;
         if let Some(reason) = gap {
             count(&self.counters.resyncs);
             follower.sink().resync(&reason);
         }
-        follower.show(states).await;
+        Box::pin(follower.show(states)).await;
         watched.share.set(follower.bytes())?;
         let mut proof_due = self.next_proof();
         loop {
@@ -110,18 +111,18 @@ impl ZooKeeper {
                     Notice::Changed(_) if once => {
                         // The watches of these nodes are used up: all are set by reading all.
                         listeners.iter().for_each(Listener::clear);
-                        let states = self.watched_states(client, watched, once).await?;
-                        follower.show(states).await;
+                        let states = Box::pin(self.watched_states(client, watched, once)).await?;
+                        Box::pin(follower.show(states)).await;
                         watched.share.set(follower.bytes())?;
                     }
                     Notice::Changed(changes) => {
                         let changed = self.names_of(&changes);
-                        self.pass_on(client, changed, follower).await?;
+                        Box::pin(self.pass_on(client, changed, follower)).await?;
                         watched.share.set(follower.bytes())?;
-                        follower.refresh().await;
+                        Box::pin(follower.refresh()).await;
                     }
                 },
-                Either::Right((Either::Left(_), _)) => follower.refresh().await,
+                Either::Right((Either::Left(_), _)) => Box::pin(follower.refresh()).await,
                 Either::Right((Either::Right(_), _)) => {}
             }
         }
