@@ -5,12 +5,11 @@ mod history;
 mod watch;
 mod write;
 
-use crate::client::{Lane, READ_TXN};
 use crate::etcd::Etcd;
 use crate::lock::Lease;
-use crate::reader::{Read, lags};
-use crate::wire::layout::{Named, Range};
-use crate::wire::messages::{KeyValue, RangeRequest, Request, Response, TxnRequest};
+use crate::reader::Read;
+use crate::wire::layout::Named;
+use crate::wire::messages::KeyValue;
 use crate::wire::version;
 use percent_encoding::{NON_ALPHANUMERIC, percent_decode_str, percent_encode};
 use pintle_plugin_sdk::config::{
@@ -29,13 +28,9 @@ impl Config for Etcd {
         key: String,
         options: ReadOptions,
     ) -> Result<Option<Entry>, Error> {
-        let read = Read {
-            range: Range::of_key(self.config_key(&key)?),
-            revision: revision_at(&options)?,
-            consistency: options.consistency,
-            keys_only: false,
-        };
-        Ok(self.reader.one(cx, read).await?.map(|kv| entry(key, kv)))
+        let revision = revision_at(&options)?;
+        let found = self.reader.one(cx, self.config_key(&key)?, revision, options.consistency);
+        Ok(found.await?.map(|kv| entry(key, kv)))
     }
 
     async fn get_many(
@@ -45,27 +40,9 @@ impl Config for Etcd {
         options: ReadOptions,
     ) -> Result<Vec<Option<Entry>>, Error> {
         let revision = revision_at(&options)?;
-        let seen = self.client.revision_seen();
-        let mut serializable = options.consistency != Consistency::Linearizable;
-        loop {
-            let get = |key: &String| {
-                let key = self.config_key(key)?;
-                let range = RangeRequest { key, revision, serializable, ..RangeRequest::default() };
-                Ok(Request::Range(range).into())
-            };
-            let success = keys.iter().map(get).collect::<Result<_, Error>>()?;
-            let request = TxnRequest { success, ..TxnRequest::default() };
-            let answer = self.client.call(cx, Lane::Data, READ_TXN, request).await;
-            if serializable && lags(&answer, options.consistency, revision, seen) {
-                serializable = false;
-                continue;
-            }
-            let entries = answer?.responses.into_iter().zip(keys).map(|(response, key)| {
-                let Some(Response::Range(mut range)) = response.response else { return None };
-                range.kvs.pop().map(|kv| entry(key, kv))
-            });
-            return Ok(entries.collect());
-        }
+        let wanted = keys.iter().map(|key| self.config_key(key)).collect::<Result<Vec<_>, _>>()?;
+        let found = self.reader.many(cx, &wanted, revision, options.consistency).await?;
+        Ok(found.into_iter().zip(keys).map(|(kv, key)| Some(entry(key, kv?))).collect())
     }
 
     async fn list(&self, cx: &Context, request: ListRequest) -> Result<Page, Error> {

@@ -1,12 +1,17 @@
 //! Reading keys: how fresh, how many at a time.
 
+mod gets;
+
 use crate::client::{Answer, Client, Lane, RANGE};
 use crate::wire::layout::Range;
 use crate::wire::messages::{KeyValue, RangeRequest, RangeResponse};
+use gets::{Get, read_keys};
 use pintle_plugin_sdk::config::Consistency;
 use pintle_plugin_sdk::{Context, Error};
 use std::cell::Cell;
 use std::rc::Rc;
+
+pub(crate) use gets::Gets;
 
 /// Bytes of keys and values that one page has at most, but for a single larger entry.
 pub(crate) const PAGE_BYTES_MAX: usize = 4 << 20;
@@ -59,13 +64,53 @@ impl Reader {
         Self { client, step_keys: Cell::new(STEP_KEYS_MAX) }
     }
 
-    /// Reads one key.
+    /// Reads one key, together with others that are read at the same time.
     ///
     /// # Errors
     ///
     /// As [`Client::call`].
-    pub(crate) async fn one(&self, cx: &Context, read: Read) -> Result<Option<KeyValue>, Error> {
-        Ok(self.range(cx, read, 1).await?.kvs.pop())
+    pub(crate) async fn one(
+        &self,
+        cx: &Context,
+        key: Vec<u8>,
+        revision: i64,
+        consistency: Consistency,
+    ) -> Result<Option<KeyValue>, Error> {
+        let alone = async |key| {
+            let read = Read { range: Range::of_key(key), revision, consistency, keys_only: false };
+            Ok(self.range(cx, read, 1).await?.kvs.pop())
+        };
+        if revision > 0 {
+            return alone(key).await;
+        }
+        let server = self.client.server(cx, Lane::Data).await?;
+        let gets = Rc::clone(&server.gets);
+        // What is left is not kept open.
+        drop(server);
+        let coalescer = gets.get_or_init(|| Gets::of(&self.client)).with(consistency);
+        coalescer.ask(Get { key, deadline: cx.deadline() }, async |get| alone(get.key).await).await
+    }
+
+    /// Reads several keys as of a revision; 0 for now.
+    ///
+    /// # Errors
+    ///
+    /// As [`Client::call`].
+    pub(crate) async fn many(
+        &self,
+        cx: &Context,
+        keys: &[Vec<u8>],
+        revision: i64,
+        consistency: Consistency,
+    ) -> Result<Vec<Option<KeyValue>>, Error> {
+        let read = async |consistency| {
+            read_keys(&self.client, cx, keys.iter().cloned(), revision, consistency).await
+        };
+        if let Some(found) = read(consistency).await? {
+            return Ok(found);
+        }
+        // What the quorum says never lags.
+        Ok(read(Consistency::Linearizable).await?.unwrap_or_default())
     }
 
     /// Reads the beginning of a range: at most `limit` keys, fewer where values are large.

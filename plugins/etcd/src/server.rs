@@ -2,13 +2,14 @@
 
 use crate::auth::Auth;
 use crate::error::{Failure, Remedy, is_passing};
+use crate::reader::Gets;
 use crate::wire::messages::{StatusRequest, StatusResponse};
 use crate::wire::version::has_reliable_progress;
 use pintle_plugin_sdk::connection::{Connection, Traffic};
 use pintle_plugin_sdk::grpc::{self, tonic};
 use pintle_plugin_sdk::link::Opened;
 use pintle_plugin_sdk::{Endpoint, Error, http2};
-use std::cell::Cell;
+use std::cell::{Cell, OnceCell};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub(crate) struct Server {
     pub(crate) version: Rc<str>,
     /// Requests that it has answered.
     pub(crate) answers: Rc<Cell<u64>>,
+    /// Keys that are read over it.
+    pub(crate) gets: Rc<OnceCell<Gets>>,
 }
 
 impl Server {
@@ -48,7 +51,8 @@ impl Server {
         let connection = connection.counted_by(traffic);
         let channel = grpc::Channel::open(connection, options.http2).await?;
         let closing = channel.clone();
-        let mut server = Self { channel, version: "".into(), answers: Rc::default() };
+        let (answers, gets) = Default::default();
+        let mut server = Self { channel, version: "".into(), answers, gets };
         match server.status(auth).await {
             Ok(status) => {
                 check(&status, server.channel.peer())?;

@@ -99,15 +99,17 @@
 //! For the way to the server there are [`connection`], [`link`], [`endpoints`] and [`backoff`], and
 //! with cargo features `http` (through the host), `http2` and `grpc` (on the plugin's own connection),
 //! `gzip`;
-//! [`session`] keeps leases and registrations, [`follow`] makes watches of listings, [`record`] is how
-//! instances are stored, and [`time`], [`random`], [`signal`] and [`spawn`] replace what the sandbox
-//! lacks. Log with the `tracing` crate's macros: from `debug` on they go to the host.
+//! [`coalesce`] asks small reads together, [`session`] keeps leases and registrations, [`follow`] makes
+//! watches of listings, [`record`] is how instances are stored, and [`time`], [`random`], [`signal`] and
+//! [`spawn`] replace what the sandbox lacks. Log with the `tracing` crate's macros: from `debug` on they
+//! go to the host.
 //!
 //! A plugin with locks says `type Held = <its Lease>` and shows in `acquire` how a lease is kept
 //! and given back; `tests/fixtures/memory` is a whole plugin with all three.
 pub mod backoff;
 #[doc(hidden)]
 pub mod bindings;
+pub mod coalesce;
 pub mod config;
 pub mod connection;
 pub mod endpoints;

@@ -13,8 +13,9 @@ mod watch;
 
 use crate::lock::Lease;
 use crate::session::Failure;
-use crate::wire::{ErrorCode, GetData, Stat};
+use crate::wire::{Content, ErrorCode, Stat};
 use crate::zookeeper::ZooKeeper;
+use futures::future::{OptionFuture, join};
 use pintle_plugin_sdk::config::{
     Condition, Config, Consistency, Delete, DeleteOutcome, Entry, Expectation, ListRequest, Page,
     Put, PutOutcome, ReadOptions, Stored, Txn, TxnOp, TxnOutcome, TxnPut, TxnResult, WatchRequest,
@@ -37,12 +38,11 @@ impl Config for ZooKeeper {
         let path = self.paths.node(&key)?;
         let doing = format!("reading `{key}`");
         let data = self.read(cx, &doing, async |client| {
+            // It goes out first, and the read behind it without waiting.
             let barrier = is_linearizable(&options).then(|| client.barrier());
-            let read = client.call(&GetData { path: &path, watch: false });
-            if let Some(barrier) = barrier {
-                barrier.await?;
-            }
-            found(read.await)
+            let (barrier, read) = join(OptionFuture::from(barrier), client.get(&path)).await;
+            barrier.transpose()?;
+            found(read)
         });
         Ok(data.await?.and_then(|(data, stat)| entry(key, data, &stat)))
     }
@@ -149,9 +149,6 @@ impl Config for ZooKeeper {
 fn is_linearizable(options: &ReadOptions) -> bool {
     options.consistency == Consistency::Linearizable
 }
-
-/// A node's data, null for a directory, and what the server knows of it.
-type Content = (Option<Vec<u8>>, Stat);
 
 /// A node that was read: nothing where there is none.
 fn found(read: Result<Content, Failure>) -> Result<Option<Content>, Failure> {

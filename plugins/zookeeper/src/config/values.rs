@@ -1,8 +1,8 @@
 //! Reading many values at once, within what one answer may take.
 
-use super::{Content, found};
+use super::found;
 use crate::session::{Client, Failure};
-use crate::wire::GetData;
+use crate::wire::{Content, GetData};
 use futures::future::{OptionFuture, join};
 use futures::stream::{StreamExt as _, iter};
 use std::pin::pin;

@@ -1,5 +1,7 @@
 //! One connection of a session: requests go out as they come, answers come back in their order.
 
+mod reads;
+
 use super::Common;
 use super::tally::Tally;
 use super::watches::Watches;
@@ -15,6 +17,7 @@ use futures::{AsyncRead, AsyncWrite, FutureExt as _};
 use pintle_plugin_sdk::connection::Connection;
 use pintle_plugin_sdk::signal::Signal;
 use pintle_plugin_sdk::time::{sleep, timeout};
+use reads::{Reads, reads_of};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
@@ -93,6 +96,9 @@ struct Inner {
     watches: Weak<Watches>,
     /// A barrier that is still in `outgoing`: whatever is added behind it may rely on it.
     barrier: RefCell<Option<Barrier>>,
+    reads: Reads,
+    /// The server is older than 3.6 and answers one read at a time.
+    reads_nodes_alone: Cell<bool>,
 }
 
 type Barrier = Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
@@ -123,7 +129,7 @@ impl<T> Future for Reply<T> {
 
 impl Client {
     pub(crate) fn new(identity: Identity, common: &Common, watches: Weak<Watches>) -> Self {
-        let shared = Inner {
+        let shared = Rc::new_cyclic(|shared| Inner {
             identity,
             request_bytes_max: common.request_bytes_max,
             answer_bytes_max: common.answer_bytes_max,
@@ -138,8 +144,10 @@ impl Client {
             closed: RefCell::new(None),
             watches,
             barrier: RefCell::new(None),
-        };
-        Self { shared: Rc::new(shared) }
+            reads: reads_of(shared),
+            reads_nodes_alone: Cell::new(false),
+        });
+        Self { shared }
     }
 
     /// The session that it serves.

@@ -1,5 +1,6 @@
 //! Sessions against a server that the test writes, on a virtual clock.
 
+mod reads;
 mod watches;
 
 use super::*;

@@ -13,11 +13,12 @@ mod request;
 pub use code::ErrorCode;
 pub use connect::{ConnectRequest, ConnectResponse};
 pub use jute::{Decoder, Encoder, Malformed};
-pub use multi::{Multi, MultiOutcome, Op, OpResult};
+pub use multi::{Multi, MultiOutcome, MultiRead, Op, OpResult};
 pub use record::{Acl, Event, EventKind, ReplyHeader, Stat};
 pub use request::{
-    AddWatch, Auth, Children, CloseSession, Create, CreateMode, Delete, Ephemerals, Exists,
-    GetData, Ping, RemoveWatches, Request, SetData, SetWatches, SetWatches2, Sync, WatchMode,
+    AddWatch, Auth, Children, CloseSession, Content, Create, CreateMode, Delete, Ephemerals,
+    Exists, GetData, Ping, RemoveWatches, Request, SetData, SetWatches, SetWatches2, Sync,
+    WatchMode,
 };
 
 /// Xid of what the server sends unasked: events of watches.

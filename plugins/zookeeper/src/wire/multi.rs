@@ -1,8 +1,10 @@
-//! Transactions: all of their operations at one moment, or none.
+//! Several operations in one request: transactions, of which all are done at one moment or none, and
+//! reads, each of which succeeds or fails by itself.
 
-use super::request::{CREATE_CONTAINER, CREATE2, DELETE, SET_DATA};
+use super::request::{CREATE_CONTAINER, CREATE2, DELETE, GET_DATA, SET_DATA};
 use super::{
-    Acl, Create, CreateMode, Decoder, Delete, Encoder, ErrorCode, Malformed, Request, SetData, Stat,
+    Acl, Content, Create, CreateMode, Decoder, Delete, Encoder, ErrorCode, GetData, Malformed,
+    Request, SetData, Stat,
 };
 
 /// One operation of a transaction.
@@ -164,6 +166,42 @@ fn note_failure(failed: &mut Option<(usize, ErrorCode)>, index: usize, code: i32
             *failed = Some((index, code));
         }
         Some(_) => {}
+    }
+}
+
+/// Reads nodes (servers from 3.6 on).
+#[derive(Clone, Debug)]
+pub struct MultiRead<'a> {
+    /// Which, in the order of the answer.
+    pub paths: Vec<&'a str>,
+}
+
+impl Request for MultiRead<'_> {
+    type Response = Vec<Result<Content, ErrorCode>>;
+
+    fn opcode(&self) -> i32 {
+        22
+    }
+
+    fn encode(&self, out: &mut Encoder<'_>) {
+        for path in &self.paths {
+            header(out, GET_DATA, false);
+            GetData { path, watch: false }.encode(out);
+        }
+        header(out, ERROR, true);
+    }
+
+    fn decode(input: &mut Decoder<'_>) -> Result<Self::Response, Malformed> {
+        let mut read = Vec::new();
+        loop {
+            let (kind, last, _) = (input.int()?, input.bool()?, input.int()?);
+            match kind {
+                _ if last => return Ok(read),
+                ERROR => read.push(Err(ErrorCode(input.int()?))),
+                GET_DATA => read.push(Ok(GetData::decode(input)?)),
+                _ => return Err(Malformed("an answer to reads has another operation")),
+            }
+        }
     }
 }
 

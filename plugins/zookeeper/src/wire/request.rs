@@ -4,6 +4,7 @@ use super::{Acl, Decoder, Encoder, Malformed, Stat};
 use std::fmt;
 
 pub(super) const DELETE: i32 = 2;
+pub(super) const GET_DATA: i32 = 4;
 pub(super) const SET_DATA: i32 = 5;
 /// Creates and answers the stat too (servers from 3.5 on, as all below).
 pub(super) const CREATE2: i32 = 15;
@@ -27,6 +28,9 @@ pub trait Request {
     /// When it is something else.
     fn decode(input: &mut Decoder<'_>) -> Result<Self::Response, Malformed>;
 }
+
+/// A node's data, null for a directory, and what the server knows of it.
+pub type Content = (Option<Vec<u8>>, Stat);
 
 /// How a node lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,13 +147,13 @@ requests! {
     reads |input| -> Stat { Stat::decode(input) }
 
     /// Reads a node.
-    GetData<'a> = 4, {
+    GetData<'a> = GET_DATA, {
         /// Which.
         path: &'a str,
         /// Whether to tell of the next change, once.
         watch: bool,
     } writes |this, out| { out.string(this.path); out.bool(this.watch); }
-    reads |input| -> (Option<Vec<u8>>, Stat) {
+    reads |input| -> Content {
         let data = input.buffer()?.map(<[u8]>::to_vec);
         Ok((data, Stat::decode(input)?))
     }

@@ -64,6 +64,15 @@ fn requests_are_written_as_servers_read_them() {
          00000003\
          ffffffff01ffffffff"
     );
+    let reads = MultiRead { paths: vec!["/a", "/b"] };
+    assert_eq!(
+        hex(&written(|out| reads.encode(out))),
+        "0000000400ffffffff\
+         000000022f6100\
+         0000000400ffffffff\
+         000000022f6200\
+         ffffffff01ffffffff"
+    );
     let auth = Auth { scheme: "digest", credentials: b"u:p" };
     assert_eq!(
         hex(&written(|out| auth.encode(out))),
@@ -92,6 +101,15 @@ fn passwords_do_not_show() {
     let secret = vec![0x73; 16];
     let request = ConnectRequest { last_zxid: 0, timeout_ms: 1, session_id: 1, password: secret };
     assert!(!format!("{request:?}").contains("115"), "{request:?}");
+    let reads = MultiRead { paths: vec!["/a", "/b"] };
+    assert_eq!(
+        hex(&written(|out| reads.encode(out))),
+        "0000000400ffffffff\
+         000000022f6100\
+         0000000400ffffffff\
+         000000022f6200\
+         ffffffff01ffffffff"
+    );
     let auth = Auth { scheme: "digest", credentials: b"sesame" };
     assert!(!format!("{auth:?}").contains("115"), "{auth:?}");
 }
@@ -207,6 +225,7 @@ fn read_as_everything(bytes: &[u8]) {
     let _ = GetData::decode(&mut decoder());
     let _ = Children::decode(&mut decoder());
     let _ = Multi::decode(&mut decoder());
+    let _ = MultiRead::decode(&mut decoder());
     let _ = Ephemerals::decode(&mut decoder());
     let _ = Sync::decode(&mut decoder());
     let _ = split_frame(bytes, bytes.len());
@@ -264,6 +283,35 @@ proptest! {
         });
         let done = stats.into_iter().map(OpResult::Set).collect();
         prop_assert_eq!(Multi::decode(&mut Decoder::new(&bytes))?, MultiOutcome::Done(done));
+    }
+
+    #[test]
+    fn reads_survive_the_way_each_with_its_own_failure(
+        reads in proptest::collection::vec((stat(), proptest::option::of(any::<[u8; 3]>()), any::<bool>()), 0..8),
+    ) {
+        let mut expected = Vec::new();
+        let bytes = written(|out| {
+            for (stat, data, fails) in &reads {
+                out.int(if *fails { -1 } else { 4 });
+                out.bool(false);
+                out.int(if *fails { -101 } else { 0 });
+                if *fails {
+                    out.int(-101);
+                    expected.push(Err(ErrorCode::NO_NODE));
+                } else {
+                    out.buffer(data.as_ref().map(|data| data.as_slice()));
+                    write_stat(out, stat);
+                    expected.push(Ok((data.map(|data| data.to_vec()), *stat)));
+                }
+            }
+            out.int(-1);
+            out.bool(true);
+            out.int(-1);
+        });
+        prop_assert_eq!(MultiRead::decode(&mut Decoder::new(&bytes))?, expected);
+        for end in 0..bytes.len() {
+            prop_assert!(MultiRead::decode(&mut Decoder::new(&bytes[..end])).is_err());
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context, Result};
 use etcd_client::{Client, ConnectOptions};
-use futures::StreamExt;
+use futures::{StreamExt, future::join_all};
 use pintle::{
     Effect,
     config::{ListRequest, Put, Target},
@@ -142,6 +142,34 @@ async fn what_a_user_may_not_do_is_named() -> Result<()> {
     let follower = Follower::open(&node.config, "watcher", prefix("open")).await?;
     ctl(etcd, &["put", &stage.key("open/k"), "2"]).await?;
     follower.until("the change", |now| now.state["open/k"] == "2").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_may_not_be_read_spoils_no_other_that_is_read_at_the_same_time() -> Result<()> {
+    let stage = guarded(Vec::new()).await?;
+    for arguments in [
+        &["role", "add", "reader"][..],
+        &["role", "grant-permission", "reader", "--prefix=true", "read", &stage.key("open/")],
+        &["user", "add", "reader:reader-secret"],
+        &["user", "grant-role", "reader", "reader"],
+        &["put", &stage.key("open/k"), "1"],
+    ] {
+        ctl(&stage.etcd, arguments).await?;
+    }
+    let node = stage.start(as_user(stage.settings("a"), "reader", "reader-secret")).await?;
+    for _ in 0..4 {
+        let keys = (0..64).map(|number| if number % 9 == 4 { "closed" } else { "open/k" });
+        let reads = keys.map(async |key| (key, node.config.get(key).await));
+        for (key, read) in join_all(reads).await {
+            match read {
+                Ok(entry) => assert_eq!((key, entry.context(key)?.value), ("open/k", "1".into())),
+                Err(error) => assert_eq!((key, error.code()), ("closed", "denied"), "{error}"),
+            }
+        }
+    }
+    let together = calls(&stage.etcd, "Txn").await?;
+    assert!(together >= 4.0, "{together} requests for more than one key");
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, bail};
 use etcd_client::{DeleteOptions, PutOptions};
+use futures::future::try_join_all;
 use pintle::{
     Effect,
     config::{
@@ -358,6 +359,29 @@ async fn many_large_values_are_listed_in_pages_that_fit() -> Result<()> {
     }
     assert_eq!(count, 24);
     stage.wipe().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_read_at_the_same_time_are_each_their_own_whatever_their_size() -> Result<()>
+{
+    let stage = Stage::new().await?;
+    let node = stage.node("a").await?;
+    // Together the large ones are more than one answer of the server may have.
+    let size = |number: usize| if number < 40 { number } else { 600_000 };
+    for number in 0..68 {
+        node.config.put(Put::new(format!("k/{number}"), vec![b'x'; size(number)])).await?;
+    }
+    for consistency in [Consistency::Linearizable, Consistency::Sequential] {
+        let options = ReadOptions { consistency: Some(consistency), ..ReadOptions::default() };
+        let reads = (0..70).map(async |number| {
+            let read = node.config.get_with(&format!("k/{number}"), options.clone()).await?;
+            let expected = (number < 68).then(|| size(number));
+            assert_eq!(read.map(|entry| entry.value.len()), expected, "k/{number}");
+            anyhow::Ok(())
+        });
+        try_join_all(reads).await?;
+    }
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]

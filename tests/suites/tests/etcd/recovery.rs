@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use etcd_client::{EventType, WatchOptions};
 use futures::future::join_all;
-use pintle::{BackendState, lock::LockRequest, registry::RegistrationStatus};
+use pintle::{BackendState, config::ReadOptions, lock::LockRequest, registry::RegistrationStatus};
 use pintle_test_suites::{eventually, follow::Follower, within};
 
 use crate::{
@@ -24,11 +24,14 @@ async fn narrow(stage: &Stage) -> Result<Node> {
     stage.start(settings).await
 }
 
-/// Asks for more at once than the plugin has memory for, until it has ended and serves again.
+/// Asks for more at once than the plugin has memory for, until it has ended and serves again. Of a past
+/// version, for these are each asked for by themselves.
 async fn end_plugin(node: &Node) -> Result<()> {
     let before = node.pintle.backend("main")?.restarts;
+    let large = node.config.get("large/k").await?.context("the large value")?;
+    let at = ReadOptions { at: Some(large.version.clone()), ..ReadOptions::default() };
     eventually("the end of the plugin", async || {
-        let reads = (0..64).map(|_| node.config.get("large/k"));
+        let reads = (0..64).map(|_| node.config.get_with("large/k", at.clone()));
         join_all(reads).await;
         Ok((node.pintle.backend("main")?.restarts > before).then_some(()))
     })

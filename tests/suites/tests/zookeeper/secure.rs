@@ -1,10 +1,11 @@
 //! TLS, and who may do what.
 
 use anyhow::{Context, Result};
-use pintle::config::Put;
+use futures::future::join_all;
+use pintle::config::{Consistency, Put, ReadOptions};
 use pintle_test_services::{TestCa, ZooKeeper, ZooKeeperOptions, ZooKeeperTls};
 
-use crate::support::{Host, other_client, shared};
+use crate::support::{Host, create, other_client, shared};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn over_tls_a_client_with_a_certificate_is_served_and_another_is_not() -> Result<()> {
@@ -59,6 +60,39 @@ async fn nodes_of_a_user_are_closed_to_strangers() -> Result<()> {
     let (data, _) = other.get_data("/digest/k").await?;
     assert_eq!(data, b"1");
     lease.release().await?;
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_that_are_read_at_the_same_time_are_each_their_own() -> Result<()> {
+    let endpoint = [shared().await?.endpoint()];
+    let root = "root = \"/together\"";
+    let host = Host::start(&endpoint, root).await?;
+    let as_bob = format!("{root}\nuser = \"bob\"\npassword = \"sesame\"");
+    let bob = Host::start(&endpoint, &as_bob).await?;
+    let (config, other) = (host.config()?, other_client().await?);
+    config.put(Put::new("dir/k", "1")).await?;
+    bob.config()?.put(Put::new("closed", "2")).await?;
+    // Together they are more than one answer may be.
+    create(&other, "/together/large", &[b'x'; 900_000]).await?;
+    for consistency in [Consistency::Linearizable, Consistency::Sequential] {
+        let options = ReadOptions { consistency: Some(consistency), ..ReadOptions::default() };
+        let keys = ["dir/k", "dir", "gone", "closed", "large"].into_iter().cycle().take(60);
+        let reads = keys.map(async |key| (key, config.get_with(key, options.clone()).await));
+        for (key, read) in join_all(reads).await {
+            let value = match &read {
+                Ok(entry) => Ok(entry.as_ref().map(|entry| entry.value.len())),
+                Err(error) => Err(error.code()),
+            };
+            let expected = match key {
+                "dir/k" => Ok(Some(1)),
+                "large" => Ok(Some(900_000)),
+                "closed" => Err("denied"),
+                _ => Ok(None),
+            };
+            assert_eq!(value, expected, "{key}");
+        }
+    }
     Ok(())
 }
 

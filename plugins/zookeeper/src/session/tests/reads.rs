@@ -1,0 +1,92 @@
+//! Reads that come while others are under way.
+
+use super::*;
+use crate::wire::{ErrorCode, MultiRead, Request as _};
+use futures::future::{join, join_all};
+
+const GET_DATA: i32 = 4;
+const MULTI_READ: i32 = 22;
+
+async fn read(client: &Client, path: &str) -> Result<Vec<u8>, Failure> {
+    Ok(client.get(path).await?.0.unwrap_or_default())
+}
+
+async fn expect_alone(peer: &mut Peer, path: &str) -> i32 {
+    let Seen { xid, opcode, body } = peer.request().await.unwrap();
+    let asked = Decoder::new(&body).string().map(str::to_owned);
+    assert_eq!((opcode, asked), (GET_DATA, Ok(path.to_owned())));
+    xid
+}
+
+async fn answer_alone(peer: &mut Peer, xid: i32, data: &[u8]) {
+    peer.answer(xid, 1, 0, |out| {
+        out.buffer(Some(data));
+        stat(out);
+    })
+    .await;
+}
+
+#[test]
+fn what_is_read_while_others_are_goes_out_in_one_request() {
+    run(async {
+        let servers = Rc::default();
+        let session = start(&servers, 1);
+        let (mut peer, client) = established(&servers, &session).await;
+        let reads = join_all(["/a", "/b", "/c", "/gone"].map(|path| read(&client, path)));
+        let serving = async {
+            let (a, b) = (expect_alone(&mut peer, "/a").await, expect_alone(&mut peer, "/b").await);
+            answer_alone(&mut peer, a, b"A").await;
+            let many = peer.request().await.unwrap();
+            let mut asked = Vec::new();
+            MultiRead { paths: vec!["/c", "/gone"] }.encode(&mut Encoder::new(&mut asked));
+            assert_eq!((many.opcode, many.body), (MULTI_READ, asked));
+            answer_alone(&mut peer, b, b"B").await;
+            peer.answer(many.xid, 1, 0, |out| {
+                (out.int(GET_DATA), out.bool(false), out.int(0));
+                out.buffer(Some(b"C"));
+                stat(out);
+                (out.int(-1), out.bool(false), out.int(-101), out.int(-101));
+                (out.int(-1), out.bool(true), out.int(-1));
+            })
+            .await;
+        };
+        let (read, ()) = join(reads, serving).await;
+        let [a, b, c] = [b"A", b"B", b"C"].map(|data| Ok(data.to_vec()));
+        assert_eq!(read, [a, b, c, Err(Failure::Refused(ErrorCode::NO_NODE))]);
+    });
+}
+
+#[test]
+fn a_server_that_cannot_read_many_is_asked_for_one_at_a_time() {
+    run(async {
+        let servers = Rc::default();
+        let session = start(&servers, 1);
+        let (mut peer, client) = established(&servers, &session).await;
+        let reads = join_all(["/a", "/b", "/c"].map(|path| read(&client, path)));
+        let serving = async {
+            let (a, b) = (expect_alone(&mut peer, "/a").await, expect_alone(&mut peer, "/b").await);
+            answer_alone(&mut peer, a, b"A").await;
+            let many = peer.request().await.unwrap();
+            assert_eq!(many.opcode, MULTI_READ);
+            answer_alone(&mut peer, b, b"B").await;
+            peer.answer(many.xid, 1, ErrorCode::UNIMPLEMENTED.0, |_| {}).await;
+            let c = expect_alone(&mut peer, "/c").await;
+            answer_alone(&mut peer, c, b"C").await;
+        };
+        let (read_once, ()) = join(reads, serving).await;
+        assert_eq!(read_once, [b"A", b"B", b"C"].map(|data| Ok(data.to_vec())));
+        // It is known from now on, and nothing waits any more.
+        let reads = join_all(["/1", "/2", "/3"].map(|path| read(&client, path)));
+        let serving = async {
+            let mut asked = Vec::new();
+            for path in ["/1", "/2", "/3"] {
+                asked.push(expect_alone(&mut peer, path).await);
+            }
+            for xid in asked {
+                answer_alone(&mut peer, xid, b"x").await;
+            }
+        };
+        let (read_again, ()) = join(reads, serving).await;
+        assert_eq!(read_again, [Ok(b"x".to_vec()), Ok(b"x".to_vec()), Ok(b"x".to_vec())]);
+    });
+}
