@@ -26,6 +26,13 @@ async fn answer_alone(peer: &mut Peer, xid: i32, data: &[u8]) {
     .await;
 }
 
+/// What stands before each part of an answer to several reads.
+fn head(out: &mut Encoder<'_>, kind: i32, last: bool, code: i32) {
+    out.int(kind);
+    out.bool(last);
+    out.int(code);
+}
+
 #[test]
 fn what_is_read_while_others_are_goes_out_in_one_request() {
     run(async {
@@ -42,11 +49,12 @@ fn what_is_read_while_others_are_goes_out_in_one_request() {
             assert_eq!((many.opcode, many.body), (MULTI_READ, asked));
             answer_alone(&mut peer, b, b"B").await;
             peer.answer(many.xid, 1, 0, |out| {
-                (out.int(GET_DATA), out.bool(false), out.int(0));
+                head(out, GET_DATA, false, 0);
                 out.buffer(Some(b"C"));
                 stat(out);
-                (out.int(-1), out.bool(false), out.int(-101), out.int(-101));
-                (out.int(-1), out.bool(true), out.int(-1));
+                head(out, -1, false, -101);
+                out.int(-101);
+                head(out, -1, true, -1);
             })
             .await;
         };
