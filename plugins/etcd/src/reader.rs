@@ -5,7 +5,7 @@ mod gets;
 use crate::client::{Answer, Client, Lane, RANGE};
 use crate::wire::layout::Range;
 use crate::wire::messages::{KeyValue, RangeRequest, RangeResponse};
-use gets::{Get, read_keys};
+use gets::{Get, read_keys_fresh};
 use pintle_plugin_sdk::config::Consistency;
 use pintle_plugin_sdk::{Context, Error};
 use std::cell::Cell;
@@ -103,14 +103,7 @@ impl Reader {
         revision: i64,
         consistency: Consistency,
     ) -> Result<Vec<Option<KeyValue>>, Error> {
-        let read = async |consistency| {
-            read_keys(&self.client, cx, keys.iter().cloned(), revision, consistency).await
-        };
-        if let Some(found) = read(consistency).await? {
-            return Ok(found);
-        }
-        // What the quorum says never lags.
-        Ok(read(Consistency::Linearizable).await?.unwrap_or_default())
+        read_keys_fresh(&self.client, cx, keys, revision, consistency).await
     }
 
     /// Reads the beginning of a range: at most `limit` keys, fewer where values are large.

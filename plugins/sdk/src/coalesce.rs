@@ -22,9 +22,17 @@ pub struct Limits {
     pub answer_bytes: usize,
 }
 
-/// Asks several questions in one request, and answers each; nothing where the request failed, or where
-/// its answer cannot be used.
-type Together<Q, A> = Box<dyn Fn(Vec<Q>) -> LocalBoxFuture<'static, Option<Vec<A>>>>;
+/// Why a request for several has answered none of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failed {
+    /// They were too many, or their answers too large. The next request asks for one.
+    TooMuch,
+    /// For another reason.
+    Otherwise,
+}
+
+/// Asks several questions in one request, and answers each in their order.
+type Together<Q, A> = Box<dyn Fn(Vec<Q>) -> LocalBoxFuture<'static, Result<Vec<A>, Failed>>>;
 
 /// Asks questions of one server: each by itself, or several together. Clones share it.
 ///
@@ -56,10 +64,10 @@ impl<Q, A> Clone for Coalescer<Q, A> {
 
 impl<Q: Clone + 'static, A: 'static> Coalescer<Q, A> {
     /// `weigh` tells the bytes of an answer; `together` asks several questions in one request, and
-    /// answers them in their order, or nothing where the request failed.
+    /// answers them in their order.
     pub fn new<F>(limits: Limits, weigh: fn(&A) -> usize, together: F) -> Self
     where
-        F: Fn(Vec<Q>) -> LocalBoxFuture<'static, Option<Vec<A>>> + 'static,
+        F: Fn(Vec<Q>) -> LocalBoxFuture<'static, Result<Vec<A>, Failed>> + 'static,
     {
         let shared = Shared {
             limits,
@@ -67,7 +75,8 @@ impl<Q: Clone + 'static, A: 'static> Coalescer<Q, A> {
             weigh,
             under_way: Cell::new(0),
             waiting: RefCell::default(),
-            largest: Cell::new(0),
+            // Nothing is known yet.
+            largest: Cell::new(limits.answer_bytes),
         };
         Self { shared: Rc::new(shared) }
     }
@@ -107,7 +116,10 @@ impl<Q: Clone + 'static, A: 'static> Shared<Q, A> {
             return None;
         }
         let (asker, answer) = oneshot::channel();
-        self.waiting.borrow_mut().push_back(Waiting { question: question.clone(), asker });
+        let mut waiting = self.waiting.borrow_mut();
+        // Those that were given up while nothing moves are not kept.
+        while waiting.pop_front_if(|first| first.asker.is_canceled()).is_some() {}
+        waiting.push_back(Waiting { question: question.clone(), asker });
         Some(answer)
     }
 
@@ -135,11 +147,10 @@ impl<Q: Clone + 'static, A: 'static> Shared<Q, A> {
     async fn ask_together(&self, batch: Vec<Waiting<Q, A>>) {
         let (questions, askers): (Vec<_>, Vec<_>) =
             batch.into_iter().map(|waiting| (waiting.question, waiting.asker)).unzip();
-        let answers = (self.together)(questions).await;
-        let Some(answers) = answers.filter(|answers| answers.len() == askers.len()) else {
-            // It may have been too much at once.
-            self.note(self.limits.answer_bytes);
-            return;
+        let answers = match (self.together)(questions).await {
+            Ok(answers) => answers,
+            Err(Failed::TooMuch) => return self.note(self.limits.answer_bytes),
+            Err(Failed::Otherwise) => return,
         };
         self.note(answers.iter().map(self.weigh).max().unwrap_or(0));
         for (asker, answer) in askers.into_iter().zip(answers) {
@@ -189,7 +200,14 @@ mod tests {
     }
 
     impl Server {
+        /// Whose answers have been small so far.
         fn coalescer(&self) -> Coalescer<usize, usize> {
+            let coalescer = self.fresh_coalescer();
+            coalescer.shared.largest.set(0);
+            coalescer
+        }
+
+        fn fresh_coalescer(&self) -> Coalescer<usize, usize> {
             let server = self.clone();
             Coalescer::new(
                 LIMITS,
@@ -198,7 +216,7 @@ mod tests {
                     let server = server.clone();
                     Box::pin(async move {
                         let answers = server.answer(&questions).await;
-                        (!server.refuses_many).then_some(answers)
+                        if server.refuses_many { Err(Failed::Otherwise) } else { Ok(answers) }
                     })
                 },
             )
@@ -251,6 +269,16 @@ mod tests {
             // What was large is forgotten by and by.
             ask_all(&server, &coalescer, &[1, 2, 3, 4, 5, 6, 7, 8]).await;
             assert_eq!(server.asked().last(), Some(&vec![3, 4, 5, 6, 7, 8]));
+        });
+    }
+
+    #[test]
+    fn how_many_are_asked_together_grows_with_what_is_known_of_their_size() {
+        run(async {
+            let server = Server::default();
+            ask_all(&server, &server.fresh_coalescer(), &[1; 20]).await;
+            let together: Vec<_> = server.asked().iter().map(Vec::len).collect();
+            assert_eq!(together, [1, 1, 2, 4, 8, 4]);
         });
     }
 

@@ -115,6 +115,7 @@ impl Plugin for ZooKeeper {
             tally: Rc::default(),
             expirations: Rc::default(),
             watched: Budget::new(as_bytes(settings.watched_bytes_max)),
+            reads_nodes_alone: Rc::default(),
         };
         let paths = Paths::new(settings.root()?);
         let acl = settings.acl()?;

@@ -3,7 +3,7 @@
 use super::lags;
 use crate::client::{Client, Lane, READ_TXN};
 use crate::wire::messages::{KeyValue, RangeRequest, Request, Response, TxnRequest};
-use pintle_plugin_sdk::coalesce::{Coalescer, Limits};
+use pintle_plugin_sdk::coalesce::{Coalescer, Failed, Limits};
 use pintle_plugin_sdk::config::Consistency;
 use pintle_plugin_sdk::time::Instant;
 use pintle_plugin_sdk::{Context, Error};
@@ -20,10 +20,11 @@ pub(super) struct Get {
     pub(super) deadline: Instant,
 }
 
-/// What is read over one connection.
+/// What is read over one connection. What the quorum does not answer holds up nobody who does without.
 pub(crate) struct Gets {
     linearizable: Coalescer<Get, Option<KeyValue>>,
     sequential: Coalescer<Get, Option<KeyValue>>,
+    any: Coalescer<Get, Option<KeyValue>>,
 }
 
 impl Gets {
@@ -39,13 +40,15 @@ impl Gets {
         Self {
             linearizable: coalescer(Consistency::Linearizable),
             sequential: coalescer(Consistency::Sequential),
+            any: coalescer(Consistency::Any),
         }
     }
 
     pub(super) fn with(&self, consistency: Consistency) -> &Coalescer<Get, Option<KeyValue>> {
         match consistency {
             Consistency::Linearizable => &self.linearizable,
-            _ => &self.sequential,
+            Consistency::Sequential => &self.sequential,
+            Consistency::Any => &self.any,
         }
     }
 }
@@ -58,12 +61,41 @@ async fn read_together(
     client: Weak<Client>,
     gets: Vec<Get>,
     consistency: Consistency,
-) -> Option<Vec<Option<KeyValue>>> {
-    let client = client.upgrade()?;
-    let patience = gets.iter().map(|get| get.deadline).max()?.remaining();
-    let cx = Context::background("config.get", patience);
-    let keys = gets.into_iter().map(|get| get.key);
-    read_keys(&client, &cx, keys, 0, consistency).await.ok()?
+) -> Result<Vec<Option<KeyValue>>, Failed> {
+    let client = client.upgrade().ok_or(Failed::Otherwise)?;
+    // When the first of them has to be done, the others go on alone: nobody's patience with a server
+    // that keeps silent is another's.
+    let deadline = gets.iter().map(|get| get.deadline).min().unwrap_or_else(Instant::now);
+    let cx = Context::background("config.get", deadline.remaining());
+    let keys: Vec<_> = gets.into_iter().map(|get| get.key).collect();
+    let found = read_keys_fresh(&client, &cx, &keys, 0, consistency).await;
+    found.map_err(|error| match error.code() {
+        "too-large" => Failed::TooMuch,
+        _ => Failed::Otherwise,
+    })
+}
+
+/// Reads keys as of a revision, 0 for now; by the quorum where the member lags behind what has to be
+/// read.
+///
+/// # Errors
+///
+/// As [`Client::call`].
+pub(super) async fn read_keys_fresh(
+    client: &Client,
+    cx: &Context,
+    keys: &[Vec<u8>],
+    revision: i64,
+    consistency: Consistency,
+) -> Result<Vec<Option<KeyValue>>, Error> {
+    let read = async |consistency| {
+        read_keys(client, cx, keys.iter().cloned(), revision, consistency).await
+    };
+    if let Some(found) = read(consistency).await? {
+        return Ok(found);
+    }
+    // What the quorum says never lags.
+    Ok(read(Consistency::Linearizable).await?.unwrap_or_default())
 }
 
 /// Reads keys as of a revision, 0 for now; nothing where the member lags behind what has to be read.
@@ -71,7 +103,7 @@ async fn read_together(
 /// # Errors
 ///
 /// As [`Client::call`].
-pub(super) async fn read_keys(
+async fn read_keys(
     client: &Client,
     cx: &Context,
     keys: impl Iterator<Item = Vec<u8>>,

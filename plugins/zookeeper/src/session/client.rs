@@ -97,8 +97,8 @@ struct Inner {
     /// A barrier that is still in `outgoing`: whatever is added behind it may rely on it.
     barrier: RefCell<Option<Barrier>>,
     reads: Reads,
-    /// The server is older than 3.6 and answers one read at a time.
-    reads_nodes_alone: Cell<bool>,
+    /// As in [`Common`].
+    reads_nodes_alone: Rc<Cell<bool>>,
 }
 
 type Barrier = Shared<LocalBoxFuture<'static, Result<(), Failure>>>;
@@ -145,7 +145,7 @@ impl Client {
             watches,
             barrier: RefCell::new(None),
             reads: reads_of(shared),
-            reads_nodes_alone: Cell::new(false),
+            reads_nodes_alone: Rc::clone(&common.reads_nodes_alone),
         });
         Self { shared }
     }
@@ -397,6 +397,14 @@ impl Inner {
         next.ok_or(Malformed("an answer out of order"))
     }
 
+    /// Who waits for an answer that may come before others: what a server does not know at all it refuses
+    /// at once, before what it still works on, and hangs up.
+    fn awaited_anywhere(&self, xid: i32) -> Result<Awaited, Malformed> {
+        let mut waiting = self.awaited.borrow_mut();
+        let place = waiting.iter().position(|awaited| awaited.xid == xid);
+        place.and_then(|place| waiting.remove(place)).ok_or(Malformed("an answer to nothing"))
+    }
+
     /// Gives a frame to whom it belongs.
     fn take(&self, frame: &[u8]) -> Result<(), Malformed> {
         let mut input = Decoder::new(frame);
@@ -410,7 +418,11 @@ impl Inner {
             }
             XID_PING => {}
             xid => {
-                let awaited = self.awaited(xid)?;
+                let awaited = if ErrorCode(header.error) == ErrorCode::UNIMPLEMENTED {
+                    self.awaited_anywhere(xid)?
+                } else {
+                    self.awaited(xid)?
+                };
                 let answer = match header.error {
                     0 => Ok((header.zxid, input)),
                     code => Err(Failure::Refused(ErrorCode(code))),

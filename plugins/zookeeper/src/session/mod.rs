@@ -58,6 +58,9 @@ pub(crate) struct Common {
     pub(crate) expirations: Rc<Cell<u64>>,
     /// What watches may keep.
     pub(crate) watched: Rc<Budget>,
+    /// A server was older than 3.6 and hung up when it was asked for several nodes at once: it is not
+    /// tried again.
+    pub(crate) reads_nodes_alone: Rc<Cell<bool>>,
 }
 
 /// What takes a session up again.

@@ -263,6 +263,7 @@ mod tests {
             tally: Rc::default(),
             expirations: Rc::default(),
             watched: Budget::new(1_000),
+            reads_nodes_alone: Rc::default(),
         };
         Rc::new(Pool::new(common, "test", Rc::new(|| {})))
     }

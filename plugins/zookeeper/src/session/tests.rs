@@ -165,6 +165,7 @@ fn common(servers: &Rc<Servers>, count: u16) -> Common {
         tally: Rc::default(),
         expirations: Rc::default(),
         watched: Budget::new(1_000),
+        reads_nodes_alone: Rc::default(),
     }
 }
 

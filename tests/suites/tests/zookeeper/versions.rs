@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use futures::future::try_join_all;
 use pintle::config::{Delete, Put, Target, Txn, TxnOp, TxnOutcome, TxnResult};
 use pintle::lock::LockRequest;
 use pintle::registry::{Instance, RegisterOutcome};
@@ -22,6 +23,14 @@ async fn serves(line: ZooKeeperVersion) -> Result<()> {
     let TxnOutcome::Committed(results) = config.txn(txn).await? else { bail!("not committed") };
     let stored = config.get("c/d").await?.context("nothing there")?.version;
     assert_eq!(results[0], TxnResult::Stored(stored));
+
+    // One that cannot read several at once hangs up, and is asked for one at a time.
+    for _ in 0..2 {
+        let reads = (0..64).map(|_| config.get("a/b"));
+        for read in try_join_all(reads).await? {
+            assert_eq!(read.context("nothing there")?.version, created);
+        }
+    }
 
     let mut tree = config.watch(Target::Prefix(String::new())).await?;
     let mut key = config.watch(Target::Key("new".into())).await?;

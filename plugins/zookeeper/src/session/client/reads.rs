@@ -2,7 +2,7 @@
 
 use super::{Client, Failure, Inner};
 use crate::wire::{Content, ErrorCode, GetData, MultiRead};
-use pintle_plugin_sdk::coalesce::{Coalescer, Limits};
+use pintle_plugin_sdk::coalesce::{Coalescer, Failed, Limits};
 use std::rc::Weak;
 
 const LIMITS: Limits = Limits { under_way: 2, questions: 32, answer_bytes: 1 << 20 };
@@ -18,7 +18,7 @@ pub(super) fn reads_of(connection: &Weak<Inner>) -> Reads {
     let connection = Weak::clone(connection);
     Coalescer::new(LIMITS, bytes, move |paths| {
         let client = connection.upgrade().map(|shared| Client { shared });
-        Box::pin(async move { client?.read_together(&paths).await })
+        Box::pin(async move { client.ok_or(Failed::Otherwise)?.read_together(&paths).await })
     })
 }
 
@@ -48,15 +48,27 @@ impl Client {
         read?.map_err(Failure::Refused)
     }
 
-    async fn read_together(&self, paths: &[String]) -> Option<Vec<Read>> {
-        let paths = paths.iter().map(String::as_str).collect();
-        let answer = self.call(&MultiRead { paths }).await;
-        if let Err(failure) = &answer
-            && failure.is(ErrorCode::UNIMPLEMENTED)
-        {
-            self.shared.reads_nodes_alone.set(true);
-        }
+    async fn read_together(&self, paths: &[String]) -> Result<Vec<Read>, Failed> {
+        let tally = &self.shared.tally;
         // Each is read alone then, and told what is wrong.
-        answer.ok()
+        if self.shared.reads_nodes_alone.get() {
+            return Err(Failed::Otherwise);
+        }
+        let paths = paths.iter().map(String::as_str).collect();
+        match self.call(&MultiRead { paths }).await {
+            Ok(reads) => {
+                let refused = reads.iter().filter_map(|read| read.as_ref().err());
+                refused.for_each(|code| tally.failed(&Failure::Refused(*code)));
+                Ok(reads)
+            }
+            Err(Failure::AnswerTooLarge { .. } | Failure::TooLarge { .. }) => Err(Failed::TooMuch),
+            Err(failure) => {
+                if failure.is(ErrorCode::UNIMPLEMENTED) {
+                    tracing::info!("this server is older than 3.6: keys are read one at a time");
+                    self.shared.reads_nodes_alone.set(true);
+                }
+                Err(Failed::Otherwise)
+            }
+        }
     }
 }
