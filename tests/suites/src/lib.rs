@@ -23,10 +23,6 @@ use pintle::{Pintle, settings::Settings};
 use pintle_test_bench::{Cells, Report};
 use tempfile::TempDir;
 
-/// As in the program itself, so that what is measured is what ships.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// How long anything may take that a test waits for: far more than on a slow and busy machine.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
