@@ -104,13 +104,17 @@ impl Processes {
     }
 
     fn explain(&self, status: ExitStatus, said: &str) -> String {
-        if status.code().is_some() {
+        if status.code().is_some_and(|code| code != PANICKED) {
             return said.to_owned();
         }
         let perhaps = too_little(self.memory_bytes);
         format!("the compiler ended with {status}, perhaps because {perhaps}; {said}")
     }
 }
+
+/// What a program in Rust ends with that panics: a compiler does when its memory is used up just where a
+/// thread is to be had.
+const PANICKED: i32 = 101;
 
 fn too_little(memory_bytes: u64) -> String {
     let memory = ByteSize::from_bytes(memory_bytes);
