@@ -3,6 +3,7 @@
 use super::lags;
 use crate::client::{Client, Lane, READ_TXN};
 use crate::wire::messages::{KeyValue, RangeRequest, Request, Response, TxnRequest};
+use futures::future::LocalBoxFuture;
 use pintle_plugin_sdk::coalesce::{Coalescer, Failed, Limits};
 use pintle_plugin_sdk::config::Consistency;
 use pintle_plugin_sdk::time::Instant;
@@ -32,7 +33,7 @@ impl Gets {
         let coalescer = |consistency| {
             // The connection is the client's.
             let client = Rc::downgrade(client);
-            let together = move |gets| -> futures::future::LocalBoxFuture<'static, _> {
+            let together = move |gets| -> LocalBoxFuture<'static, _> {
                 Box::pin(read_together(Weak::clone(&client), gets, consistency))
             };
             Coalescer::new(LIMITS, bytes, together)
