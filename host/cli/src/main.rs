@@ -38,6 +38,11 @@ mod trace;
 use exit::Exit;
 use global::Global;
 
+/// Gives back what is free: threads of plugins come and go, and the system's allocator keeps what was
+/// freed on each of them.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Governance for clusters: configuration, registry and locks over any backend that has a plugin.
 #[derive(Debug, Parser)]
 #[command(name = "pintle", version, after_help = exit::HELP, max_term_width = 100)]

@@ -26,6 +26,9 @@ pub struct CompilerProgram {
     pub program: PathBuf,
     /// What it is called with.
     pub arguments: Vec<OsString>,
+    /// All of its environment. An allocator that takes writable memory in advance has to be told here
+    /// not to: that would count against `compile_memory`, and what is then used of it would not.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 /// How much of what a compiler says of a failure is told.
@@ -82,7 +85,8 @@ impl Processes {
     async fn run(&self, component: &[u8]) -> Result<Vec<u8>, Failure> {
         let mut command = Command::new(&self.program.program);
         // No secret of this process is any of its business.
-        command.args(&self.program.arguments).env_clear().kill_on_drop(true);
+        command.args(&self.program.arguments).kill_on_drop(true);
+        command.env_clear().envs(self.program.environment.iter().cloned());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let mut input = child.stdin.take().ok_or_else(|| io::Error::other("no standard input"))?;
@@ -185,6 +189,7 @@ mod tests {
             program: CompilerProgram {
                 program: program.into(),
                 arguments: vec!["-c".into(), script.into()],
+                environment: vec![("WANTED".into(), "yes".into())],
             },
             runtime: Handle::current(),
             memory_bytes: 7,
@@ -201,8 +206,9 @@ mod tests {
         let words: Vec<&str> = text.split_whitespace().collect();
         let told = words.iter().take(16).copied().collect::<String>();
         assert_eq!(told, "00000000000000070061736d0d000100");
-        // The shell sets these itself.
-        let mine = ["PWD=", "OLDPWD=", "SHLVL=", "_="];
+        assert!(words.contains(&"WANTED=yes"), "{text}");
+        // The shell sets the others itself.
+        let mine = ["WANTED=", "PWD=", "OLDPWD=", "SHLVL=", "_="];
         let others =
             words.iter().skip(16).filter(|it| !mine.iter().any(|name| it.starts_with(name)));
         assert_eq!(others.count(), 0, "{text}");
@@ -221,6 +227,14 @@ mod tests {
             error.contains("signal: 9") && error.contains("compile_memory = \"7B\""),
             "{error}"
         );
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_compiler_that_panics_names_the_limit_and_says_why() {
+        let script = "echo no thread is to be had >&2; exit 101";
+        let error = compile_by("/bin/sh", script).await.unwrap_err().to_string();
+        let names = error.contains("no thread is to be had");
+        assert!(names && error.contains("compile_memory = \"7B\""), "{error}");
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -38,9 +38,12 @@ async fn start(sandbox: &Sandbox, limits: &str, backends: &str) -> Result<Pintle
     let cache = sandbox.path().join("cache").display().to_string();
     let plugins = format!("[plugins]\ncache_dir = {cache:?}\n[plugins.limits]\n{limits}\n");
     let settings = sandbox.settings(&format!("{plugins}{backends}"))?;
-    let (program, arguments) = (compiler(sandbox), vec!["compile".into()]);
-    let builder = Pintle::builder().settings(settings);
-    let starting = builder.compiler(CompilerProgram { program, arguments }).start();
+    let program = CompilerProgram {
+        program: compiler(sandbox),
+        arguments: vec!["compile".into()],
+        environment: vec![("MIMALLOC_ARENA_EAGER_COMMIT".into(), "0".into())],
+    };
+    let starting = Pintle::builder().settings(settings).compiler(program).start();
     Ok(within("the start", starting).await??)
 }
 
