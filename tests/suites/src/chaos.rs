@@ -27,7 +27,7 @@ impl Size {
     /// As the command line says: `--smoke` for the small loads.
     #[must_use]
     pub fn from_arguments() -> Self {
-        Self { is_smoke: std::env::args().any(|argument| argument == "--smoke") }
+        Self { is_smoke: crate::arguments::chaos() }
     }
 
     /// The load of the goals, or the small one.

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 
-use crate::Sandbox;
+use crate::{Sandbox, arguments::PART};
 
 /// `pintle` with arguments, beside this program; its settings are the `pintle.toml` of the sandbox.
 ///
@@ -52,13 +52,13 @@ impl Running {
         Ok(Self { child, lines })
     }
 
-    /// This program in another part, which the arguments name.
+    /// This program in another [part](crate::arguments::part), which the arguments name.
     ///
     /// # Errors
     ///
     /// It cannot be started.
     pub fn this(arguments: &[&str]) -> Result<Self> {
-        Self::start(Command::new(std::env::current_exe()?).args(arguments))
+        Self::start(Command::new(std::env::current_exe()?).arg(PART).args(arguments))
     }
 
     /// The next line that it prints.

@@ -27,6 +27,8 @@ use pintle_server::Api;
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_suites::{
     Sandbox,
+    arguments::{self, part},
+    is_chosen,
     process::{Running, pintle},
 };
 use tokio::{
@@ -42,17 +44,23 @@ const PUT: &[u8] = b"event: put\n";
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    let arguments: Vec<String> = std::env::args().collect();
+    arguments::bench();
     // One process may not have sockets enough for all sides.
-    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
-        [_, "bare"] => return bare_server().await.map(|()| ExitCode::SUCCESS),
-        [_, "watch", url, path] => return watch(url, path).await.map(|()| ExitCode::SUCCESS),
+    match part()[..] {
+        ["bare"] => return bare_server().await.map(|()| ExitCode::SUCCESS),
+        ["watch", url, path] => return watch(url, path).await.map(|()| ExitCode::SUCCESS),
         _ => {}
     }
     let mut report = Report::default();
-    report.extend(http_get().await?);
-    report.push(cold_command().await?);
-    report.push(fan_out().await?);
+    if is_chosen("P9") {
+        report.extend(http_get().await?);
+    }
+    if is_chosen("cli-cold") {
+        report.push(cold_command().await?);
+    }
+    if is_chosen("sse-fan-out") {
+        report.push(fan_out().await?);
+    }
     pintle_test_suites::finish(&report)
 }
 

@@ -2,13 +2,16 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use etcd_client::{Client, GetOptions, WatchOptions, WatchStream};
-use pintle::config::Put;
+use anyhow::{Context, Result, ensure};
+use etcd_client::{
+    Client, Compare, CompareOp, GetOptions, Txn as NativeTxn, TxnOp as NativeOp, WatchOptions,
+    WatchStream,
+};
+use pintle::config::{Expect, Put, Txn, TxnOp, TxnOutcome};
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_services::{Etcd, EtcdOptions};
 use pintle_test_suites::{
-    growth, is_chosen,
+    arguments, growth, is_chosen,
     measured::{EVENT_LIMIT, Measured},
 };
 use tokio::sync::Mutex;
@@ -18,6 +21,7 @@ const KEYS: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    arguments::bench();
     let server = Etcd::start(EtcdOptions::default()).await?;
     let stage = Stage::new(&server).await?;
     let mut report = Report::default();
@@ -26,6 +30,9 @@ async fn main() -> Result<ExitCode> {
     }
     if is_chosen("P1w-etcd") {
         report.extend(stage.one_writer().await?);
+    }
+    if is_chosen("P1t-etcd") {
+        report.extend(stage.one_transaction().await?);
     }
     if is_chosen("P4-etcd") {
         report.extend(stage.change_to_event().await?);
@@ -50,7 +57,7 @@ impl Stage {
         let connect = async || Client::connect([&endpoint], None).await;
         let (native, mut writer) = (connect().await?, connect().await?);
         for number in 0..KEYS {
-            writer.put(format!("{ROOT}{}", key(number)), value(number), None).await?;
+            writer.put(path(&key(number)), value(number), None).await?;
         }
         // Both connections are warm before anything is measured.
         ours.config.get(&key(0)).await?.context("the plugin reads what the native client wrote")?;
@@ -71,7 +78,7 @@ impl Stage {
         let mut native_number = 0;
         let peer = || {
             native_number += 1;
-            let (client, key) = (self.native.kv_client(), format!("{ROOT}{}", key(native_number)));
+            let (client, key) = (self.native.kv_client(), path(&key(native_number)));
             async move {
                 let mut client = client;
                 let response = client.get(key, Some(GetOptions::new())).await?;
@@ -95,14 +102,46 @@ impl Stage {
         };
         let peer = || {
             let mut client = self.native.kv_client();
-            async move { client.put(format!("{ROOT}put/peer"), "value", None).await.map(drop) }
+            async move { client.put(path("put/peer"), "value", None).await.map(drop) }
+        };
+        Ok(comparison.run(ours, peer).await?)
+    }
+
+    /// The same for transactions: a condition on one key, and puts of two.
+    async fn one_transaction(&self) -> Result<Vec<Row>> {
+        let what = "config txn of a condition and two puts, one caller; etcd-client";
+        let comparison = Comparison::new("P1t-etcd", what)
+            .target(Measure::P50, Wanted::AtMost(1.05))
+            .operations(300);
+        let put =
+            |key: &str| TxnOp::Put { key: key.into(), value: "value".into(), content_type: None };
+        let ours = || {
+            let config = self.ours.config.clone();
+            let conditions = vec![(key(0), Expect::Exists)];
+            let ops = vec![put("txn/ours/1"), put("txn/ours/2")];
+            async move {
+                let outcome = config.txn(Txn { conditions, ops, held: Vec::new() }).await?;
+                ensure!(matches!(outcome, TxnOutcome::Committed(_)), "{outcome:?}");
+                Ok(())
+            }
+        };
+        let peer = || {
+            let mut client = self.native.kv_client();
+            let is_there = Compare::create_revision(path(&key(0)), CompareOp::Greater, 0);
+            let put = |key: &str| NativeOp::put(path(key), "value", None);
+            let txn =
+                NativeTxn::new().when([is_there]).and_then([put("txn/peer/1"), put("txn/peer/2")]);
+            async move {
+                ensure!(client.txn(txn).await?.succeeded(), "the condition does not hold");
+                Ok(())
+            }
         };
         Ok(comparison.run(ours, peer).await?)
     }
 
     /// P4: from the sending of a put, by a third client, to the event with its value.
     async fn change_to_event(&self) -> Result<Vec<Row>> {
-        let watched = format!("{ROOT}watched");
+        let watched = path("watched");
         let stream = self.native.clone().watch(&*watched, Some(WatchOptions::new())).await?;
         let stream = Mutex::new(stream);
         let comparison = Comparison::new("P4-etcd", "put to event, one watcher; native watch");
@@ -127,6 +166,10 @@ async fn native_sees(stream: &mut WatchStream, value: &str) -> Result<()> {
             return Ok(());
         }
     }
+}
+
+fn path(key: &str) -> String {
+    format!("{ROOT}{key}")
 }
 
 fn key(number: usize) -> String {

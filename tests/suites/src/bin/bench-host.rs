@@ -16,7 +16,7 @@ use pintle::{
     config::{Put, Target},
 };
 use pintle_test_bench::{Bounds, Comparison, Report, Row, Target as Wanted, resident_bytes};
-use pintle_test_suites::Sandbox;
+use pintle_test_suites::{Sandbox, arguments, is_chosen};
 use redb::{Database, TableDefinition};
 
 const KEYS: usize = 10_000;
@@ -24,13 +24,26 @@ const TABLE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("bench");
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    arguments::bench();
     let mut report = Report::default();
-    report.push(cached_reads().await?);
-    report.push(one_start().await?);
-    report.push(six_starts().await?);
-    report.extend(memory().await?);
-    report.push(one_writer().await?);
-    report.push(many_writers().await?);
+    if is_chosen("P5-map") {
+        report.push(cached_reads().await?);
+    }
+    if is_chosen("P8-one") {
+        report.push(one_start().await?);
+    }
+    if is_chosen("P8-six") {
+        report.push(six_starts().await?);
+    }
+    if is_chosen("P10-six") || is_chosen("P10-extra") {
+        report.extend(memory().await?);
+    }
+    if is_chosen("local-one") {
+        report.push(one_writer().await?);
+    }
+    if is_chosen("local-group") {
+        report.push(many_writers().await?);
+    }
     pintle_test_suites::finish(&report)
 }
 

@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
-use pintle::config::{Consistency, Put, ReadOptions};
+use anyhow::{Context, Result, ensure};
+use pintle::config::{Consistency, Expect, Put, PutOutcome, ReadOptions};
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_services::{ZooKeeper, ZooKeeperOptions};
 use pintle_test_suites::{
-    growth, is_chosen,
+    arguments, growth, is_chosen,
     measured::{EVENT_LIMIT, Measured},
 };
 use tokio::sync::Mutex;
@@ -18,6 +18,7 @@ const KEYS: usize = 1_000;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    arguments::bench();
     // What is measured of leases says how long they are kept, as long as it asks for.
     let settings = vec!["maxSessionTimeout=3600000".to_owned()];
     let options = ZooKeeperOptions { settings, ..ZooKeeperOptions::default() };
@@ -29,6 +30,9 @@ async fn main() -> Result<ExitCode> {
     }
     if is_chosen("P1w-zookeeper") {
         report.extend(stage.one_writer().await?);
+    }
+    if is_chosen("P1c-zookeeper") {
+        report.extend(stage.one_creator().await?);
     }
     if is_chosen("P4-zookeeper") {
         report.extend(stage.change_to_event().await?);
@@ -56,7 +60,7 @@ impl Stage {
             let value = format!("{number:0100}");
             writer.create(&path(&key(number)), value.as_bytes(), &options).await?;
         }
-        for name in ["put", "watched"] {
+        for name in ["put", "watched", "create", "create/ours", "create/peer"] {
             writer.create(&path(name), b"", &options).await?;
         }
         writer.create(&path("put/peer"), b"", &options).await?;
@@ -103,6 +107,35 @@ impl Stage {
         let peer = || {
             let client = self.native.clone();
             async move { client.set_data(&path("put/peer"), b"value", None).await.map(drop) }
+        };
+        Ok(comparison.run(ours, peer).await?)
+    }
+
+    /// The same for keys that are new.
+    async fn one_creator(&self) -> Result<Vec<Row>> {
+        let what = "config put of a new key, one caller; native create";
+        let comparison = Comparison::new("P1c-zookeeper", what)
+            .target(Measure::P50, Wanted::AtMost(1.05))
+            .operations(300);
+        let (mut number, mut native_number) = (0, 0);
+        let ours = || {
+            number += 1;
+            let put = Put::new(format!("create/ours/{number}"), "value").expect(Expect::Absent);
+            let config = self.ours.config.clone();
+            async move {
+                let outcome = config.put(put).await?;
+                ensure!(matches!(outcome, PutOutcome::Stored { .. }), "{outcome:?}");
+                Ok(())
+            }
+        };
+        let peer = || {
+            native_number += 1;
+            let (client, path) =
+                (self.native.clone(), path(&format!("create/peer/{native_number}")));
+            async move {
+                let options = CreateMode::Persistent.with_acls(Acls::anyone_all());
+                client.create(&path, b"value", &options).await.map(drop)
+            }
         };
         Ok(comparison.run(ours, peer).await?)
     }

@@ -18,10 +18,13 @@ use super::{
     lives::{self, BACKENDS},
     stage::Host,
 };
-use crate::eventually;
+use crate::{
+    arguments::{PART, part},
+    eventually,
+};
 
-/// Tells this program to hold leases and registrations until it is killed: `--hold SERVER COUNT`.
-const HOLD: &str = "--hold";
+/// The part of holding leases and registrations until it is killed: `hold SERVER COUNT`.
+const HOLD: &str = "hold";
 const READY: &str = "ready";
 const TTL: Duration = Duration::from_secs(4);
 /// What servers take to notice that a TTL is over.
@@ -34,10 +37,7 @@ const SLACK: Duration = Duration::from_secs(2);
 /// Fails when something cannot be registered or taken.
 #[allow(clippy::print_stdout, reason = "the one who waits for it reads that")]
 pub async fn hold_if_told<B: Backend>() -> Result<Option<ExitCode>> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != HOLD).skip(1);
-    let (Some(server), Some(count)) = (arguments.next(), arguments.next()) else {
-        return Ok(None);
-    };
+    let [HOLD, server, count] = part()[..] else { return Ok(None) };
     let (server, count): (SocketAddr, usize) = (server.parse()?, count.parse()?);
     let host = Host::start::<B>(server, BACKENDS).await?;
     let registrations = lives::register(&host, count, TTL).await?;
@@ -59,7 +59,7 @@ pub async fn by_ttl<B: Backend>(size: Size) -> Result<ChaosRow> {
     let address = B::address(&server).to_string();
     let control = B::Control::connect(std::slice::from_ref(&address)).await?;
     let mut holder = Command::new(std::env::current_exe()?)
-        .args([HOLD, &address, &count.to_string()])
+        .args([PART, HOLD, &address, &count.to_string()])
         .stdout(Stdio::piped())
         .spawn()?;
     let output = BufReader::new(holder.stdout.take().context("its output")?);

@@ -119,7 +119,9 @@ async fn cut<B: Backend>(
         for follower in own {
             let marked = follower.until("a resync", |followed| followed.resyncs.len() > turn);
             if let Err(error) = marked.await {
+                // Each further one would be waited for as long.
                 done.unmarked.push(format!("{error:#}"));
+                return Ok(done);
             }
         }
     }

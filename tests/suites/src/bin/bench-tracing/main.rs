@@ -14,15 +14,26 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use pintle_test_bench::Report;
+use pintle_test_suites::{
+    arguments::{self, part},
+    is_chosen,
+};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
-    if std::env::args().nth(1).as_deref() == Some(receiver::PART) {
+    arguments::bench();
+    if part()[..] == [receiver::PART] {
         return receiver::run().await.map(|()| ExitCode::SUCCESS);
     }
     let mut report = Report::default();
-    report.push(export::exported().await?);
-    report.push(application::ended().await?);
-    report.push(relay::passed_on().await?);
+    if is_chosen("P7-export") {
+        report.push(export::exported().await?);
+    }
+    if is_chosen("P7-thread") {
+        report.push(application::ended().await?);
+    }
+    if is_chosen("P7-relay") {
+        report.push(relay::passed_on().await?);
+    }
     pintle_test_suites::finish(&report)
 }

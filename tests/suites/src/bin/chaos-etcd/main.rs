@@ -13,10 +13,10 @@ use crate::etcd::OnEtcd;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    let size = Size::from_arguments();
     if let Some(ended) = killed::hold_if_told::<OnEtcd>().await? {
         return Ok(ended);
     }
-    let size = Size::from_arguments();
     let mut report = Report::default();
     report.extend(rows_of::<OnEtcd>(size).await);
     pintle_test_suites::finish(&report)

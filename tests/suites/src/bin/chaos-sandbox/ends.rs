@@ -20,7 +20,11 @@ use pintle::{
     registry::{Instance, RegisterOutcome, Registration},
 };
 use pintle_test_bench::ChaosRow;
-use pintle_test_suites::{Sandbox, eventually, within};
+use pintle_test_suites::{
+    Sandbox,
+    arguments::{PART, part},
+    eventually, within,
+};
 
 use pintle_test_suites::chaos::{Size, p99};
 
@@ -215,16 +219,15 @@ async fn hold(pintle: &Pintle, count: usize, ttl: Duration) -> Result<Vec<(Lease
 const TTL: Duration = Duration::from_secs(10);
 /// From the end of the TTL until they are gone.
 const GONE_MAX: Duration = Duration::from_secs(1);
-/// What tells this program that it is the host that is to be killed.
-const HOLDER: &str = "--holder";
+/// The part of the host that is to be killed: `holder FOLDER COUNT`.
+const HOLDER: &str = "holder";
 
 /// A host that holds as much as it is told, until it is killed.
 pub(crate) async fn holder() -> Result<bool> {
-    let mut arguments = std::env::args().skip_while(|argument| argument != HOLDER).skip(1);
-    let Some(data_dir) = arguments.next() else { return Ok(false) };
-    let count = arguments.next().context("how many")?.parse()?;
+    let [HOLDER, data_dir, count] = part()[..] else { return Ok(false) };
+    let count = count.parse()?;
     let sandbox = Sandbox::new(&["plugins/local"])?;
-    let pintle = with_local(&sandbox, Path::new(&data_dir)).await?;
+    let pintle = with_local(&sandbox, Path::new(data_dir)).await?;
     let _held = hold(&pintle, count, TTL).await?;
     println!("{}", left(&pintle).await?);
     std::future::pending().await
@@ -235,7 +238,7 @@ pub(crate) async fn kill(size: Size) -> Result<ChaosRow> {
     let sandbox = Sandbox::new(&["plugins/local"])?;
     let data_dir = sandbox.path().join("main");
     let mut host = Command::new(std::env::current_exe()?)
-        .arg(HOLDER)
+        .args([PART, HOLDER])
         .arg(&data_dir)
         .arg(count.to_string())
         .stdout(Stdio::piped())

@@ -16,10 +16,10 @@ use pintle_test_suites::chaos::{Size, row};
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    let size = Size::from_arguments();
     if ends::holder().await? {
         return Ok(ExitCode::SUCCESS);
     }
-    let size = Size::from_arguments();
     let mut report = Report::default();
     report.extend(row("R5-spinning", spinning::told_in_time(size)).await);
     report.extend(row("R10", attacks::contained(size)).await);

@@ -14,10 +14,10 @@ use crate::zookeeper::OnZooKeeper;
 
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
+    let size = Size::from_arguments();
     if let Some(ended) = killed::hold_if_told::<OnZooKeeper>().await? {
         return Ok(ended);
     }
-    let size = Size::from_arguments();
     let mut report = Report::default();
     report.extend(rows_of::<OnZooKeeper>(size).await);
     report.extend(row("R3-zookeeper", nodes::final_states(size)).await);
