@@ -28,7 +28,7 @@ pub(crate) struct Arguments {
 
 /// One promise under faults.
 #[derive(Debug, Serialize, Deserialize)]
-struct ChaosRow {
+pub(crate) struct ChaosRow {
     id: String,
     what: String,
     /// Operations or faults done.
@@ -39,7 +39,8 @@ struct ChaosRow {
     verdict: Verdict,
 }
 
-const FAMILY: Family = Family { prefix: "chaos-" };
+/// The programs.
+pub(crate) const FAMILY: Family = Family { prefix: "chaos-" };
 
 pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
     let names = FAMILY.choose(workspace, arguments.name.as_deref())?;
@@ -66,6 +67,14 @@ pub(crate) fn smoke(workspace: &Workspace, names: &[String]) -> Result<String> {
         bail!("a row does not pass");
     }
     Ok(format!("{} rows", rows.len()))
+}
+
+impl ChaosRow {
+    /// What came of it, in a line.
+    pub(crate) fn summary(&self) -> String {
+        let Self { what, done, violations, detail, .. } = self;
+        format!("{violations} violations in {done}: {what}: {detail}")
+    }
 }
 
 impl Row for ChaosRow {

@@ -9,6 +9,7 @@ mod dist;
 mod doctor;
 mod example;
 mod install;
+mod plants;
 mod process;
 mod report;
 mod rows;
@@ -46,6 +47,8 @@ enum Task {
     Example(example::Arguments),
     /// Inject faults and print one table of violations
     Chaos(chaos::Arguments),
+    /// Plant bugs in plugins and look whether `chaos` finds them
+    Plants(plants::Arguments),
     /// Measure what every plugin keeps, and write docs/capabilities.md
     Capabilities(capabilities::Arguments),
     /// Say what this machine lacks and how to get it
@@ -73,6 +76,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build(arguments) => build::run(&workspace, &arguments),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Chaos(arguments) => chaos::run(&workspace, &arguments),
+        Task::Plants(arguments) => plants::run(&workspace, &arguments),
         Task::Capabilities(arguments) => capabilities::run(&workspace, &arguments),
         Task::Doctor(arguments) => doctor::run(&workspace, &arguments),
         Task::Example(arguments) => example::run(&workspace, &arguments),

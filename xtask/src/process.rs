@@ -30,16 +30,20 @@ pub(crate) fn output(command: &mut Command) -> Result<Output> {
 
 /// Runs a command for at most `limit`; past that it is killed and this fails.
 pub(crate) fn run_for(command: &mut Command, limit: Duration) -> Result<()> {
+    let status = status_within(command, limit)?;
+    check(command, status)
+}
+
+/// The same, whether it succeeds or not.
+pub(crate) fn status_within(command: &mut Command, limit: Duration) -> Result<ExitStatus> {
     let mut child =
         command.spawn().with_context(|| format!("cannot run `{}`", describe(command)))?;
-    match wait_for(&mut child, limit)? {
-        Some(status) => check(command, status),
-        None => {
-            child.kill().context("cannot kill it")?;
-            child.wait().context("cannot wait for its end")?;
-            bail!("`{}` did not end within {} s", describe(command), limit.as_secs())
-        }
+    if let Some(status) = wait_for(&mut child, limit)? {
+        return Ok(status);
     }
+    child.kill().context("cannot kill it")?;
+    child.wait().context("cannot wait for its end")?;
+    bail!("`{}` did not end within {} s", describe(command), limit.as_secs())
 }
 
 /// A program that runs beside another one that has the terminal. It is killed when this is dropped.

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::de::DeserializeOwned;
@@ -69,6 +70,26 @@ impl Family {
         profile: Profile,
         arguments: &[&str],
     ) -> Result<Vec<R>> {
+        self.prepare(workspace, names, profile)?;
+        let mut rows = Vec::new();
+        for name in names {
+            let found: Vec<R> = timed(name, || {
+                self.run_built(workspace, name, profile, None, |command| {
+                    command.args(arguments);
+                })
+            })?;
+            rows.extend(found);
+        }
+        Ok(rows)
+    }
+
+    /// Builds the host and the named programs with the plugins.
+    pub(crate) fn prepare(
+        &self,
+        workspace: &Workspace,
+        names: &[String],
+        profile: Profile,
+    ) -> Result<()> {
         if install::needs_protoc(workspace)? {
             install::programs(&[install::PROTOC])?;
         }
@@ -78,12 +99,7 @@ impl Family {
             build::plugins(workspace, &toolchain)?;
             build::fixtures(workspace, &toolchain)
         })?;
-        let mut rows = Vec::new();
-        for name in names {
-            let found: Vec<R> = timed(name, || self.run_one(workspace, name, profile, arguments))?;
-            rows.extend(found);
-        }
-        Ok(rows)
+        Ok(())
     }
 
     fn build(&self, workspace: &Workspace, names: &[String], profile: Profile) -> Result<()> {
@@ -95,12 +111,15 @@ impl Family {
         process::run(command.args(profile.arguments()))
     }
 
-    fn run_one<R: Row>(
+    /// Runs one program that is built, as `arrange` says, and reads its rows. One that takes longer than
+    /// `limit` is ended, and that is an error.
+    pub(crate) fn run_built<R: Row>(
         &self,
         workspace: &Workspace,
         name: &str,
         profile: Profile,
-        arguments: &[&str],
+        limit: Option<Duration>,
+        arrange: impl FnOnce(&mut Command),
     ) -> Result<Vec<R>> {
         let program = format!("{}{name}", self.prefix);
         let folder = workspace.target.join("reports");
@@ -113,8 +132,9 @@ impl Family {
                 .with_context(|| format!("cannot remove {}", file.display()))?;
         }
         let mut command = Command::new(workspace.target.join(profile.folder()).join(&program));
-        command.current_dir(&workspace.root).args(arguments).arg("--json").arg(&file);
-        let status = command.status().with_context(|| format!("cannot run {program}"))?;
+        command.current_dir(&workspace.root).arg("--json").arg(&file);
+        arrange(&mut command);
+        let status = process::status_within(&mut command, limit.unwrap_or(Duration::MAX))?;
         // It may exit with 1 for a row that fails: the rows say so better.
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("{program} ({status}) wrote no {}", file.display()))?;

@@ -1,0 +1,324 @@
+//! `cargo xtask plants`: shows that the checks of `cargo xtask chaos` find bugs.
+//!
+//! A plant is a bug: a few lines of a plugin that are replaced. They are listed in `tests/plants/`, each
+//! with the row that has to find it. The plugin is built with the bug from a copy of the sources, so that
+//! nothing of the working tree is touched, and the row has to fail with it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use serde::{Deserialize, Serialize};
+
+use crate::build::Profile;
+use crate::chaos::{self, ChaosRow};
+use crate::report::timed;
+use crate::rows::{self, Row, Verdict};
+use crate::target::GuestToolchain;
+use crate::workspace::{Guest, Workspace};
+use crate::{build, process};
+
+#[derive(Args)]
+pub(crate) struct Arguments {
+    /// Plants for one program of `chaos`; without it all of them
+    name: Option<String>,
+    /// Only for this row, or all that begin so: R4-etcd, R6; more than once for more
+    #[arg(long, value_name = "ROW")]
+    only: Vec<String>,
+    /// Write all rows to this file as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+}
+
+/// Where the lists are, each named as its program of `chaos`.
+const FOLDER: &str = "tests/plants";
+/// Names the folder of plugins to the programs of `chaos`.
+const PLUGINS: &str = "PINTLE_TEST_PLUGINS";
+/// A row that takes longer than this with a bug has not found it.
+const LIMIT: Duration = Duration::from_secs(900);
+
+/// A file in [`FOLDER`].
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct List {
+    plant: Vec<Plant>,
+}
+
+/// A bug, and who has to find it.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plant {
+    /// The row of `chaos`, or the beginning of several.
+    row: String,
+    /// What is wrong with it.
+    bug: String,
+    /// The small load does not find it: it takes the full one.
+    #[serde(default)]
+    full: bool,
+    /// More than one where a second protection stands behind the first.
+    edit: Vec<Edit>,
+}
+
+/// A replacement.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Edit {
+    /// A file of a plugin.
+    file: PathBuf,
+    /// What is taken out; it is there once.
+    find: String,
+    put: String,
+}
+
+/// What became of one plant.
+#[derive(Serialize, Deserialize)]
+struct PlantRow {
+    id: String,
+    bug: String,
+    /// What the row said.
+    detail: String,
+    verdict: Verdict,
+}
+
+pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCode> {
+    let plants = chosen(lists(&workspace.root)?, arguments)?;
+    let mut programs: Vec<String> = plants.iter().map(|(program, _)| program.clone()).collect();
+    programs.dedup();
+    chaos::FAMILY.prepare(workspace, &programs, Profile::Development)?;
+    let garden = timed("copy the sources", || Garden::new(workspace))?;
+    let mut rows = Vec::new();
+    for (program, plant) in &plants {
+        let headline = format!("{}: {}", plant.row, plant.bug);
+        rows.push(timed(&headline, || garden.grow(program, plant))?);
+    }
+    rows::publish(&rows, arguments.json.as_ref())
+}
+
+/// All plants, with the name of their program.
+fn lists(root: &Path) -> Result<Vec<(String, Plant)>> {
+    let folder = root.join(FOLDER);
+    let entries = folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))?;
+    let mut files: Vec<PathBuf> = entries.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
+    files.sort();
+    let mut plants = Vec::new();
+    for file in files {
+        let program = file.file_stem().and_then(|name| name.to_str()).context("a file's name")?;
+        let list: List = toml::from_str(&read(&file)?)
+            .with_context(|| format!("{} is no list of plants", file.display()))?;
+        plants.extend(list.plant.into_iter().map(|plant| (program.to_owned(), plant)));
+    }
+    Ok(plants)
+}
+
+fn chosen(plants: Vec<(String, Plant)>, arguments: &Arguments) -> Result<Vec<(String, Plant)>> {
+    let is_wanted = |(program, plant): &(String, Plant)| {
+        arguments.name.as_ref().is_none_or(|name| name == program)
+            && (arguments.only.is_empty()
+                || arguments.only.iter().any(|row| plant.row.starts_with(row.as_str())))
+    };
+    let known: Vec<String> = plants.iter().map(|(_, plant)| plant.row.clone()).collect();
+    let chosen: Vec<_> = plants.into_iter().filter(is_wanted).collect();
+    if chosen.is_empty() {
+        bail!("there is no such plant; there are some for {}", known.join(", "));
+    }
+    Ok(chosen)
+}
+
+impl Plant {
+    /// The name of the plugin that it is in.
+    fn plugin(&self) -> Result<&str> {
+        let names = self.edit.iter().map(|edit| {
+            let mut parts = edit.file.iter().filter_map(|part| part.to_str());
+            parts.next().filter(|first| *first == "plugins").and_then(|_| parts.next())
+        });
+        let mut names: Vec<Option<&str>> = names.collect();
+        names.dedup();
+        match names[..] {
+            [Some(name)] => Ok(name),
+            _ => bail!("the plant for {} ({}) is not one of one plugin", self.row, self.bug),
+        }
+    }
+}
+
+impl Edit {
+    /// The text with the bug in it.
+    fn planted(&self, sound: &str) -> Result<String> {
+        let (count, file) = (sound.matches(&self.find).count(), self.file.display());
+        ensure!(
+            count == 1,
+            "a plant does not fit any more: what it takes out is {count} times in {file}: {}",
+            self.find
+        );
+        Ok(sound.replace(&self.find, &self.put))
+    }
+}
+
+/// A copy of the sources, to plant bugs in, with a target folder of its own.
+struct Garden<'a> {
+    workspace: &'a Workspace,
+    copy: Workspace,
+    toolchain: GuestToolchain,
+    guests: Vec<Guest>,
+    /// The sound plugins, and one with a bug at a time.
+    plugins: PathBuf,
+}
+
+impl<'a> Garden<'a> {
+    fn new(workspace: &'a Workspace) -> Result<Self> {
+        let folder = workspace.target.join("plants");
+        let root = folder.join("sources");
+        let copy = Workspace { target: root.join("target"), root, packages: Vec::new() };
+        let listed = process::capture(Command::new("git").current_dir(&workspace.root).args([
+            "ls-files",
+            "--cached",
+            "--others",
+            "--exclude-standard",
+        ]))?;
+        for name in listed.lines() {
+            let from = workspace.root.join(name);
+            // It is deleted, and that is not committed yet.
+            let Ok(bytes) = fs::read(&from) else { continue };
+            write_if_changed(&copy.root.join(name), &bytes)?;
+        }
+        let toolchain = GuestToolchain::ensure(workspace, false)?;
+        let guests = workspace.plugins()?;
+        Ok(Self { workspace, copy, toolchain, guests, plugins: folder.join("plugins") })
+    }
+
+    /// Plants one bug, and looks whether its row finds it.
+    fn grow(&self, program: &str, plant: &Plant) -> Result<PlantRow> {
+        let plugin = plant.plugin()?;
+        let guest = self.guests.iter().find(|guest| guest.folder == plugin);
+        let guest = guest.with_context(|| format!("there is no plugin `{plugin}`"))?;
+        self.copy_sound_plugins()?;
+        let built = self.plant(plant).and_then(|()| {
+            build::guests(&self.copy, &self.toolchain, std::slice::from_ref(guest), &self.plugins)
+        });
+        // Whatever came of it: the next one grows on sound ground.
+        for edit in &plant.edit {
+            let sound = read(&self.workspace.root.join(&edit.file))?;
+            write_if_changed(&self.copy.root.join(&edit.file), sound.as_bytes())?;
+        }
+        built?;
+        let rows = chaos::FAMILY.run_built(
+            self.workspace,
+            program,
+            Profile::Development,
+            Some(LIMIT),
+            |command| {
+                let load = (!plant.full).then_some("--smoke");
+                command.args(load).args(["--only", &plant.row]).env(PLUGINS, &self.plugins);
+            },
+        );
+        Ok(judged(plant, rows))
+    }
+
+    fn plant(&self, plant: &Plant) -> Result<()> {
+        for edit in &plant.edit {
+            let place = self.copy.root.join(&edit.file);
+            write_if_changed(&place, edit.planted(&read(&place)?)?.as_bytes())?;
+        }
+        Ok(())
+    }
+
+    fn copy_sound_plugins(&self) -> Result<()> {
+        for guest in &self.guests {
+            let name = format!("{}.wasm", guest.folder);
+            let from = build::plugins_folder(self.workspace).join(&name);
+            let bytes =
+                fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
+            write_if_changed(&self.plugins.join(&name), &bytes)?;
+        }
+        Ok(())
+    }
+}
+
+/// A row that fails has found the bug.
+fn judged(plant: &Plant, rows: Result<Vec<ChaosRow>>) -> PlantRow {
+    let (detail, verdict) = match rows {
+        Ok(rows) => match rows.iter().find(|row| row.verdict() == Verdict::Fail) {
+            Some(found) => (found.summary(), Verdict::Pass),
+            None => ("nobody noticed".to_owned(), Verdict::Fail),
+        },
+        Err(error) => (format!("{error:#}"), Verdict::Fail),
+    };
+    PlantRow { id: plant.row.clone(), bug: plant.bug.clone(), detail, verdict }
+}
+
+fn read(path: &Path) -> Result<String> {
+    fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+/// Leaves alone what is as it should be: cargo goes by times.
+fn write_if_changed(path: &Path, bytes: &[u8]) -> Result<()> {
+    if fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
+    }
+    let folder = path.parent().context("a folder")?;
+    fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+}
+
+impl Row for PlantRow {
+    const HEADINGS: &'static [&'static str] = &["row", "bug", "what it said", "found"];
+
+    fn cells(&self) -> Vec<String> {
+        let found = if self.verdict == Verdict::Pass { "yes" } else { "NO" };
+        vec![self.id.clone(), self.bug.clone(), self.detail.clone(), found.to_owned()]
+    }
+
+    fn verdict(&self) -> Verdict {
+        self.verdict
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root() -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+    }
+
+    #[test]
+    fn every_plant_fits_what_is_there() {
+        let plants = lists(&root()).unwrap();
+        assert!(!plants.is_empty());
+        for (_, plant) in plants {
+            assert!(root().join("plugins").join(plant.plugin().unwrap()).is_dir());
+            for edit in plant.edit {
+                let sound = read(&root().join(&edit.file)).unwrap();
+                assert_ne!(edit.planted(&sound).unwrap(), sound, "{}", plant.bug);
+            }
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_once_is_refused() {
+        let edit = Edit { file: "a.rs".into(), find: "a".into(), put: "b".into() };
+        assert_eq!(edit.planted("a").unwrap(), "b");
+        for text in ["a and a", "none"] {
+            let error = edit.planted(text).unwrap_err().to_string();
+            assert!(error.contains("a.rs"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_row_that_passes_has_found_nothing() {
+        let plant = Plant { row: "R1".into(), bug: "a bug".into(), full: false, edit: Vec::new() };
+        let row = |verdict: &str| -> ChaosRow {
+            let text = format!(
+                r#"{{"id":"R1","what":"w","done":1,"violations":2,"detail":"d","target":"t",
+                    "verdict":"{verdict}"}}"#
+            );
+            serde_json::from_str(&text).unwrap()
+        };
+        let verdict = |rows| judged(&plant, rows).verdict;
+        assert_eq!(verdict(Ok(vec![row("pass"), row("inconclusive")])), Verdict::Fail);
+        assert_eq!(verdict(Ok(vec![row("pass"), row("fail")])), Verdict::Pass);
+        assert_eq!(verdict(Err(anyhow::anyhow!("it did not end"))), Verdict::Fail);
+    }
+}
