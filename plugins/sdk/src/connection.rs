@@ -1,7 +1,7 @@
 //! TCP connections of a plugin: through the host's sockets, plain bytes even where the host adds TLS.
 //!
-//! A [`Connection`] implements `futures::io::{AsyncRead, AsyncWrite}`. All that is written in one turn
-//! goes to the host as one write.
+//! A [`Connection`] implements `futures::io::{AsyncRead, AsyncWrite}`. What is written in one turn goes to
+//! the host as one write, where there are several who write.
 //!
 //! Natively a connection is a pair of pipes ([`Connection::pair`]) or an ordinary socket, so that
 //! protocol code is tested without a sandbox.
@@ -99,7 +99,7 @@ impl Connection {
             state: WriteState::Idle(sink),
             waiting: Vec::new(),
             spare: Vec::new(),
-            corked: false,
+            cork: Cork::default(),
         };
         Self { peer: peer.into(), reader, writer, traffic: Traffic::default() }
     }
@@ -255,8 +255,41 @@ struct Writer {
     waiting: Vec<u8>,
     /// A buffer to use again.
     spare: Vec<u8>,
-    /// A flush was put off by one turn, so that others may add to it.
-    corked: bool,
+    cork: Cork,
+}
+
+/// Puts a flush off by one turn, so that others may add to it.
+///
+/// For one who writes alone that is a way out of the sandbox and back for nothing, so it is left where it
+/// gained nothing a few times, and tried again now and then.
+#[derive(Default)]
+struct Cork {
+    /// Bytes that waited when the flush was put off.
+    put_off: Option<usize>,
+    /// How often in a row nobody added anything.
+    in_vain: u32,
+    /// Flushes since it was left.
+    skipped: u32,
+}
+
+impl Cork {
+    const IN_VAIN_MAX: u32 = 4;
+    const SKIPPED_MAX: u32 = 32;
+
+    /// Whether to put off the flush of so many bytes.
+    fn puts_off(&mut self, waiting: usize) -> bool {
+        if let Some(before) = self.put_off.take() {
+            self.in_vain = if waiting > before { 0 } else { self.in_vain + 1 };
+            return false;
+        }
+        if self.in_vain >= Self::IN_VAIN_MAX && self.skipped < Self::SKIPPED_MAX {
+            self.skipped += 1;
+            return false;
+        }
+        self.skipped = 0;
+        self.put_off = Some(waiting);
+        true
+    }
 }
 
 enum WriteState {
@@ -279,14 +312,14 @@ impl Writer {
         Poll::Ready(Ok(room))
     }
 
-    /// Hands over what waits, one turn later than asked: what else is written in this turn joins.
+    /// Hands over what waits; mostly one turn later than asked, so that what else is written in this turn
+    /// joins.
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        if !self.waiting.is_empty() && !self.corked && matches!(self.state, WriteState::Idle(_)) {
-            self.corked = true;
+        let is_ready = !self.waiting.is_empty() && matches!(self.state, WriteState::Idle(_));
+        if is_ready && self.cork.puts_off(self.waiting.len()) {
             cx.waker().wake_by_ref();
             return Poll::Pending;
         }
-        self.corked = false;
         self.poll_drain(cx)
     }
 

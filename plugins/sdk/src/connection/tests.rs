@@ -45,6 +45,46 @@ fn all_writes_of_one_turn_arrive_together() {
     });
 }
 
+/// How many flushes in a row are not put off.
+fn prompt_flushes(connection: &std::cell::RefCell<Connection>) -> u32 {
+    let mut context = Context::from_waker(std::task::Waker::noop());
+    let mut writer = connection.borrow_mut();
+    let mut flush = || {
+        assert!(matches!(
+            Pin::new(&mut *writer).poll_write(&mut context, b"x"),
+            Poll::Ready(Ok(1))
+        ));
+        let is_prompt = Pin::new(&mut *writer).poll_flush(&mut context).is_ready();
+        if !is_prompt {
+            assert!(Pin::new(&mut *writer).poll_flush(&mut context).is_ready(), "one turn later");
+        }
+        is_prompt
+    };
+    let mut flushes = 0;
+    while flushes < 100 && flush() {
+        flushes += 1;
+    }
+    flushes
+}
+
+#[test]
+fn who_writes_alone_does_not_wait_for_others_but_now_and_then() {
+    let (left, _right) = Connection::pair();
+    let left = std::cell::RefCell::new(left);
+    for _ in 0..Cork::IN_VAIN_MAX {
+        assert_eq!(prompt_flushes(&left), 0);
+    }
+    assert_eq!(prompt_flushes(&left), Cork::SKIPPED_MAX);
+}
+
+#[test]
+fn company_that_was_found_is_waited_for_again() {
+    let mut cork = Cork { in_vain: Cork::IN_VAIN_MAX, skipped: Cork::SKIPPED_MAX, put_off: None };
+    assert!(cork.puts_off(5));
+    assert!(!cork.puts_off(9));
+    assert!(cork.puts_off(5));
+}
+
 #[test]
 fn writing_to_a_peer_that_is_gone_fails_by_name() {
     run(async {
