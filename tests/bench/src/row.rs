@@ -201,10 +201,17 @@ impl ChaosRow {
         self
     }
 
-    /// With this text.
+    /// With this text, or as much of it as a cell of a table may have.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<String>) -> ChaosRow {
         self.detail = detail.into();
+        if let Some((end, _)) = self.detail.char_indices().nth(DETAIL_CHARS_MAX) {
+            self.detail.truncate(end);
+            self.detail.push('…');
+        }
         self
     }
 }
+
+/// Most characters of a detail.
+const DETAIL_CHARS_MAX: usize = 400;

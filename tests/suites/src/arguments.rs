@@ -77,12 +77,15 @@ pub fn part() -> Vec<&'static str> {
 pub const PART: &str = "--part";
 
 impl Common {
-    /// Whether this row is wanted, or a part of it: percentiles have ids of their own.
+    /// Whether this row is wanted. Percentiles have ids of their own and are measured together.
     pub(crate) fn chooses(&self, id: &str) -> bool {
-        let is_of = |part: &str, whole: &str| {
-            part.strip_prefix(whole).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+        let is_this = |chosen: &String| {
+            let chosen = ["-p50", "-p99"]
+                .iter()
+                .find_map(|percentile| chosen.strip_suffix(percentile))
+                .unwrap_or(chosen);
+            id.strip_prefix(chosen).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
         };
-        let is_this = |chosen: &String| is_of(id, chosen) || is_of(chosen, id);
         self.only.is_empty() || self.only.iter().any(is_this)
     }
 }
@@ -102,6 +105,7 @@ mod tests {
         assert!(chooses("chaos-etcd --only R1-etcd", "R1-etcd"));
         assert!(chooses("chaos-etcd --only R2 --only R6-etcd", "R6-etcd-put"));
         assert!(!chooses("chaos-etcd --only R1 --only R2", "R13-etcd"));
+        assert!(!chooses("chaos-etcd --only R13-etcd-killed", "R13-etcd"));
         assert!(chooses("chaos-etcd --only P1-etcd-p50", "P1-etcd"));
     }
 

@@ -88,9 +88,13 @@ impl Follower {
         let followed = self.now();
         ensure!(
             waited.is_ok() && holds(&followed),
-            "{}: {what}: not within {} s; {followed:?}",
+            "{}: {what}: not within {} s; so far {} events, {} keys, resyncs {:?}, ended: {:?}",
             self.name,
-            DEADLINE.as_secs()
+            DEADLINE.as_secs(),
+            followed.events.len(),
+            followed.state.len(),
+            followed.resyncs,
+            followed.ended
         );
         Ok(())
     }

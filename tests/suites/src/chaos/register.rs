@@ -84,7 +84,7 @@ fn judge(
     // does one that was not looked at.
     let is_proof = control.is_clean() && control.checked >= CONTROLLED_MIN && faults > 0;
     let wanted = if is_proof { wanted } else { u64::MAX };
-    let what = "linearizable registers over cuts, blackholes, killed and stopped leaders";
+    let what = "linearizable registers over cuts, blackholes, killed leaders and stopped members";
     let violations = report.violations.len() + report.undecided.len();
     ChaosRow::new(id, what, "0 violations", wanted, done)
         .violations(violations as u64)
@@ -100,7 +100,8 @@ async fn break_something<B: Backend>(
 ) -> Result<()> {
     let reply = || Rule::reply_to(|message| message.contains(b"reg/"));
     let Some(proxy) = proxies.get(number % proxies.len().max(1)) else { return Ok(()) };
-    match number / proxies.len().max(1) % 6 {
+    // No divisor of the number of proxies, so that each comes to every one of them.
+    match number % 7 {
         0 => drop(proxy.arm(reply(), Action::CutBefore(Cut::Reset))),
         1 => drop(proxy.arm(reply(), Action::CutAfter(Cut::Close))),
         2 => drop(proxy.cut_all(Cut::Reset).await?),
@@ -115,20 +116,29 @@ async fn break_something<B: Backend>(
             load.more(pause).await?;
             B::restart(killed).await?;
         }
-        _ => {
-            let paused = leader::<B>(cluster).await?;
-            B::pause(paused)?;
-            load.more(pause).await?;
-            B::resume(paused)?;
-        }
+        5 => pause_awhile::<B>(leader::<B>(cluster).await?, load, pause).await?,
+        // What it is asked meanwhile it answers before it knows what the others have agreed on.
+        _ => pause_awhile::<B>(follower::<B>(cluster).await?, load, pause).await?,
     }
     Ok(())
+}
+
+async fn pause_awhile<B: Backend>(member: &mut B::Server, load: &Load, pause: usize) -> Result<()> {
+    B::pause(member)?;
+    load.more(pause).await?;
+    B::resume(member)
 }
 
 async fn leader<B: Backend>(cluster: &mut B::Cluster) -> Result<&mut B::Server> {
     let leader = B::leader(cluster).await?;
     let mut members = B::members(cluster).iter_mut();
     members.find(|member| B::address(member) == leader).context("the leader is no member")
+}
+
+async fn follower<B: Backend>(cluster: &mut B::Cluster) -> Result<&mut B::Server> {
+    let leader = B::leader(cluster).await?;
+    let mut members = B::members(cluster).iter_mut();
+    members.find(|member| B::address(member) != leader).context("there is no follower")
 }
 
 /// A native client that does the same to a register of its own, and what it saw.
