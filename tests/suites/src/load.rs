@@ -2,7 +2,7 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+    atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering},
 };
 
 use anyhow::Result;
@@ -20,7 +20,10 @@ const KEYS: u64 = 4;
 
 /// Clients that read and write one register, and record what they saw.
 pub struct Load {
+    configs: Vec<Config>,
     history: History,
+    /// Numbers that no client has.
+    next_client: AtomicU32,
     stop: Arc<AtomicBool>,
     done: Arc<AtomicUsize>,
     tasks: Vec<JoinHandle<()>>,
@@ -47,7 +50,8 @@ impl Load {
                 })
             })
             .collect();
-        Self { history, stop, done, tasks }
+        let (configs, next_client) = (configs.to_vec(), AtomicU32::new(clients));
+        Self { configs, history, next_client, stop, done, tasks }
     }
 
     /// How many operations were answered; those that failed or are unknown do not count.
@@ -64,6 +68,27 @@ impl Load {
     pub async fn more(&self, count: usize) -> Result<()> {
         let before = self.count();
         eventually("operations", async || Ok((self.count() >= before + count).then_some(()))).await
+    }
+
+    /// Has every key read now over each of the configurations, beside the clients: those wait for the
+    /// answer of what they asked before. Resolves when all have ended.
+    pub fn look(&self) -> impl Future<Output = Result<()>> + use<> {
+        let mut looking = Vec::new();
+        for config in &self.configs {
+            for key in 0..KEYS {
+                let client = self.next_client.fetch_add(1, Ordering::Relaxed);
+                let (config, history) = (config.clone(), self.history.clone());
+                looking.push(tokio::spawn(async move {
+                    read(&config, &history, client, &format!("reg/{key}")).await
+                }));
+            }
+        }
+        async {
+            for task in looking {
+                within("the end of a read", task).await??;
+            }
+            Ok(())
+        }
     }
 
     /// Ends the clients, and checks what they saw.
@@ -86,14 +111,7 @@ async fn operate(config: &Config, history: &History, client: u32, turn: u64) -> 
     let key = format!("reg/{}", turn % KEYS);
     let value = format!("{client}.{turn}");
     if turn.is_multiple_of(3) {
-        let pending = history.begin(client, &key, Call::Get);
-        let got = config.get(&key).await;
-        let answered = got.is_ok();
-        match got {
-            Ok(entry) => pending.ok(Answer::Got(entry.map(recorded))),
-            Err(_) => pending.failed(),
-        }
-        return answered;
+        return read(config, history, client, &key).await;
     }
     let call = Call::Put { value: value.clone(), expect: Expect::Anything };
     let pending = history.begin(client, &key, call);
@@ -106,6 +124,17 @@ async fn operate(config: &Config, history: &History, client: u32, turn: u64) -> 
         Err(error) if error.effect() == Effect::None => pending.failed(),
         // An outcome that cannot be is found by the checker as well.
         Ok(_) | Err(_) => pending.unknown(),
+    }
+    answered
+}
+
+async fn read(config: &Config, history: &History, client: u32, key: &str) -> bool {
+    let pending = history.begin(client, key, Call::Get);
+    let got = config.get(key).await;
+    let answered = got.is_ok();
+    match got {
+        Ok(entry) => pending.ok(Answer::Got(entry.map(recorded))),
+        Err(_) => pending.failed(),
     }
     answered
 }

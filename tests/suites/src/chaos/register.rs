@@ -19,8 +19,14 @@ const CLIENTS: u32 = 8;
 const BACKENDS: usize = 4;
 /// Operations of the native client without which the row says nothing.
 const CONTROLLED_MIN: u64 = 100;
-/// Operations between two faults, where there are few: each kind comes all the same.
+/// Operations between two faults, where there are few.
 const SMOKE_PACE: usize = 200;
+/// What requests take at most to be on their way.
+const ON_THEIR_WAY: Duration = Duration::from_millis(20);
+/// Kinds of faults; no divisor of the number of proxies, so that each comes to every one of them.
+const KINDS: usize = 7;
+/// Each kind comes twice, however small the load.
+const FAULTS_MIN: usize = 2 * KINDS;
 
 /// R1: eight clients on three servers.
 ///
@@ -54,7 +60,7 @@ pub async fn linearizable<B: Backend>(size: Size) -> Result<ChaosRow> {
     let (control, controlled) = control(B::Control::connect(&members).await?);
     let mut faults = 0;
     let pace = size.of(B::PACE, SMOKE_PACE);
-    while load.count() < wanted {
+    while load.count() < wanted || faults < FAULTS_MIN {
         break_something::<B>(&mut cluster, &host.proxies, &load, faults, pace / 4).await?;
         faults += 1;
         load.more(pace).await?;
@@ -100,8 +106,7 @@ async fn break_something<B: Backend>(
 ) -> Result<()> {
     let reply = || Rule::reply_to(|message| message.contains(b"reg/"));
     let Some(proxy) = proxies.get(number % proxies.len().max(1)) else { return Ok(()) };
-    // No divisor of the number of proxies, so that each comes to every one of them.
-    match number % 7 {
+    match number % KINDS {
         0 => drop(proxy.arm(reply(), Action::CutBefore(Cut::Reset))),
         1 => drop(proxy.arm(reply(), Action::CutAfter(Cut::Close))),
         2 => drop(proxy.cut_all(Cut::Reset).await?),
@@ -117,16 +122,20 @@ async fn break_something<B: Backend>(
             B::restart(killed).await?;
         }
         5 => pause_awhile::<B>(leader::<B>(cluster).await?, load, pause).await?,
-        // What it is asked meanwhile it answers before it knows what the others have agreed on.
+        // What it was asked meanwhile it answers, perhaps, before it knows what the others agreed on.
         _ => pause_awhile::<B>(follower::<B>(cluster).await?, load, pause).await?,
     }
     Ok(())
 }
 
+/// Stops a member while the others go on, and has all looked at before it goes on itself.
 async fn pause_awhile<B: Backend>(member: &mut B::Server, load: &Load, pause: usize) -> Result<()> {
     B::pause(member)?;
     load.more(pause).await?;
-    B::resume(member)
+    let looking = load.look();
+    tokio::time::sleep(ON_THEIR_WAY).await;
+    B::resume(member)?;
+    looking.await
 }
 
 async fn leader<B: Backend>(cluster: &mut B::Cluster) -> Result<&mut B::Server> {
