@@ -25,7 +25,7 @@ use crate::{build, process};
 pub(crate) struct Arguments {
     /// Plants for one program of `chaos`; without it all of them
     name: Option<String>,
-    /// Only for this row, or all that begin so: R4-etcd, R6; more than once for more
+    /// Only for this row, or all that begin so, up to a dash: R4-etcd, R6; more than once for more
     #[arg(long, value_name = "ROW")]
     only: Vec<String>,
     /// Write all rows to this file as JSON
@@ -114,10 +114,16 @@ fn lists(root: &Path) -> Result<Vec<(String, Plant)>> {
 }
 
 fn chosen(plants: Vec<(String, Plant)>, arguments: &Arguments) -> Result<Vec<(String, Plant)>> {
+    let is_row = |plant: &Plant, wanted: &String| {
+        plant
+            .row
+            .strip_prefix(wanted.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('-'))
+    };
     let is_wanted = |(program, plant): &(String, Plant)| {
         arguments.name.as_ref().is_none_or(|name| name == program)
             && (arguments.only.is_empty()
-                || arguments.only.iter().any(|row| plant.row.starts_with(row.as_str())))
+                || arguments.only.iter().any(|wanted| is_row(plant, wanted)))
     };
     let known: Vec<String> = plants.iter().map(|(_, plant)| plant.row.clone()).collect();
     let chosen: Vec<_> = plants.into_iter().filter(is_wanted).collect();

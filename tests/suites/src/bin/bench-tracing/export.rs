@@ -29,7 +29,7 @@ pub(crate) async fn exported() -> Result<Row> {
     let ours = || measure(&receiver, &ours, async || pipeline.flush().await);
     let peer = || measure(&receiver, &peer, async || {});
     let what = "spans of ten attributes over gRPC; opentelemetry-otlp";
-    let comparison = Comparison::new("P7-export", what).rounds(ROUNDS);
+    let comparison = Comparison::new("P7", what).rounds(ROUNDS);
     Ok(comparison.run_values("spans/CPU s", Wanted::AtLeast(1.0), ours, peer).await?)
 }
 

@@ -26,7 +26,7 @@ async fn main() -> Result<ExitCode> {
         return receiver::run().await.map(|()| ExitCode::SUCCESS);
     }
     let mut report = Report::default();
-    if is_chosen("P7-export") {
+    if is_chosen("P7") {
         report.push(export::exported().await?);
     }
     if is_chosen("P7-thread") {
