@@ -4,6 +4,7 @@
 //! with the row that has to find it. The plugin is built with the bug from a copy of the sources, so that
 //! nothing of the working tree is touched, and the row has to fail with it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -183,12 +184,16 @@ impl<'a> Garden<'a> {
             "--others",
             "--exclude-standard",
         ]))?;
-        for name in listed.lines() {
+        // What is deleted and not committed yet is listed as well.
+        let names = listed.lines().filter(|name| workspace.root.join(name).is_file());
+        let names: BTreeSet<PathBuf> = names.map(PathBuf::from).collect();
+        for name in &names {
             let from = workspace.root.join(name);
-            // It is deleted, and that is not committed yet.
-            let Ok(bytes) = fs::read(&from) else { continue };
+            let bytes =
+                fs::read(&from).with_context(|| format!("cannot read {}", from.display()))?;
             write_if_changed(&copy.root.join(name), &bytes)?;
         }
+        remove_others(&copy.root, Path::new(""), &names)?;
         let toolchain = GuestToolchain::ensure(workspace, false)?;
         let guests = workspace.plugins()?;
         Ok(Self { workspace, copy, toolchain, guests, plugins: folder.join("plugins") })
@@ -254,6 +259,24 @@ fn judged(plant: &Plant, rows: Result<Vec<ChaosRow>>) -> PlantRow {
     PlantRow { id: plant.row.clone(), bug: plant.bug.clone(), detail, verdict }
 }
 
+/// Removes the files below `root` that are not named, but for what cargo has built.
+fn remove_others(root: &Path, below: &Path, names: &BTreeSet<PathBuf>) -> Result<()> {
+    let folder = root.join(below);
+    let entries = folder.read_dir().with_context(|| format!("cannot read {}", folder.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read {}", folder.display()))?;
+        let (path, name) = (entry.path(), below.join(entry.file_name()));
+        if path.is_dir() {
+            if name != Path::new("target") {
+                remove_others(root, &name, names)?;
+            }
+        } else if !names.contains(&name) {
+            fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+        }
+    }
+    Ok(())
+}
+
 fn read(path: &Path) -> Result<String> {
     fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))
 }
@@ -310,6 +333,18 @@ mod tests {
             let error = edit.planted(text).unwrap_err().to_string();
             assert!(error.contains("a.rs"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_was_deleted_does_not_stay_in_the_copy() {
+        let root = tempfile::tempdir().unwrap();
+        for name in ["src/kept.rs", "src/gone.rs", "target/built"] {
+            write_if_changed(&root.path().join(name), b"").unwrap();
+        }
+        let names = BTreeSet::from([PathBuf::from("src/kept.rs")]);
+        remove_others(root.path(), Path::new(""), &names).unwrap();
+        let is_there = |name: &str| root.path().join(name).exists();
+        assert!(is_there("src/kept.rs") && is_there("target/built") && !is_there("src/gone.rs"));
     }
 
     #[test]
