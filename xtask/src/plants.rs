@@ -2,7 +2,7 @@
 //!
 //! A plant is a bug: a few lines of a plugin that are replaced. They are listed in `tests/plants/`, each
 //! with the row that has to find it. The plugin is built with the bug from a copy of the sources, so that
-//! nothing of the working tree is touched, and the row has to fail with it.
+//! nothing of the working tree is touched, and the row has to fail with it at its small load.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -56,9 +56,6 @@ struct Plant {
     row: String,
     /// What is wrong with it.
     bug: String,
-    /// The small load does not find it: it takes the full one.
-    #[serde(default)]
-    full: bool,
     /// More than one where a second protection stands behind the first.
     edit: Vec<Edit>,
 }
@@ -220,8 +217,7 @@ impl<'a> Garden<'a> {
             Profile::Development,
             Some(LIMIT),
             |command| {
-                let load = (!plant.full).then_some("--smoke");
-                command.args(load).args(["--only", &plant.row]).env(PLUGINS, &self.plugins);
+                command.args(["--smoke", "--only", &plant.row]).env(PLUGINS, &self.plugins);
             },
         );
         Ok(judged(plant, rows))
@@ -349,7 +345,7 @@ mod tests {
 
     #[test]
     fn a_row_that_passes_has_found_nothing() {
-        let plant = Plant { row: "R1".into(), bug: "a bug".into(), full: false, edit: Vec::new() };
+        let plant = Plant { row: "R1".into(), bug: "a bug".into(), edit: Vec::new() };
         let row = |verdict: &str| -> ChaosRow {
             let text = format!(
                 r#"{{"id":"R1","what":"w","done":1,"violations":2,"detail":"d","target":"t",
