@@ -20,13 +20,19 @@ fn compiler(sandbox: &Sandbox) -> PathBuf {
     sandbox.path().join("compiler")
 }
 
-/// A folder with a plugin that nobody objects to, compiled already.
-async fn sandbox() -> Result<Sandbox> {
+/// A folder with a plugin that nobody objects to.
+fn fresh() -> Result<Sandbox> {
     let sandbox = Sandbox::new(&["fixtures/memory"])?;
     let here = std::env::current_exe()?;
     let pintle = here.ancestors().nth(2).context("a folder")?.join("pintle");
     ensure!(pintle.exists(), "{} is not built", pintle.display());
     std::os::unix::fs::symlink(pintle, compiler(&sandbox))?;
+    Ok(sandbox)
+}
+
+/// The same, with the plugin compiled already.
+async fn sandbox() -> Result<Sandbox> {
+    let sandbox = fresh()?;
     let host = start(&sandbox, "", VICTIM).await?;
     serves(&host).await?;
     within("the shutdown", host.shutdown()).await?;
@@ -106,6 +112,16 @@ async fn a_file_that_takes_too_long_to_compile_is_named_and_its_compiler_ended()
         anyhow::Ok(())
     });
     gone.await.context("the compiler was not ended")?
+}
+
+/// What the allocator of the compiler takes in advance does not count.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_least_memory_is_enough_for_a_plugin_of_the_usual_size() -> Result<()> {
+    let sandbox = fresh()?;
+    let pintle = start(&sandbox, "compile_memory = \"256MiB\"", VICTIM).await?;
+    serves(&pintle).await?;
+    within("the shutdown", pintle.shutdown()).await?;
+    Ok(())
 }
 
 #[tokio::test(flavor = "multi_thread")]
