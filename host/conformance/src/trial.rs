@@ -172,7 +172,7 @@ const STOP: Duration = Duration::from_secs(2);
 const CLEAN: Duration = Duration::from_secs(10);
 
 /// How often a condition is looked at that has no event.
-const LOOK: Duration = Duration::from_millis(25);
+pub(crate) const LOOK: Duration = Duration::from_millis(25);
 
 /// Waits until `look` answers something.
 ///

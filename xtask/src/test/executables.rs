@@ -23,7 +23,7 @@ const LIMIT: Duration = Duration::from_secs(30 * 60);
 
 /// How much of what a failed test printed is shown again at the end, so that a log that is cut still
 /// says what failed: lines, and characters of each.
-const FAILURE_LINES: usize = 24;
+const FAILURE_LINES: usize = 32;
 const FAILURE_COLUMNS: usize = 600;
 
 /// All compiled test programs.
@@ -262,28 +262,44 @@ fn counts_in(text: &str) -> Counts {
 }
 
 /// What the failed tests of a program printed: the blocks between its first and its last line
-/// `failures:`, each `---- NAME stdout ----` and the output, shortened.
+/// `failures:`, each `---- NAME stdout ----` and the output, shortened in its middle.
 fn failures_in(text: &str) -> String {
     let Some((_, rest)) = text.split_once("\nfailures:\n") else { return String::new() };
-    let blocks = rest.split("\nfailures:\n").next().unwrap_or(rest).trim();
-    let mut kept = String::new();
-    let mut shown = 0;
+    let printed = rest.split("\nfailures:\n").next().unwrap_or(rest).trim();
+    let mut blocks: Vec<Vec<&str>> = Vec::new();
     let mut in_backtrace = false;
-    for line in blocks.lines() {
+    for line in printed.lines() {
         if line.starts_with("---- ") && line.ends_with(" stdout ----") {
-            (shown, in_backtrace) = (0, false);
+            in_backtrace = false;
+            blocks.push(Vec::new());
         }
         in_backtrace |= line.trim().eq_ignore_ascii_case("stack backtrace:");
         // Of a backtrace, where the test itself was.
         let is_told = !in_backtrace || line.trim_start().starts_with("at ./");
-        if !is_told || line.trim().is_empty() || shown == FAILURE_LINES {
-            continue;
+        if let Some(block) = blocks.last_mut().filter(|_| is_told && !line.trim().is_empty()) {
+            block.push(line);
         }
-        shown += 1;
+    }
+    blocks.iter().map(|block| shortened(block)).collect()
+}
+
+/// The first and the last lines of a block: what failed, and what came just before.
+fn shortened(block: &[&str]) -> String {
+    let left_out = block.len().saturating_sub(FAILURE_LINES);
+    let head = if left_out == 0 { block.len() } else { FAILURE_LINES / 2 };
+    let (first, rest) = block.split_at(head);
+    let last = rest.get(left_out..).unwrap_or_default();
+    let mut kept = String::new();
+    let mut keep = |line: &str| {
         let end = line.floor_char_boundary(FAILURE_COLUMNS);
         let rest = if end < line.len() { " …" } else { "" };
         kept.extend(["    ", line.get(..end).unwrap_or_default(), rest, "\n"]);
+    };
+    first.iter().for_each(|line| keep(line));
+    if left_out > 0 {
+        keep(&format!("… {left_out} lines …"));
     }
+    last.iter().for_each(|line| keep(line));
     kept
 }
 
@@ -328,6 +344,19 @@ mod tests {
     }
 
     #[test]
+    fn of_what_a_failed_test_printed_the_middle_is_left_out() {
+        let lines: Vec<String> = (1..=3 * FAILURE_LINES).map(|line| format!("<{line}>")).collect();
+        let text = format!("\nfailures:\n---- a stdout ----\n{}\nfailures:\n", lines.join("\n"));
+        let kept = failures_in(&text);
+        let left_out = 2 * FAILURE_LINES + 1;
+        let last = 3 * FAILURE_LINES;
+        assert!(kept.starts_with("    ---- a stdout ----\n    <1>\n"), "{kept}");
+        assert!(kept.contains(&format!("    … {left_out} lines …\n")), "{kept}");
+        assert!(kept.ends_with(&format!("    <{last}>\n")), "{kept}");
+        assert_eq!(kept.lines().count(), FAILURE_LINES + 1);
+    }
+
+    #[test]
     fn of_each_failed_test_what_it_said_and_where_is_kept_and_no_more() {
         let block = |name: &str| {
             format!(
@@ -345,6 +374,6 @@ mod tests {
             assert!(kept.contains(&format!("at ./tests/{name}.rs:7:5\n")), "{kept}");
         }
         assert!(!kept.contains("elsewhere") && kept.contains(" …\n"), "{kept}");
-        assert_eq!(kept.lines().count(), 2 * FAILURE_LINES);
+        assert_eq!(kept.lines().count(), 2 * (FAILURE_LINES + 1), "{kept}");
     }
 }
