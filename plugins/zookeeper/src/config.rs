@@ -76,6 +76,11 @@ impl Config for ZooKeeper {
         if expect == Expectation::Anything && !previous {
             return self.put_blindly(cx, &key, &value, held.as_deref()).await;
         }
+        if expect == Expectation::Absent
+            && let Some(outcome) = self.put_new(cx, &key, &value, held.as_deref()).await?
+        {
+            return Ok(outcome);
+        }
         let condition = Condition { key: key.clone(), expect };
         let put = TxnPut { key, value, content_type: None };
         let transaction = Transaction {
@@ -90,7 +95,7 @@ impl Config for ZooKeeper {
                     Some(TxnResult::Stored(version)) => {
                         Ok(PutOutcome::Stored(Stored { version, previous }))
                     }
-                    _ => Err(Error::internal("a put without a version").effect_unknown()),
+                    _ => Err(transact::without_version()),
                 }
             }
             Transacted::Stale(mut mismatches) => {

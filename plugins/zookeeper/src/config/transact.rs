@@ -128,23 +128,24 @@ impl ZooKeeper {
         for _ in 0..ATTEMPTS {
             let client = self.main.client(cx).await?;
             let outcome = self.put_once(&client, &path, value, held).await;
-            match outcome.map_err(|failure| failure.explain(&doing))? {
+            let outcome = outcome.map_err(|failure| failure.explain(&doing))?;
+            match stored(outcome, held.is_some())? {
                 Ok(outcome) => return Ok(outcome),
-                Err(code) => because = code,
+                Err(code) if is_race(code) => because = code,
+                Err(code) => return Err(Failure::Refused(code).explain(&doing)),
             }
         }
         let message = format!("{doing}: others wrote {ATTEMPTS} times in between: {because}");
         Err(Error::exhausted(message))
     }
 
-    /// One attempt; `Err` inside when others wrote in between.
     async fn put_once(
         &self,
         client: &Client,
         path: &str,
         value: &[u8],
         held: Option<&Lease>,
-    ) -> Result<Result<PutOutcome, ErrorCode>, Failure> {
+    ) -> Result<MultiOutcome, Failure> {
         let set = SetData { path, data: Some(value), version: -1 };
         let outcome = match held {
             None => match client.call(&set).await {
@@ -154,28 +155,26 @@ impl ZooKeeper {
             },
             Some(lease) => client.multi(vec![lease.check(), Op::SetData(set)]).await?,
         };
-        let outcome = match outcome {
-            MultiOutcome::Failed { index, code: ErrorCode::NO_NODE }
-                if held.is_none() || index > 0 =>
-            {
-                self.create_with_parents(client, path, value, held).await?
-            }
-            outcome => outcome,
-        };
-        let fenced = held.is_some();
-        Ok(match outcome {
-            MultiOutcome::Done(mut done) => match done.pop() {
-                Some(OpResult::Set(stat) | OpResult::Created(_, Some(stat))) => {
-                    Ok(PutOutcome::Stored(Stored { version: version_of(&stat), previous: None }))
-                }
-                _ => Err(ErrorCode::NO_NODE),
-            },
-            MultiOutcome::Failed { index: 0, code: ErrorCode::NO_NODE } if fenced => {
-                Ok(PutOutcome::Fenced)
-            }
-            MultiOutcome::Failed { code, .. } if is_race(code) => Err(code),
-            MultiOutcome::Failed { code, .. } => return Err(Failure::Refused(code)),
-        })
+        if is_missing(&outcome, held) {
+            return self.create_with_parents(client, path, value, held).await;
+        }
+        Ok(outcome)
+    }
+
+    /// Puts a key of which the caller expects that it is absent: in one request where it is, and its
+    /// directory is there. `None` when it has to be looked what is there.
+    pub(super) async fn put_new(
+        &self,
+        cx: &Context,
+        key: &str,
+        value: &[u8],
+        held: Option<&Lease>,
+    ) -> Result<Option<PutOutcome>, Error> {
+        let path = self.paths.node(key)?;
+        let client = self.main.client(cx).await?;
+        let created = self.create_node(&client, &path, value, held, &[]).await;
+        let created = created.map_err(|failure| failure.explain(&format!("writing `{key}`")))?;
+        Ok(stored(created, held.is_some())?.ok())
     }
 
     /// Creates a node, and the directories above it that are missing, at one moment.
@@ -186,13 +185,62 @@ impl ZooKeeper {
         value: &[u8],
         held: Option<&Lease>,
     ) -> Result<MultiOutcome, Failure> {
+        // Its directory is there, as a rule.
+        let outcome = self.create_node(client, path, value, held, &[]).await?;
+        if !is_missing(&outcome, held) {
+            return Ok(outcome);
+        }
         let missing = missing_above(client, path).await.map_err(Failure::without_effect)?;
+        self.create_node(client, path, value, held, &missing).await
+    }
+
+    /// Creates directories and a node below them.
+    async fn create_node(
+        &self,
+        client: &Client,
+        path: &str,
+        value: &[u8],
+        held: Option<&Lease>,
+        directories: &[String],
+    ) -> Result<MultiOutcome, Failure> {
         let mut ops: Vec<_> = held.into_iter().map(Lease::check).collect();
-        ops.extend(missing.iter().map(|directory| Op::directory(directory, &self.acl)));
+        ops.extend(directories.iter().map(|directory| Op::directory(directory, &self.acl)));
         let mode = CreateMode::Persistent;
         ops.push(Op::Create(Create { path, data: Some(value), acl: &self.acl, mode }));
         client.multi(ops).await
     }
+}
+
+/// Whether a put found no node, which is not said of the claim of its lease.
+fn is_missing(outcome: &MultiOutcome, held: Option<&Lease>) -> bool {
+    matches!(outcome, MultiOutcome::Failed { index, code: ErrorCode::NO_NODE }
+        if held.is_none() || *index > 0)
+}
+
+/// What the last operation of a put stored, or the code with which one was refused.
+///
+/// # Errors
+///
+/// When the answer does not say what was stored.
+fn stored(outcome: MultiOutcome, is_fenced: bool) -> Result<Result<PutOutcome, ErrorCode>, Error> {
+    match outcome {
+        MultiOutcome::Done(mut done) => match done.pop() {
+            Some(OpResult::Set(stat) | OpResult::Created(_, Some(stat))) => {
+                let version = version_of(&stat);
+                Ok(Ok(PutOutcome::Stored(Stored { version, previous: None })))
+            }
+            _ => Err(without_version()),
+        },
+        MultiOutcome::Failed { index: 0, code: ErrorCode::NO_NODE } if is_fenced => {
+            Ok(Ok(PutOutcome::Fenced))
+        }
+        MultiOutcome::Failed { code, .. } => Ok(Err(code)),
+    }
+}
+
+/// The error of a put that was done, and whose answer does not say what it made.
+pub(super) fn without_version() -> Error {
+    Error::internal("a put without a version").effect_unknown()
 }
 
 /// Whether a refusal only says that something was changed in between.
