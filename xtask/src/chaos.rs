@@ -69,7 +69,19 @@ pub(crate) fn smoke(workspace: &Workspace, names: &[String]) -> Result<String> {
     Ok(format!("{} rows", rows.len()))
 }
 
+/// What stands for what a row is about when it ended with an error; the programs write it.
+pub(crate) const WITHOUT_END: &str = "it did not come to its end";
+
 impl ChaosRow {
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Whether it did what it is about, however that went.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.what != WITHOUT_END
+    }
+
     /// What came of it, in a line.
     pub(crate) fn summary(&self) -> String {
         let Self { what, done, violations, detail, .. } = self;

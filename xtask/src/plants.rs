@@ -2,9 +2,10 @@
 //!
 //! A plant is a bug: a few lines of a plugin that are replaced. They are listed in `tests/plants/`, each
 //! with the row that has to find it. The plugin is built with the bug from a copy of the sources, so that
-//! nothing of the working tree is touched, and the row has to fail with it at its small load.
+//! nothing of the working tree is touched, and the row has to fail with it at its small load. That it passes
+//! without a bug is shown by the tests, which run all rows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -52,8 +53,11 @@ struct List {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Plant {
-    /// The row of `chaos`, or the beginning of several.
+    /// The row of `chaos`.
     row: String,
+    /// What the row says where it does not come to its end with this bug. Any other that does not has
+    /// found nothing.
+    says: Option<String>,
     /// What is wrong with it.
     bug: String,
     /// More than one where a second protection stands behind the first.
@@ -90,7 +94,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
     let mut rows = Vec::new();
     for (program, plant) in &plants {
         let headline = format!("{}: {}", plant.row, plant.bug);
-        rows.push(timed(&headline, || garden.grow(program, plant))?);
+        rows.push(timed(&headline, || Ok(judged(plant, garden.grow(program, plant))))?);
     }
     rows::publish(&rows, arguments.json.as_ref())
 }
@@ -147,6 +151,30 @@ impl Plant {
     }
 }
 
+/// A file that a plant changes.
+struct Planted {
+    sound: String,
+    text: String,
+}
+
+impl Plant {
+    /// What the files below `root` become, by their names.
+    fn planted(&self, root: &Path) -> Result<BTreeMap<&Path, Planted>> {
+        let mut files: BTreeMap<&Path, Planted> = BTreeMap::new();
+        for edit in &self.edit {
+            let (sound, text) = match files.remove(edit.file.as_path()) {
+                Some(Planted { sound, text }) => (sound, text),
+                None => {
+                    let sound = read(&root.join(&edit.file))?;
+                    (sound.clone(), sound)
+                }
+            };
+            files.insert(&edit.file, Planted { text: edit.planted(&text)?, sound });
+        }
+        Ok(files)
+    }
+}
+
 impl Edit {
     /// The text with the bug in it.
     fn planted(&self, sound: &str) -> Result<String> {
@@ -196,22 +224,20 @@ impl<'a> Garden<'a> {
         Ok(Self { workspace, copy, toolchain, guests, plugins: folder.join("plugins") })
     }
 
-    /// Plants one bug, and looks whether its row finds it.
-    fn grow(&self, program: &str, plant: &Plant) -> Result<PlantRow> {
+    /// Plants one bug, and runs the row that has to find it.
+    fn grow(&self, program: &str, plant: &Plant) -> Result<Vec<ChaosRow>> {
         let plugin = plant.plugin()?;
         let guest = self.guests.iter().find(|guest| guest.folder == plugin);
         let guest = guest.with_context(|| format!("there is no plugin `{plugin}`"))?;
         self.copy_sound_plugins()?;
-        let built = self.plant(plant).and_then(|()| {
+        let files = plant.planted(&self.copy.root)?;
+        let built = self.write(&files, |planted| &planted.text).and_then(|()| {
             build::guests(&self.copy, &self.toolchain, std::slice::from_ref(guest), &self.plugins)
         });
         // Whatever came of it: the next one grows on sound ground.
-        for edit in &plant.edit {
-            let sound = read(&self.workspace.root.join(&edit.file))?;
-            write_if_changed(&self.copy.root.join(&edit.file), sound.as_bytes())?;
-        }
+        self.write(&files, |planted| &planted.sound)?;
         built?;
-        let rows = chaos::FAMILY.run_built(
+        chaos::FAMILY.run_built(
             self.workspace,
             program,
             Profile::Development,
@@ -219,16 +245,17 @@ impl<'a> Garden<'a> {
             |command| {
                 command.args(["--smoke", "--only", &plant.row]).env(PLUGINS, &self.plugins);
             },
-        );
-        Ok(judged(plant, rows))
+        )
     }
 
-    fn plant(&self, plant: &Plant) -> Result<()> {
-        for edit in &plant.edit {
-            let place = self.copy.root.join(&edit.file);
-            write_if_changed(&place, edit.planted(&read(&place)?)?.as_bytes())?;
-        }
-        Ok(())
+    fn write(
+        &self,
+        files: &BTreeMap<&Path, Planted>,
+        text: impl Fn(&Planted) -> &String,
+    ) -> Result<()> {
+        files.iter().try_for_each(|(file, planted)| {
+            write_if_changed(&self.copy.root.join(file), text(planted).as_bytes())
+        })
     }
 
     fn copy_sound_plugins(&self) -> Result<()> {
@@ -243,13 +270,20 @@ impl<'a> Garden<'a> {
     }
 }
 
-/// A row that fails has found the bug.
+/// The row that fails has found the bug.
 fn judged(plant: &Plant, rows: Result<Vec<ChaosRow>>) -> PlantRow {
-    let (detail, verdict) = match rows {
-        Ok(rows) => match rows.iter().find(|row| row.verdict() == Verdict::Fail) {
-            Some(found) => (found.summary(), Verdict::Pass),
-            None => ("nobody noticed".to_owned(), Verdict::Fail),
-        },
+    let found = rows.map(|rows| rows.into_iter().find(|row| row.id() == plant.row));
+    let (detail, verdict) = match found {
+        Ok(Some(row)) => {
+            let said = row.summary();
+            let is_found = row.verdict() == Verdict::Fail
+                && match &plant.says {
+                    Some(wanted) => said.contains(wanted),
+                    None => row.has_ended(),
+                };
+            (said, if is_found { Verdict::Pass } else { Verdict::Fail })
+        }
+        Ok(None) => (format!("there is no row {}", plant.row), Verdict::Fail),
         Err(error) => (format!("{error:#}"), Verdict::Fail),
     };
     PlantRow { id: plant.row.clone(), bug: plant.bug.clone(), detail, verdict }
@@ -314,11 +348,25 @@ mod tests {
         assert!(!plants.is_empty());
         for (_, plant) in plants {
             assert!(root().join("plugins").join(plant.plugin().unwrap()).is_dir());
-            for edit in plant.edit {
-                let sound = read(&root().join(&edit.file)).unwrap();
-                assert_ne!(edit.planted(&sound).unwrap(), sound, "{}", plant.bug);
+            for planted in plant.planted(&root()).unwrap().values() {
+                assert_ne!(planted.text, planted.sound, "{}", plant.bug);
             }
         }
+    }
+
+    #[test]
+    fn the_edits_of_one_file_are_made_one_after_the_other() {
+        let root = tempfile::tempdir().unwrap();
+        fs::write(root.path().join("a.rs"), "one").unwrap();
+        let edit = |find: &str, put: &str| Edit {
+            file: "a.rs".into(),
+            find: find.to_owned(),
+            put: put.to_owned(),
+        };
+        let plant = Plant { edit: vec![edit("one", "two"), edit("two", "three")], ..plant() };
+        let files = plant.planted(root.path()).unwrap();
+        let planted = &files[Path::new("a.rs")];
+        assert_eq!((planted.sound.as_str(), planted.text.as_str()), ("one", "three"));
     }
 
     #[test]
@@ -343,19 +391,34 @@ mod tests {
         assert!(is_there("src/kept.rs") && is_there("target/built") && !is_there("src/gone.rs"));
     }
 
+    fn plant() -> Plant {
+        Plant { row: "R1".into(), says: None, bug: "a bug".into(), edit: Vec::new() }
+    }
+
+    fn row(id: &str, what: &str, verdict: &str) -> ChaosRow {
+        let text = format!(
+            r#"{{"id":"{id}","what":"{what}","done":1,"violations":2,"detail":"d","target":"t",
+                "verdict":"{verdict}"}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
     #[test]
-    fn a_row_that_passes_has_found_nothing() {
-        let plant = Plant { row: "R1".into(), bug: "a bug".into(), edit: Vec::new() };
-        let row = |verdict: &str| -> ChaosRow {
-            let text = format!(
-                r#"{{"id":"R1","what":"w","done":1,"violations":2,"detail":"d","target":"t",
-                    "verdict":"{verdict}"}}"#
-            );
-            serde_json::from_str(&text).unwrap()
-        };
-        let verdict = |rows| judged(&plant, rows).verdict;
-        assert_eq!(verdict(Ok(vec![row("pass"), row("inconclusive")])), Verdict::Fail);
-        assert_eq!(verdict(Ok(vec![row("pass"), row("fail")])), Verdict::Pass);
-        assert_eq!(verdict(Err(anyhow::anyhow!("it did not end"))), Verdict::Fail);
+    fn the_row_that_fails_has_found_the_bug_and_no_other() {
+        let verdict = |rows| judged(&plant(), rows).verdict;
+        assert_eq!(verdict(Ok(vec![row("R1", "w", "fail")])), Verdict::Pass);
+        assert_eq!(verdict(Ok(vec![row("R1", "w", "pass")])), Verdict::Fail);
+        let other = vec![row("R1", "w", "inconclusive"), row("R1-killed", "w", "fail")];
+        assert_eq!(verdict(Ok(other)), Verdict::Fail);
+        assert_eq!(verdict(Err(anyhow::anyhow!("it is not built"))), Verdict::Fail);
+    }
+
+    #[test]
+    fn a_row_without_an_end_has_found_only_what_it_says() {
+        let rows = || Ok(vec![row("R1", chaos::WITHOUT_END, "fail")]);
+        assert_eq!(judged(&plant(), rows()).verdict, Verdict::Fail);
+        let says = |text: &str| Plant { says: Some(text.to_owned()), ..plant() };
+        assert_eq!(judged(&says(": d"), rows()).verdict, Verdict::Pass);
+        assert_eq!(judged(&says("refused"), rows()).verdict, Verdict::Fail);
     }
 }

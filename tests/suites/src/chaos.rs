@@ -51,6 +51,7 @@ pub async fn row(id: &str, run: impl Future<Output = Result<ChaosRow>>) -> Optio
     eprintln!("    {id}");
     Some(match run.await {
         Ok(row) => row,
+        // `cargo xtask plants` knows these words.
         Err(error) => ChaosRow::new(id, "it did not come to its end", "", 1, 0)
             .violations(1)
             .detail(format!("{error:#}")),

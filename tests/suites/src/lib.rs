@@ -10,6 +10,7 @@ pub mod load;
 pub mod log;
 pub mod measured;
 pub mod otlp;
+pub mod peers;
 pub mod process;
 
 use std::{

@@ -32,7 +32,7 @@ pub trait Backend: 'static {
 
     /// One server.
     type Server;
-    /// Three servers.
+    /// Three servers, of which one can be cut off from the others.
     type Cluster;
     /// A client that is not ours.
     type Control: Control;
@@ -87,6 +87,12 @@ pub trait Backend: 'static {
 
     /// Where its leader is reached, as soon as there is one.
     fn leader(cluster: &mut Self::Cluster) -> impl Future<Output = Result<SocketAddr>>;
+
+    /// Cuts a follower off from the others; clients reach it all the same.
+    fn cut_off(cluster: &mut Self::Cluster) -> impl Future<Output = Result<()>>;
+
+    /// All members reach each other again.
+    fn heal(cluster: &mut Self::Cluster) -> impl Future<Output = Result<()>>;
 }
 
 /// A client that is not ours. Keys are those of the configuration; names are the server's own.

@@ -24,7 +24,7 @@ const SMOKE_PACE: usize = 200;
 /// What requests take at most to be on their way.
 const ON_THEIR_WAY: Duration = Duration::from_millis(20);
 /// Kinds of faults; no divisor of the number of proxies, so that each comes to every one of them.
-const KINDS: usize = 7;
+const KINDS: usize = 8;
 /// Each kind comes twice, however small the load.
 const FAULTS_MIN: usize = 2 * KINDS;
 
@@ -90,7 +90,8 @@ fn judge(
     // does one that was not looked at.
     let is_proof = control.is_clean() && control.checked >= CONTROLLED_MIN && faults > 0;
     let wanted = if is_proof { wanted } else { u64::MAX };
-    let what = "linearizable registers over cuts, blackholes, killed leaders and stopped members";
+    let what = "linearizable registers over cuts, blackholes, and members that are killed, stopped, \
+                cut off";
     let violations = report.violations.len() + report.undecided.len();
     ChaosRow::new(id, what, "0 violations", wanted, done)
         .violations(violations as u64)
@@ -123,7 +124,14 @@ async fn break_something<B: Backend>(
         }
         5 => pause_awhile::<B>(leader::<B>(cluster).await?, load, pause).await?,
         // What it was asked meanwhile it answers, perhaps, before it knows what the others agreed on.
-        _ => pause_awhile::<B>(follower::<B>(cluster).await?, load, pause).await?,
+        6 => pause_awhile::<B>(follower::<B>(cluster).await?, load, pause).await?,
+        // It goes on answering, and does not know what the others agree on.
+        _ => {
+            B::cut_off(cluster).await?;
+            load.more(pause).await?;
+            load.look().await?;
+            B::heal(cluster).await?;
+        }
     }
     Ok(())
 }

@@ -10,12 +10,13 @@ use pintle::{
     lock::{LeaseStatus, LockRequest},
     registry::RegistrationStatus,
 };
-use pintle_test_proxy::{Action, Cut, Fault, Proxy, Rule};
+use pintle_test_proxy::{Action, Fault, Proxy, Rule};
 use pintle_test_services::{EtcdCluster, EtcdOptions};
 use pintle_test_suites::{
     DEADLINE, eventually,
     follow::{Follower, Record, check_all, text},
     load::Load,
+    peers::EtcdPeers,
     within,
 };
 
@@ -188,46 +189,16 @@ async fn a_member_without_a_leader_is_not_believed() -> Result<()> {
     .await
 }
 
-/// A cluster whose members can be cut off from each other, and still be reached by clients.
-async fn divisible() -> Result<(Cluster, Vec<Proxy>)> {
-    let mut proxies: Vec<Proxy> = Vec::new();
-    let started = EtcdCluster::start_behind(EtcdOptions::default(), async |address| {
-        let proxy = Proxy::start(address).await?;
-        let front = proxy.addr();
-        proxies.push(proxy);
-        anyhow::Ok(front)
-    });
-    let cluster = started.await?;
-    Ok((Cluster { cluster, stage: Stage::new().await? }, proxies))
-}
-
-/// Cuts the member at this position off from the others: nobody connects to it, and what comes
-/// from it is refused.
-async fn cut_off(cluster: &mut Cluster, proxies: &[Proxy], position: usize) -> Result<()> {
-    let all = cluster.cluster.members();
-    let mut client = Client::connect([all[position].endpoint()], None).await?;
-    let id = client.status().await?.header().context("a header")?.member_id();
-    let from = format!("X-Server-From: {id:x}").into_bytes();
-    proxies[position].refuse().await?;
-    for (other, proxy) in proxies.iter().enumerate().filter(|(other, _)| *other != position) {
-        let from = from.clone();
-        let rule = Rule::request(move |message| message.contains(&from)).always();
-        proxy.arm(rule, Action::CutBefore(Cut::Reset));
-        proxy.cut_all(Cut::Reset).await.with_context(|| format!("proxy {other}"))?;
-    }
-    proxies[position].cut_all(Cut::Reset).await?;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_member_cut_off_from_its_peers_is_left_for_those_who_have_a_leader() -> Result<()> {
-    let (mut cluster, proxies) = divisible().await?;
+    let (cluster, mut peers) = EtcdPeers::start(EtcdOptions::default()).await?;
+    let mut cluster = Cluster { cluster, stage: Stage::new().await? };
     let node = cluster.node("a").await?;
     put(&node.config, "w/k", "1").await?;
     let follower = Follower::open(&node.config, "watcher", prefix("w")).await?;
     let lease = node.hold(LockRequest::new("l").ttl(Duration::from_secs(30))).await?;
     // The first of the endpoints is the one that is used.
-    cut_off(&mut cluster, &proxies, 0).await?;
+    peers.cut_off(&mut cluster.cluster, 0).await?;
     let rest = cluster.cluster.endpoints().swap_remove(1);
     let mut native = cluster.native(&rest).await?;
     let key = cluster.stage.key("w/k");

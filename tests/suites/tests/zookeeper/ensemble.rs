@@ -6,9 +6,8 @@ use anyhow::{Context, Result, bail};
 use pintle::config::{Config, Consistency, Put, ReadOptions};
 use pintle::lock::{AcquireOutcome, LeaseStatus, LockRequest};
 use pintle::registry::{Instance, RegisterOutcome, RegistrationStatus};
-use pintle_test_proxy::{Fault, Proxy};
 use pintle_test_services::{ZooKeeperEnsemble, ZooKeeperOptions};
-use pintle_test_suites::within;
+use pintle_test_suites::{peers::ZooKeeperPeers, within};
 
 use crate::support::{Host, eventually, other_client_of};
 
@@ -75,7 +74,7 @@ async fn without_a_quorum_nothing_is_promised_and_afterwards_all_is_as_it_was() 
 /// Three servers of which the last can be cut off from the others, a host that reaches only that one,
 /// and one that reaches the others.
 struct Divided {
-    between: Vec<Proxy>,
+    peers: ZooKeeperPeers,
     minority: Host,
     majority: Host,
     majority_endpoint: String,
@@ -84,39 +83,19 @@ struct Divided {
 
 impl Divided {
     async fn start(root: &str) -> Result<Self> {
-        let mut between = Vec::new();
         // Slow to notice, so that it is asked while it does not know: 8 s.
         let options = ZooKeeperOptions { sync_ticks: 16, ..ZooKeeperOptions::default() };
-        let ensemble = ZooKeeperEnsemble::start_behind(options, async |address| {
-            let proxy = Proxy::start(address).await?;
-            let front = proxy.addr();
-            between.push(proxy);
-            anyhow::Ok(front)
-        })
-        .await?;
+        let (ensemble, peers) = ZooKeeperPeers::start(options).await?;
         let endpoints = ensemble.endpoints();
         let [majority @ .., minority] = &endpoints[..] else { bail!("no members") };
         let settings = format!("root = \"{root}\"\nsession_timeout_ms = 6000");
         Ok(Self {
-            between,
+            peers,
             minority: Host::start(std::slice::from_ref(minority), &settings).await?,
             majority: Host::start(majority, &settings).await?,
             majority_endpoint: majority[0].clone(),
             _ensemble: ensemble,
         })
-    }
-
-    fn divide(&self) {
-        for proxy in &self.between {
-            proxy.set(Fault::Blackhole);
-        }
-    }
-
-    async fn heal(&self) -> Result<()> {
-        for proxy in &self.between {
-            proxy.heal().await?;
-        }
-        Ok(())
     }
 }
 
@@ -134,7 +113,7 @@ async fn a_follower_that_is_cut_off_answers_no_linearizable_read_with_what_is_ol
     let majority = divided.majority.config()?;
     majority.put(Put::new("k", "old")).await?;
     assert_eq!(&minority.get("k").await?.context("nothing there")?.value[..], b"old");
-    divided.divide();
+    divided.peers.cut_off_last();
     majority.put(Put::new("k", "new")).await?;
     // It does not know yet, and says what it knows.
     assert_eq!(sequential(&minority, "k").await?, "old", "the follower is gone already");
@@ -142,7 +121,7 @@ async fn a_follower_that_is_cut_off_answers_no_linearizable_read_with_what_is_ol
     assert!(matches!(error.code(), "unavailable" | "timeout"), "{error}");
     let put = minority.put(Put::new("k", "lost")).await;
     assert!(put.is_err(), "no quorum took it");
-    divided.heal().await?;
+    divided.peers.heal().await?;
     eventually("the new value", async || {
         Ok(minority.get("k").await.is_ok_and(|entry| {
             // What was not answered may have been done all the same, but nothing older comes back.
@@ -167,7 +146,7 @@ async fn what_hangs_on_a_follower_that_is_cut_off_is_suspect_and_then_lost_in_ti
     let node = "/cut-lease/.pintle/v1/registry/instances/web/1";
     assert!(other.check_stat(node).await?.is_some());
 
-    divided.divide();
+    divided.peers.cut_off_last();
     let next = tokio::spawn({
         let lock = divided.majority.pintle.lock("main")?;
         async move { lock.acquire(request().wait(Duration::from_secs(15))).await }
@@ -196,7 +175,7 @@ async fn what_hangs_on_a_follower_that_is_cut_off_is_suspect_and_then_lost_in_ti
 
     eventually("the instance to go", async || Ok(other.check_stat(node).await?.is_none())).await?;
     assert_ne!(registration.status(), RegistrationStatus::Registered, "it is not listed");
-    divided.heal().await?;
+    divided.peers.heal().await?;
     eventually("the instance to be registered again", async || {
         Ok(registration.status() == RegistrationStatus::Registered
             && other.check_stat(node).await?.is_some())

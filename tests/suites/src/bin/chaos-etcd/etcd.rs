@@ -9,6 +9,7 @@ use pintle_test_proxy::{Framing, Rule};
 use pintle_test_services::{Etcd, EtcdCluster, EtcdOptions};
 use pintle_test_suites::{
     chaos::backend::{Backend, Control, Kind},
+    peers::EtcdPeers,
     within,
 };
 
@@ -25,7 +26,7 @@ impl Backend for OnEtcd {
     const PACE: usize = 200;
 
     type Server = Etcd;
-    type Cluster = EtcdCluster;
+    type Cluster = (EtcdCluster, EtcdPeers);
     type Control = Native;
 
     fn framing() -> Framing {
@@ -62,16 +63,26 @@ impl Backend for OnEtcd {
         Ok(server.resume()?)
     }
 
-    async fn start_cluster() -> Result<EtcdCluster> {
-        Ok(EtcdCluster::start(EtcdOptions::default()).await?)
+    async fn start_cluster() -> Result<Self::Cluster> {
+        EtcdPeers::start(EtcdOptions::default()).await
     }
 
-    fn members(cluster: &mut EtcdCluster) -> &mut [Etcd] {
+    fn members((cluster, _): &mut Self::Cluster) -> &mut [Etcd] {
         cluster.members()
     }
 
-    async fn leader(cluster: &mut EtcdCluster) -> Result<SocketAddr> {
+    async fn leader((cluster, _): &mut Self::Cluster) -> Result<SocketAddr> {
         Ok(cluster.leader().await?.address())
+    }
+
+    async fn cut_off((cluster, peers): &mut Self::Cluster) -> Result<()> {
+        let leader = cluster.leader().await?.address();
+        let follower = cluster.members().iter().position(|member| member.address() != leader);
+        peers.cut_off(cluster, follower.context("there is no follower")?).await
+    }
+
+    async fn heal((_, peers): &mut Self::Cluster) -> Result<()> {
+        peers.heal().await
     }
 }
 

@@ -9,6 +9,7 @@ use pintle_test_proxy::{Framing, Message, Rule};
 use pintle_test_services::{ZooKeeper, ZooKeeperEnsemble, ZooKeeperOptions};
 use pintle_test_suites::{
     chaos::backend::{Backend, Control, Kind},
+    peers::ZooKeeperPeers,
     within,
 };
 use tokio::sync::Mutex;
@@ -31,7 +32,7 @@ impl Backend for OnZooKeeper {
     const PACE: usize = 500;
 
     type Server = ZooKeeper;
-    type Cluster = ZooKeeperEnsemble;
+    type Cluster = (ZooKeeperEnsemble, ZooKeeperPeers);
     type Control = Native;
 
     fn framing() -> Framing {
@@ -75,16 +76,33 @@ impl Backend for OnZooKeeper {
         Ok(server.resume()?)
     }
 
-    async fn start_cluster() -> Result<ZooKeeperEnsemble> {
-        Ok(ZooKeeperEnsemble::start(ZooKeeperOptions::default()).await?)
+    async fn start_cluster() -> Result<Self::Cluster> {
+        ZooKeeperPeers::start(ZooKeeperOptions::default()).await
     }
 
-    fn members(cluster: &mut ZooKeeperEnsemble) -> &mut [ZooKeeper] {
-        cluster.members()
+    fn members((ensemble, _): &mut Self::Cluster) -> &mut [ZooKeeper] {
+        ensemble.members()
     }
 
-    async fn leader(cluster: &mut ZooKeeperEnsemble) -> Result<SocketAddr> {
-        Ok(cluster.leader().await?.address())
+    async fn leader((ensemble, _): &mut Self::Cluster) -> Result<SocketAddr> {
+        Ok(ensemble.leader().await?.address())
+    }
+
+    /// The last member, which follows once another was chosen in its absence.
+    async fn cut_off((ensemble, peers): &mut Self::Cluster) -> Result<()> {
+        let leader = ensemble.leader().await?.address();
+        let is_leader = |last: &&mut ZooKeeper| last.address() == leader;
+        if let Some(last) = ensemble.members().last_mut().filter(is_leader) {
+            last.kill()?;
+            ensemble.leader().await?;
+            ensemble.members().last_mut().context("the last member")?.restart().await?;
+        }
+        peers.cut_off_last();
+        Ok(())
+    }
+
+    async fn heal((_, peers): &mut Self::Cluster) -> Result<()> {
+        peers.heal().await
     }
 }
 
