@@ -1,7 +1,7 @@
 //! TCP connections of a plugin: through the host's sockets, plain bytes even where the host adds TLS.
 //!
-//! A [`Connection`] implements `futures::io::{AsyncRead, AsyncWrite}`. What is written in one turn goes to
-//! the host as one write, where there are several who write.
+//! A [`Connection`] implements `futures::io::{AsyncRead, AsyncWrite}`. What is written in one turn mostly
+//! goes to the host as one write, where there are several who write.
 //!
 //! Natively a connection is a pair of pipes ([`Connection::pair`]) or an ordinary socket, so that
 //! protocol code is tested without a sandbox.
@@ -331,6 +331,7 @@ impl Writer {
                     return Poll::Ready(Ok(()));
                 }
                 WriteState::Idle(sink) => {
+                    self.cork.put_off = None;
                     let data =
                         std::mem::replace(&mut self.waiting, std::mem::take(&mut self.spare));
                     self.state = WriteState::Writing(sink.write(data));
