@@ -59,7 +59,8 @@ pub(crate) struct Limit {
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
 const GIB: u64 = 1 << 30;
-const MS: u64 = 1_000_000;
+const US: u64 = 1_000;
+const MS: u64 = 1_000 * US;
 const SECOND: u64 = 1_000 * MS;
 const MINUTE: u64 = 60 * SECOND;
 
@@ -188,6 +189,9 @@ limits! {
     /// Polls a second and capability; a plugin that answers faster is asked later, and what it has
     /// to say by then comes in one answer.
     polls_per_second: u32 = Backend Count(10_000, 10, 100_000);
+    /// How long its thread looks out for what comes next before it sleeps, as long as something mostly
+    /// comes: to wake it takes longer than a small call. It costs processor time; zero turns it off.
+    lookout: Duration = Backend Time(100 * US, 0, 10 * MS);
     /// How long a poll waits for events; its empty answer is the heartbeat.
     poll_timeout: Duration = Backend Time(10 * SECOND, 100 * MS, MINUTE);
     /// What one watch may show, with all that belongs to its entries: it is kept in the host's

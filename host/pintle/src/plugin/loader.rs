@@ -7,6 +7,7 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
+    time::Duration,
 };
 
 use pintle_otlp::text::hex;
@@ -439,13 +440,14 @@ impl Loader {
             })
             .map_err(|error| failed(format!("{error:#}")))?;
         let (pre, indices) = (plugin.pre.clone(), plugin.indices.lifecycle.clone());
-        let mut describing = thread.run(async move {
+        let describe = async move {
             let instance = pre.instantiate_async(&mut store).await?;
             let lifecycle = indices.load(&mut store, &instance)?;
             store
                 .run_concurrent(async move |accessor| lifecycle.call_describe(accessor).await)
                 .await?
-        });
+        };
+        let mut describing = thread.run(describe, Duration::ZERO);
         let timeout = self.limits.describe_timeout;
         let Ok(described) = tokio::time::timeout(timeout, &mut describing).await else {
             describing.abort();

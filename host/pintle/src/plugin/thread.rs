@@ -3,13 +3,17 @@
 //! What arrives on such a connection wakes the guest on the very thread that saw it arrive. And a
 //! guest that computes, or waits for its disk, delays nobody: the operating system shares the cores.
 
-use std::{convert::Infallible, future::Future, io, thread};
+mod lookout;
+
+use std::{convert::Infallible, future::Future, io, sync::Arc, thread, time::Duration};
 
 use tokio::{
     runtime::{Builder, Handle},
     sync::oneshot,
     task::JoinHandle,
 };
+
+use lookout::{Doings, look_out};
 
 /// A thread with a runtime of its own, for one store. It ends when this is dropped, or with the
 /// future that was given to it.
@@ -42,14 +46,19 @@ impl PluginThread {
         self.handle.clone()
     }
 
-    /// Runs `store` on this thread, which ends with it.
-    pub(crate) fn run<F>(self, store: F) -> JoinHandle<F::Output>
+    /// Runs `store` on this thread, which ends with it. After each of its turns the thread looks out for
+    /// what comes next for at most so long before it sleeps; zero for never.
+    pub(crate) fn run<F>(self, store: F, looks_out: Duration) -> JoinHandle<F::Output>
     where
         F: Future<Output: Send> + Send + 'static,
     {
         let handle = self.handle.clone();
+        let doings = Arc::<Doings>::default();
+        if !looks_out.is_zero() {
+            handle.spawn(look_out(Arc::downgrade(&doings), looks_out));
+        }
         handle.spawn(async move {
-            let output = store.await;
+            let output = doings.of(store).await;
             drop(self);
             output
         })
@@ -60,10 +69,12 @@ impl PluginThread {
 mod tests {
     use super::*;
 
+    const MOMENT: Duration = Duration::from_micros(100);
+
     #[tokio::test]
     async fn the_thread_ends_with_what_it_runs() {
         let thread = PluginThread::start("main").unwrap();
-        let running = thread.run(async { thread::current().name().map(str::to_owned) });
+        let running = thread.run(async { thread::current().name().map(str::to_owned) }, MOMENT);
         assert_eq!(running.await.unwrap().as_deref(), Some("p:main"));
     }
 
@@ -71,8 +82,8 @@ mod tests {
     async fn a_thread_that_computes_delays_no_other() {
         let (busy, other) = (PluginThread::start("a").unwrap(), PluginThread::start("b").unwrap());
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let computing = busy.run(async move { stopped.recv().is_err() });
-        assert_eq!(other.run(async { 7 }).await.unwrap(), 7);
+        let computing = busy.run(async move { stopped.recv().is_err() }, MOMENT);
+        assert_eq!(other.run(async { 7 }, MOMENT).await.unwrap(), 7);
         drop(stop);
         assert!(computing.await.unwrap());
     }
@@ -81,10 +92,13 @@ mod tests {
     async fn what_is_given_up_leaves_no_thread() {
         let thread = PluginThread::start("main").unwrap();
         let (alive, ended) = oneshot::channel::<Infallible>();
-        let running = thread.run(async move {
-            let _alive = alive;
-            std::future::pending::<()>().await;
-        });
+        let running = thread.run(
+            async move {
+                let _alive = alive;
+                std::future::pending::<()>().await;
+            },
+            MOMENT,
+        );
         running.abort();
         assert!(ended.await.is_err());
         assert!(running.await.unwrap_err().is_cancelled());

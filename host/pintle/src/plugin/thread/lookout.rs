@@ -1,0 +1,174 @@
+//! Looking out for what comes next before the thread sleeps.
+//!
+//! A thread that sleeps has to be woken, which takes longer than all that a guest does for a small call where
+//! cores are virtual. So the runtime is kept awake for a moment after its store has done something, as long
+//! as something mostly comes in that moment.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::Poll,
+    time::{Duration, Instant},
+};
+
+use futures::task::AtomicWaker;
+use tokio::task::yield_now;
+
+/// What a store did, for its lookout.
+#[derive(Default)]
+pub(super) struct Doings {
+    /// How often it was polled.
+    turns: AtomicU64,
+    waker: AtomicWaker,
+}
+
+impl Doings {
+    /// Runs `store`, and notes each of its turns.
+    pub(super) async fn of<F: Future>(self: Arc<Self>, store: F) -> F::Output {
+        let mut store = pin!(store);
+        poll_fn(|cx| {
+            let polled = store.as_mut().poll(cx);
+            self.turns.fetch_add(1, Ordering::Relaxed);
+            self.waker.wake();
+            polled
+        })
+        .await
+    }
+}
+
+/// Looks out for at most `moment` after each turn of the store, on its thread, until the store ends.
+pub(super) async fn look_out(doings: Weak<Doings>, moment: Duration) {
+    let mut worth = Worth::default();
+    let mut seen = 0;
+    while let Some(turns) = next_turn(&doings, seen).await {
+        seen = turns;
+        if !worth.is_tried() {
+            continue;
+        }
+        let mut since = Instant::now();
+        while since.elapsed() < moment {
+            // The runtime looks for what has arrived in between.
+            yield_now().await;
+            let Some(turns) = doings.upgrade().map(|it| it.turns.load(Ordering::Relaxed)) else {
+                return;
+            };
+            if turns != seen {
+                (seen, since) = (turns, Instant::now());
+                worth.paid();
+            }
+        }
+        worth.was_in_vain();
+    }
+}
+
+/// Sleeps until there were more turns than were seen; none when the store is gone.
+async fn next_turn(doings: &Weak<Doings>, seen: u64) -> Option<u64> {
+    poll_fn(|cx| {
+        let Some(doings) = doings.upgrade() else { return Poll::Ready(None) };
+        doings.waker.register(cx.waker());
+        let turns = doings.turns.load(Ordering::Relaxed);
+        if turns == seen { Poll::Pending } else { Poll::Ready(Some(turns)) }
+    })
+    .await
+}
+
+/// Whether to look out: as long as two of three moments bring something, and now and then to see whether
+/// they do again. Calls that are far apart bring one of two, the server's answer, and are not worth it.
+#[derive(Debug)]
+struct Worth {
+    credit: u32,
+    /// Turns since it was given up.
+    passed: u32,
+}
+
+impl Default for Worth {
+    fn default() -> Self {
+        Self { credit: Self::CREDIT_MAX, passed: 0 }
+    }
+}
+
+impl Worth {
+    const CREDIT_MAX: u32 = 8;
+    const PRICE: u32 = 2;
+    /// So many turns pass before it is tried again, with the price of two.
+    const PASSED_MAX: u32 = 32;
+
+    fn is_tried(&mut self) -> bool {
+        if self.credit == 0 {
+            self.passed += 1;
+            if self.passed < Self::PASSED_MAX {
+                return false;
+            }
+            (self.passed, self.credit) = (0, 2 * Self::PRICE);
+        }
+        true
+    }
+
+    fn paid(&mut self) {
+        self.credit = (self.credit + 1).min(Self::CREDIT_MAX);
+    }
+
+    fn was_in_vain(&mut self) {
+        self.credit = self.credit.saturating_sub(Self::PRICE);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How many of so many moments are looked out in, where each of `brings` says whether one brings
+    /// something.
+    fn tried(moments: u32, brings: &[bool]) -> u32 {
+        let mut worth = Worth::default();
+        let mut tried = 0;
+        for brings in brings.iter().cycle().take(moments as usize) {
+            if worth.is_tried() {
+                tried += 1;
+                if *brings { worth.paid() } else { worth.was_in_vain() }
+            }
+        }
+        tried
+    }
+
+    #[test]
+    fn where_all_moments_bring_something_each_is_looked_out_in() {
+        assert_eq!(tried(1_000, &[true]), 1_000);
+        assert_eq!(tried(999, &[true, true, false]), 999);
+    }
+
+    #[test]
+    fn where_few_do_it_is_tried_now_and_then() {
+        assert!(tried(3_200, &[false]) <= 4 + 2 * 100);
+        assert!(tried(3_200, &[true, false]) <= 20 + 10 * 100);
+    }
+
+    #[test]
+    fn what_did_not_pay_is_found_out_when_it_does() {
+        let mut worth = Worth::default();
+        while worth.is_tried() {
+            worth.was_in_vain();
+        }
+        let mut turns = 1;
+        while !worth.is_tried() {
+            turns += 1;
+        }
+        assert!(turns < Worth::PASSED_MAX, "{turns}");
+        for _ in 0..100 {
+            worth.paid();
+            assert!(worth.is_tried());
+        }
+    }
+
+    #[tokio::test]
+    async fn a_store_that_is_gone_is_not_waited_for() {
+        let doings = Arc::<Doings>::default();
+        let looking = tokio::spawn(look_out(Arc::downgrade(&doings), Duration::from_secs(3600)));
+        assert_eq!(doings.of(async { 7 }).await, 7);
+        looking.await.unwrap();
+    }
+}
