@@ -26,7 +26,7 @@ const SETTINGS: &str = include_str!("../assets/pintle.toml");
 const UNIT: &str = include_str!("../assets/pintle.service");
 
 /// Files of the repository that go along where they exist: what an operator reads, and what that
-/// points to.
+/// points to. So does the page of each plugin.
 const ALONG: [&str; 10] = [
     "README.md",
     "LICENSE",
@@ -71,8 +71,10 @@ fn assemble(root: &Path, folder: &Path, binary: &Path, plugins: &[PathBuf]) -> R
         let path = folder.join(name);
         fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }
-    for name in ALONG {
-        let (file, place) = (root.join(name), folder.join(name));
+    let pages = plugins.iter().filter_map(|plugin| plugin.file_stem()?.to_str());
+    let pages = pages.map(|plugin| format!("plugins/{plugin}/README.md"));
+    for name in ALONG.map(str::to_owned).into_iter().chain(pages) {
+        let (file, place) = (root.join(&name), folder.join(&name));
         let place = place.parent().unwrap_or(folder);
         if file.is_file() {
             fs::create_dir_all(place)
@@ -110,7 +112,9 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let at = |name: &str| root.path().join(name);
         fs::create_dir(at("docs")).unwrap();
-        for name in ["pintle", "local.wasm", "README.md", "docs/settings.md"] {
+        fs::create_dir_all(at("plugins/local")).unwrap();
+        let page = "plugins/local/README.md";
+        for name in ["pintle", "local.wasm", "README.md", "docs/settings.md", page] {
             fs::write(at(name), name).unwrap();
         }
         let out = at("out");
@@ -127,7 +131,7 @@ mod tests {
             names,
             ["README.md", "docs", "pintle", "pintle.service", "pintle.toml", "plugins"]
         );
-        for file in ["plugins/local.wasm", "docs/settings.md"] {
+        for file in ["plugins/local.wasm", "docs/settings.md", page] {
             assert!(out.join(file).is_file(), "{file}");
         }
     }
