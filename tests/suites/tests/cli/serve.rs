@@ -102,6 +102,20 @@ async fn a_command_waits_for_a_server_that_is_starting() -> Result<()> {
     Ok(())
 }
 
+/// What the compiler's allocator takes in advance does not count.
+#[tokio::test]
+async fn the_least_memory_to_compile_with_is_enough_for_a_small_plugin() -> Result<()> {
+    let shell = Shell::with_plugins(&["fixtures/memory"])?;
+    let mut put = shell.command(&["config", "put", "a", "1"]);
+    put.env("PINTLE_PLUGINS__CACHE_DIR", shell.path("cache"))
+        .env("PINTLE_PLUGINS__LIMITS__COMPILE_MEMORY", "256MiB")
+        .env("PINTLE_BACKENDS__DEFAULT__PLUGIN", "memory");
+    let output = within("the command", put.output()).await??;
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_second_server_on_the_same_data_is_told_of_the_first() -> Result<()> {
     let shell = Shell::new()?;

@@ -114,16 +114,6 @@ async fn a_file_that_takes_too_long_to_compile_is_named_and_its_compiler_ended()
     gone.await.context("the compiler was not ended")?
 }
 
-/// What the allocator of the compiler takes in advance does not count.
-#[tokio::test(flavor = "multi_thread")]
-async fn the_least_memory_is_enough_for_a_plugin_of_the_usual_size() -> Result<()> {
-    let sandbox = fresh()?;
-    let pintle = start(&sandbox, "compile_memory = \"256MiB\"", VICTIM).await?;
-    serves(&pintle).await?;
-    within("the shutdown", pintle.shutdown()).await?;
-    Ok(())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_file_that_takes_too_much_memory_to_compile_is_named_with_the_limit() -> Result<()> {
     /// The compiler has the file, what it makes of it, and what it hands over.
