@@ -109,7 +109,7 @@ async fn the_least_memory_to_compile_with_is_enough_for_a_small_plugin() -> Resu
     let mut put = shell.command(&["config", "put", "a", "1"]);
     put.env("PINTLE_PLUGINS__CACHE_DIR", shell.path("cache"))
         .env("PINTLE_PLUGINS__LIMITS__COMPILE_MEMORY", "256MiB")
-        .env("PINTLE_BACKENDS__DEFAULT__PLUGIN", "memory");
+        .env("PINTLE_BACKENDS__MAIN__PLUGIN", "memory");
     let output = within("the command", put.output()).await??;
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), &*stderr), (Some(0), ""));
