@@ -95,7 +95,7 @@ impl Worth {
     const CREDIT_MAX: u32 = 8;
     const PRICE: u32 = 2;
     /// So many turns pass before it is tried again, with the price of two.
-    const PASSED_MAX: u32 = 32;
+    const PASSED_MAX: u32 = 256;
 
     fn is_tried(&mut self) -> bool {
         if self.credit == 0 {
