@@ -1,8 +1,18 @@
 //! Clusters of three in which a member can be cut off from the others, and still be reached by clients.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result};
 use pintle_test_proxy::{Action, Armed, Cut, Fault, Proxy, Rule};
 use pintle_test_services::{EtcdCluster, EtcdOptions, ZooKeeperEnsemble, ZooKeeperOptions};
+
+/// Another proxy, which leads to this address, and where it listens.
+async fn front(proxies: &mut Vec<Proxy>, address: SocketAddr) -> Result<SocketAddr> {
+    let proxy = Proxy::start(address).await?;
+    let front = proxy.addr();
+    proxies.push(proxy);
+    Ok(front)
+}
 
 /// What lies between the members of an etcd cluster.
 pub struct EtcdPeers {
@@ -19,13 +29,9 @@ impl EtcdPeers {
     ///
     /// Fails when a member or a proxy does not start.
     pub async fn start(options: EtcdOptions) -> Result<(EtcdCluster, Self)> {
-        let mut proxies: Vec<Proxy> = Vec::new();
-        let started = EtcdCluster::start_behind(options, async |address| {
-            let proxy = Proxy::start(address).await?;
-            let front = proxy.addr();
-            proxies.push(proxy);
-            anyhow::Ok(front)
-        });
+        let mut proxies = Vec::new();
+        let started =
+            EtcdCluster::start_behind(options, async |address| front(&mut proxies, address).await);
         let cluster = started.await?;
         Ok((cluster, Self { proxies, rules: Vec::new() }))
     }
@@ -83,10 +89,7 @@ impl ZooKeeperPeers {
     pub async fn start(options: ZooKeeperOptions) -> Result<(ZooKeeperEnsemble, Self)> {
         let mut proxies = Vec::new();
         let started = ZooKeeperEnsemble::start_behind(options, async |address| {
-            let proxy = Proxy::start(address).await?;
-            let front = proxy.addr();
-            proxies.push(proxy);
-            anyhow::Ok(front)
+            front(&mut proxies, address).await
         });
         let ensemble = started.await?;
         Ok((ensemble, Self { proxies }))

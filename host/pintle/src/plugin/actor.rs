@@ -149,7 +149,7 @@ impl Incarnation {
         let held_back = Arc::new(HeldBack::default());
         let throttled = throttle(limits.cpu, backend, Arc::clone(&held_back), running);
         let handle = thread.handle();
-        let task = thread.run(throttled, limits.lookout);
+        let task = thread.run(throttled, limits.looks_out());
         let calls = Arc::new(Calls::new(ended, held_back, task.abort_handle(), urgent.downgrade()));
         let host = engine.host_runtime();
         host.spawn(watch_deadlines(Arc::downgrade(&calls), limits.call_grace));

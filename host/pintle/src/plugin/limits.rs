@@ -190,7 +190,8 @@ limits! {
     /// to say by then comes in one answer.
     polls_per_second: u32 = Backend Count(10_000, 10, 100_000);
     /// How long its thread looks out for what comes next before it sleeps, as long as something mostly
-    /// comes: to wake it takes longer than a small call. It costs processor time; zero turns it off.
+    /// comes: to wake it takes longer than a small call. It costs processor time; zero turns it off, and
+    /// so does a `cpu` of less than a core.
     lookout: Duration = Backend Time(100 * US, 0, 10 * MS);
     /// How long a poll waits for events; its empty answer is the heartbeat.
     poll_timeout: Duration = Backend Time(10 * SECOND, 100 * MS, MINUTE);
@@ -243,6 +244,12 @@ impl Limits {
         };
         limits.choose(Scope::Backend, &settings.more);
         limits
+    }
+
+    /// How long the plugin's thread looks out. What it burns is the host's, not the plugin's, so it burns
+    /// nothing beside one that may not have a whole core.
+    pub(crate) fn looks_out(&self) -> Duration {
+        if self.cpu < CpuShare::WHOLE_CORE { Duration::ZERO } else { self.lookout }
     }
 
     /// The limits of plugin files.
@@ -345,6 +352,14 @@ mod tests {
 
     fn more(text: &str) -> Map<String, Value> {
         serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn beside_a_plugin_without_a_whole_core_nothing_looks_out() {
+        let limits = Limits::default();
+        assert_eq!(limits.looks_out(), limits.lookout);
+        let limited = Limits { cpu: CpuShare::from_millis_per_second(500), ..limits };
+        assert_eq!(limited.looks_out(), Duration::ZERO);
     }
 
     #[test]

@@ -164,6 +164,39 @@ mod tests {
         }
     }
 
+    /// How often it was woken.
+    #[derive(Default)]
+    struct Wakings(AtomicU64);
+
+    impl std::task::Wake for Wakings {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn it_sleeps_until_the_store_did_something_and_then_looks_again_and_again() {
+        let wakings = Arc::<Wakings>::default();
+        let woken = || wakings.0.load(Ordering::Relaxed);
+        let waker = Arc::clone(&wakings).into();
+        let mut cx = std::task::Context::from_waker(&waker);
+        let doings = Arc::<Doings>::default();
+        let mut looking = pin!(look_out(Arc::downgrade(&doings), Duration::from_secs(3600)));
+        assert!(looking.as_mut().poll(&mut cx).is_pending());
+        assert_eq!(woken(), 0, "nothing was done");
+        let mut store = pin!(doings.of(std::future::pending::<()>()));
+        assert!(
+            store
+                .as_mut()
+                .poll(&mut std::task::Context::from_waker(std::task::Waker::noop()))
+                .is_pending()
+        );
+        for looks in 1..=10 {
+            assert_eq!(woken(), looks);
+            assert!(looking.as_mut().poll(&mut cx).is_pending());
+        }
+    }
+
     #[tokio::test]
     async fn a_store_that_is_gone_is_not_waited_for() {
         let doings = Arc::<Doings>::default();
