@@ -55,6 +55,19 @@ async fn a_value_is_a_node_and_its_parents_are_directories() -> Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_new_key_in_a_directory_that_is_there_takes_one_request() -> Result<()> {
+    let host = Host::at("/new").await?;
+    let config = host.config()?;
+    version(config.put(Put::new("app/a", "1")).await?)?;
+    // To look takes requests of its own.
+    let looks = [host.counter("operations").await?, host.counter("operations").await?];
+    version(config.put(Put::new("app/b", "1").expect(Expect::Absent)).await?)?;
+    let after = host.counter("operations").await?;
+    assert_eq!(after - looks[1], looks[1] - looks[0] + 1);
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_servers_own_tool_wrote_is_read_and_changed() -> Result<()> {
     let server = shared().await?;
     server.ctl(&["create", "/tool"]).await?;
