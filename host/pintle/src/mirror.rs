@@ -14,7 +14,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use foldhash::quality::RandomState;
 use imbl::{GenericHashMap, shared_ptr::DefaultSharedPtr};
 use tokio::sync::watch;
@@ -70,25 +70,6 @@ pub(crate) enum Change<V> {
     Resync(Arc<str>),
 }
 
-// By hand, because a derived one would ask `V` to be `Clone`.
-impl<V> Clone for Change<V> {
-    fn clone(&self) -> Self {
-        match self {
-            Self::Put { key, value, previous } => Self::Put {
-                key: Arc::clone(key),
-                value: Arc::clone(value),
-                previous: previous.clone(),
-            },
-            Self::Removed { key, version, previous } => Self::Removed {
-                key: Arc::clone(key),
-                version: version.clone(),
-                previous: previous.clone(),
-            },
-            Self::Resync(reason) => Self::Resync(Arc::clone(reason)),
-        }
-    }
-}
-
 /// A change with its place in the mirror's sequence.
 #[derive(Debug)]
 pub(crate) struct Published<V> {
@@ -131,20 +112,19 @@ pub(crate) struct Mirror<V> {
     writer: Mutex<Writer<V>>,
     phase: watch::Sender<Phase>,
     ring: Mutex<Ring<V>>,
+    /// How far the ring has come.
+    newest: AtomicU64,
+    /// The newest of the ring once more, for the many who have seen all before it: they get it without
+    /// waiting for each other.
+    latest: ArcSwapOption<Published<V>>,
+    /// Nothing more will come.
+    ended: AtomicBool,
     /// For those who wait for what comes next: one thing to wait on, because they are many.
-    newest: watch::Sender<Newest>,
+    wakes: watch::Sender<()>,
     proven_at: AtomicU64,
     live: AtomicBool,
     /// Most bytes of a state, and of a snapshot.
     bytes_max: usize,
-}
-
-/// How far the sequence has come.
-#[derive(Debug, Clone, Copy, Default)]
-struct Newest {
-    sequence: u64,
-    /// Nothing more will come.
-    ended: bool,
 }
 
 struct Writer<V> {
@@ -170,7 +150,10 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
             writer: Mutex::new(Writer { staging: None, bytes: 0, resync: None }),
             phase: watch::Sender::new(Phase::Filling),
             ring: Mutex::default(),
-            newest: watch::Sender::new(Newest::default()),
+            newest: AtomicU64::new(0),
+            latest: ArcSwapOption::empty(),
+            ended: AtomicBool::new(false),
+            wakes: watch::Sender::new(()),
             proven_at: AtomicU64::new(0),
             live: AtomicBool::new(false),
             bytes_max,
@@ -287,7 +270,8 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
     fn finish(&self, error: Error) {
         self.live.store(false, Ordering::Release);
         self.phase.send_replace(Phase::Ended(error));
-        self.newest.send_modify(|newest| newest.ended = true);
+        self.ended.store(true, Ordering::Release);
+        self.wakes.send_replace(());
     }
 
     /// Ends the watch when it shows more than it may.
@@ -348,6 +332,7 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
             let sequence = before.sequence + 1;
             self.state.store(Arc::new(State { entries: snapshot, sequence }));
             self.ring().jump(sequence);
+            self.newest.store(sequence, Ordering::Release);
         }
         self.live.store(true, Ordering::Release);
         self.prove();
@@ -358,8 +343,11 @@ impl<V: PartialEq + Weight + Send + Sync + 'static> Mirror<V> {
     fn advance(&self, entries: Entries<V>, change: Change<V>) {
         let sequence = self.state.load().sequence + 1;
         self.state.store(Arc::new(State { entries, sequence }));
-        self.ring().push(Arc::new(Published { sequence, change }));
-        self.newest.send_modify(|newest| newest.sequence = sequence);
+        let published = Arc::new(Published { sequence, change });
+        self.ring().push(Arc::clone(&published));
+        self.latest.store(Some(published));
+        self.newest.store(sequence, Ordering::Release);
+        self.wakes.send_replace(());
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring<V>> {

@@ -228,19 +228,20 @@ pub(crate) fn mirror_key(service: &str, id: &str) -> Arc<str> {
     format!("{service}\0{id}").into()
 }
 
-fn event(item: Item<InstanceState>) -> InstanceEvent {
+fn event(item: Item<'_, InstanceState>) -> InstanceEvent {
     match item {
         Item::SnapshotBegin => InstanceEvent::SnapshotBegin,
-        Item::Snapshot(value) => InstanceEvent::Put { state: value, previous: None },
+        Item::Snapshot(value) => InstanceEvent::Put { state: Arc::clone(value), previous: None },
         Item::SnapshotEnd => InstanceEvent::SnapshotEnd,
         Item::Change(Change::Put { value, previous, .. }) => {
-            InstanceEvent::Put { state: value, previous }
+            InstanceEvent::Put { state: Arc::clone(value), previous: previous.clone() }
         }
         Item::Change(Change::Removed { key, previous, .. }) => {
-            let (service, id) = key.split_once('\0').unwrap_or((&key, ""));
+            let (service, id) = key.split_once('\0').unwrap_or((key, ""));
+            let previous = previous.clone();
             InstanceEvent::Removed { service: service.into(), id: id.into(), previous }
         }
-        Item::Change(Change::Resync(reason)) => InstanceEvent::Resync(reason),
+        Item::Change(Change::Resync(reason)) => InstanceEvent::Resync(Arc::clone(reason)),
     }
 }
 

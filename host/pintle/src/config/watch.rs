@@ -97,17 +97,18 @@ impl Mirror {
     }
 }
 
-fn event(item: Item<Entry>) -> WatchEvent {
+fn event(item: Item<'_, Entry>) -> WatchEvent {
     match item {
         Item::SnapshotBegin => WatchEvent::SnapshotBegin,
-        Item::Snapshot(value) => WatchEvent::Put { entry: value, previous: None },
+        Item::Snapshot(value) => WatchEvent::Put { entry: Arc::clone(value), previous: None },
         Item::SnapshotEnd => WatchEvent::SnapshotEnd,
         Item::Change(Change::Put { value, previous, .. }) => {
-            WatchEvent::Put { entry: value, previous }
+            WatchEvent::Put { entry: Arc::clone(value), previous: previous.clone() }
         }
         Item::Change(Change::Removed { key, version, previous }) => {
-            WatchEvent::Removed { key, version: version.map(|text| (&*text).into()), previous }
+            let version = version.as_deref().map(Into::into);
+            WatchEvent::Removed { key: Arc::clone(key), version, previous: previous.clone() }
         }
-        Item::Change(Change::Resync(reason)) => WatchEvent::Resync(reason),
+        Item::Change(Change::Resync(reason)) => WatchEvent::Resync(Arc::clone(reason)),
     }
 }

@@ -19,7 +19,11 @@ pub(crate) struct Following<E> {
 
 impl<E: 'static> Following<E> {
     /// Turns items into events, and keeps `kept` as long as it is read.
-    pub(crate) fn new<V, K>(subscription: Subscription<V>, kept: K, event: fn(Item<V>) -> E) -> Self
+    pub(crate) fn new<V, K>(
+        subscription: Subscription<V>,
+        kept: K,
+        event: fn(Item<'_, V>) -> E,
+    ) -> Self
     where
         V: PartialEq + Weight + Send + Sync + 'static,
         K: Send + 'static,
@@ -28,11 +32,11 @@ impl<E: 'static> Following<E> {
         let start = (subscription, kept, Arc::clone(&last));
         let events =
             futures::stream::unfold(start, move |(mut subscription, kept, last)| async move {
-                let next = subscription.next().await?.map(|(id, item)| {
+                let next = subscription.next(event).await?.map(|(id, event)| {
                     if id.sequence > 0 {
                         *Mutex::lock(&last).unwrap_or_else(PoisonError::into_inner) = Some(id);
                     }
-                    event(item)
+                    event
                 });
                 Some((next, (subscription, kept, last)))
             });
