@@ -8,12 +8,13 @@ mod wasi02;
 mod wasi03;
 
 use std::{
-    fs, io,
+    fs,
     path::PathBuf,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use wasmtime::component::{Linker, Resource};
@@ -27,6 +28,8 @@ use super::{
 
 /// Most bytes that are written before they are counted.
 const PIECE_BYTES_MAX: usize = 64 << 10;
+/// In which systems give room to files, mostly.
+const PAGE_BYTES: usize = 4096;
 
 /// The directory that a plugin has, and how much of it there may be.
 pub(crate) struct Files {
@@ -36,13 +39,24 @@ pub(crate) struct Files {
     /// What the directory holds at most: what was found there, and what was added since. What was
     /// removed since is in it too.
     bytes: AtomicU64,
+    /// What was found when the host last looked.
+    found: AtomicU64,
+    /// Whether what is written is measured, since there is little room left, or so much in it that looking
+    /// takes long. Else all of it counts as added, also what replaces something, until the next look. A file
+    /// that is measured has the exact time of its next change noted by the system, which makes syncing it
+    /// dearer by a third.
+    is_measured: AtomicBool,
 }
+
+/// A look that takes longer is not for now and then.
+const LOOK_MAX: Duration = Duration::from_millis(10);
 
 impl Files {
     pub(crate) fn new(dir: PathBuf, limits: &Limits) -> Self {
         let (open_max, bytes_max) = (limits.open_files, limits.data_bytes);
         // Nobody has looked: the first bytes that are added make the host look.
-        Self { dir, open_max, bytes_max, bytes: AtomicU64::new(bytes_max) }
+        let (bytes, found) = (AtomicU64::new(bytes_max), AtomicU64::new(0));
+        Self { dir, open_max, bytes_max, bytes, found, is_measured: AtomicBool::new(false) }
     }
 
     /// Ends the incarnation that has too many open already. Looks into `/proc`, which waits for
@@ -56,12 +70,40 @@ impl Files {
 
     /// Counts what was added, and ends the incarnation when it is too much.
     fn add(&self, bytes: u64) -> wasmtime::Result<()> {
-        let mut held_now = self.bytes.load(Ordering::Relaxed).saturating_add(bytes);
+        let held_now = self.bytes.load(Ordering::Relaxed).saturating_add(bytes);
         if bytes > 0 && held_now > self.bytes_max {
-            held_now = held(&self.dir, self.bytes_max).map_err(wasmtime::Error::msg)?;
+            return self.look();
         }
         self.bytes.store(held_now, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Finds out what the directory holds, and ends the incarnation when it is too much.
+    fn look(&self) -> wasmtime::Result<()> {
+        let begun = Instant::now();
+        let held = held(&self.dir, self.bytes_max).map_err(wasmtime::Error::msg)?;
+        self.bytes.store(held, Ordering::Relaxed);
+        self.found.store(held, Ordering::Relaxed);
+        let is_full = held > self.bytes_max - 2 * self.eighth();
+        self.is_measured.store(is_full || begun.elapsed() > LOOK_MAX, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// An eighth of what there may be: more than a piece adds.
+    fn eighth(&self) -> u64 {
+        self.bytes_max / 8
+    }
+
+    /// Whether the next piece is to be measured, rather than counted as added. The host looks whenever an
+    /// eighth was added: systems may give more room to a piece than what counts.
+    fn measures(&self) -> wasmtime::Result<bool> {
+        let is_measured = || self.is_measured.load(Ordering::Relaxed);
+        let (bytes, found) =
+            (self.bytes.load(Ordering::Relaxed), self.found.load(Ordering::Relaxed));
+        if !is_measured() && bytes.saturating_sub(found) > self.eighth() {
+            self.look()?;
+        }
+        Ok(is_measured())
     }
 
     /// Counts a file that was opened and may be new. One that has something in it was there before.
@@ -77,20 +119,31 @@ impl Files {
 struct Filling {
     files: Arc<Files>,
     file: Arc<fs::File>,
-    before: u64,
+    /// What the file took before the piece that is being written, where that is measured.
+    before: Option<u64>,
 }
 
 impl Filling {
-    /// What the file takes now counts from here on.
-    fn begin(&mut self) -> io::Result<()> {
-        self.before = size(&self.file.metadata()?);
-        Ok(())
+    /// A piece of so many bytes is about to be written.
+    fn begin(&mut self, len: usize) -> wasmtime::Result<()> {
+        self.before = None;
+        if len == 0 {
+            return Ok(());
+        }
+        if self.files.measures()? {
+            self.before = Some(size(&self.file.metadata()?));
+            return Ok(());
+        }
+        // It may begin and end within a page.
+        let pages = u64::try_from(len.div_ceil(PAGE_BYTES) + 1)?;
+        self.files.add(pages * u64::try_from(PAGE_BYTES)?)
     }
 
-    /// Counts what the file has taken since, and ends the incarnation when it is too much.
+    /// Counts what was written, and ends the incarnation when it is too much.
     fn end(&self) -> wasmtime::Result<()> {
+        let Some(before) = self.before else { return Ok(()) };
         let now = size(&self.file.metadata()?);
-        self.files.add(now.saturating_sub(self.before))
+        self.files.add(now.saturating_sub(before))
     }
 }
 
@@ -120,7 +173,7 @@ impl GuestState {
         let (Some(files), Descriptor::File(file)) = (&self.files, self.table.get(file)?) else {
             return Ok(None);
         };
-        Ok(Some(Filling { files: Arc::clone(files), file: Arc::clone(&file.file), before: 0 }))
+        Ok(Some(Filling { files: Arc::clone(files), file: Arc::clone(&file.file), before: None }))
     }
 }
 
@@ -167,20 +220,88 @@ mod tests {
         }
     }
 
+    fn filling(files: Files, path: &std::path::Path) -> Filling {
+        let file = fs::File::options().write(true).open(path).unwrap();
+        Filling { files: Arc::new(files), file: Arc::new(file), before: None }
+    }
+
+    fn write(filling: &mut Filling, offset: u64) -> wasmtime::Result<()> {
+        let page = [2; PAGE_BYTES];
+        filling.begin(page.len())?;
+        std::os::unix::fs::FileExt::write_all_at(&*filling.file, &page, offset).unwrap();
+        filling.end()
+    }
+
     #[test]
-    fn a_file_that_is_written_again_takes_nothing_more() {
+    fn a_file_that_is_written_again_takes_nothing_more_however_little_room_there_is() {
+        for held in [100 << 10, 1000 << 10] {
+            let (root, files) = directory();
+            let path = root.path().join("a");
+            fs::write(&path, vec![1; held]).unwrap();
+            let mut filling = filling(files, &path);
+            for _ in 0..1_000 {
+                write(&mut filling, 0).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_is_measured_only_where_there_is_little_room_left() {
         let (root, files) = directory();
         let path = root.path().join("a");
-        fs::write(&path, vec![1; 600 << 10]).unwrap();
-        let file = Arc::new(fs::File::options().write(true).open(path).unwrap());
-        let mut filling = Filling { files: Arc::new(files), file, before: 0 };
-        filling.files.add(1).unwrap();
+        fs::write(&path, vec![1; 100 << 10]).unwrap();
+        let mut filling = filling(files, &path);
+        write(&mut filling, 0).unwrap();
+        assert_eq!(filling.before, None);
+        fs::write(root.path().join("b"), vec![1; 860 << 10]).unwrap();
+        let measured = (0..1_000).any(|_| {
+            write(&mut filling, 0).unwrap();
+            filling.before.is_some()
+        });
+        assert!(measured);
+        fs::remove_file(root.path().join("b")).unwrap();
+        filling.files.look().unwrap();
+        write(&mut filling, 0).unwrap();
+        assert_eq!(filling.before, None);
+    }
+
+    #[test]
+    fn the_host_looks_whenever_an_eighth_was_added() {
+        let (root, files) = directory();
+        let path = root.path().join("a");
+        fs::write(&path, vec![1; 64 << 10]).unwrap();
+        let mut filling = filling(files, &path);
+        write(&mut filling, 0).unwrap();
+        // More room than what is counted, as some systems give.
+        fs::write(root.path().join("b"), vec![1; 2 << 20]).unwrap();
+        let pages = MAX / 8 / PAGE_BYTES as u64;
+        assert!((0..=pages).any(|_| write(&mut filling, 0).is_err()));
+    }
+
+    #[test]
+    fn nothing_is_not_counted() {
+        let (root, files) = directory();
+        let path = root.path().join("a");
+        fs::write(&path, []).unwrap();
+        let mut filling = filling(files, &path);
+        write(&mut filling, 0).unwrap();
         let counted = filling.files.bytes.load(Ordering::Relaxed);
-        for _ in 0..10 {
-            filling.begin().unwrap();
-            std::os::unix::fs::FileExt::write_all_at(&*filling.file, &[2; 4096], 0).unwrap();
-            filling.end().unwrap();
-        }
+        filling.begin(0).unwrap();
+        filling.end().unwrap();
         assert_eq!(filling.files.bytes.load(Ordering::Relaxed), counted);
+    }
+
+    #[test]
+    fn a_file_ends_the_plugin_with_the_first_page_that_is_too_much() {
+        let (root, files) = directory();
+        let path = root.path().join("a");
+        fs::write(&path, []).unwrap();
+        let mut filling = filling(files, &path);
+        let page = PAGE_BYTES as u64;
+        let written =
+            (0..).take_while(|page_number| write(&mut filling, page_number * page).is_ok());
+        let written = written.count() as u64 * page;
+        // The directory takes some of it too.
+        assert!((MAX - 16 * page..=MAX).contains(&written), "{written}");
     }
 }

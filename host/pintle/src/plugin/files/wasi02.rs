@@ -100,7 +100,7 @@ async fn write(
     let state = store.data_mut();
     let mut filling = state.filling(&file)?;
     if let Some(filling) = &mut filling {
-        filling.begin()?;
+        filling.begin(bytes.len())?;
     }
     let written = state.filesystem().write(file, bytes, offset).await;
     if let Some(filling) = filling {
@@ -155,7 +155,7 @@ impl OutputStream for Counted {
     fn write(&mut self, mut bytes: Bytes) -> StreamResult<()> {
         while !bytes.is_empty() {
             let piece = bytes.split_to(bytes.len().min(PIECE_BYTES_MAX));
-            self.filling.begin().map_err(|error| StreamError::Trap(error.into()))?;
+            self.filling.begin(piece.len()).map_err(StreamError::Trap)?;
             let written = self.inner.blocking_write_and_flush(piece).now_or_never();
             self.filling.end().map_err(StreamError::Trap)?;
             // The plugin's thread may wait for the disk, so the stream never has to.

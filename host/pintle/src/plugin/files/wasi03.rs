@@ -215,7 +215,7 @@ impl<D> StreamConsumer<D> for Filler {
         let mut source = source.as_direct(store);
         let bytes = source.remaining();
         let piece = bytes.get(..PIECE_BYTES_MAX).unwrap_or(bytes);
-        this.filling.begin()?;
+        this.filling.begin(piece.len())?;
         let written = this.place.write(&this.filling.file, piece);
         this.filling.end()?;
         let code = match written.map(|count| (count, this.place.after(count))) {
