@@ -26,7 +26,7 @@ use super::{
     limits::{Limits, explain_trap},
     loader::{Exports, Plugin},
     output::LastWords,
-    thread::PluginThread,
+    thread::{Callers, PluginThread},
     throttle::{HeldBack, throttle},
 };
 use crate::secret::Scrubber;
@@ -41,6 +41,7 @@ pub(crate) struct Incarnation {
     /// One for each call that may run or wait.
     places: Arc<Semaphore>,
     calls: Arc<Calls>,
+    callers: Callers,
     scrubber: Arc<Scrubber>,
     ended: watch::Receiver<Option<Arc<str>>>,
     store_dropped: watch::Receiver<bool>,
@@ -78,6 +79,12 @@ impl Operation {
 
     fn is_poll(self) -> bool {
         self.name.ends_with(".poll")
+    }
+
+    /// Whether its answer is a matter of the server alone: a poll waits for news, and an acquire for those who
+    /// hold the lock.
+    fn is_prompt(self) -> bool {
+        !self.is_poll() && self.name != "lock.acquire"
     }
 
     /// Whether it waits for no call. What brings news and what ends something has to get through
@@ -148,7 +155,7 @@ impl Incarnation {
         let running = run(store, plugin, queues);
         let held_back = Arc::new(HeldBack::default());
         let throttled = throttle(limits.cpu, backend, Arc::clone(&held_back), running);
-        let handle = thread.handle();
+        let (handle, callers) = (thread.handle(), thread.callers());
         let task = thread.run(throttled, limits.looks_out());
         let calls = Arc::new(Calls::new(ended, held_back, task.abort_handle(), urgent.downgrade()));
         let host = engine.host_runtime();
@@ -178,6 +185,7 @@ impl Incarnation {
             urgent,
             places: Arc::new(Semaphore::new(places_max)),
             calls,
+            callers,
             scrubber,
             ended,
             store_dropped,
@@ -219,6 +227,7 @@ impl Incarnation {
         let call = self.calls.begin(operation, timeout, place);
         let (id, trace) = (call.id(), crate::tracing::current_headers());
         let calls = Arc::clone(&self.calls);
+        let caller = operation.is_prompt().then(|| self.callers.join());
         let job: Job = Box::new(move |accessor, exports| {
             Box::pin(async move {
                 // Nothing, when its caller has given it up.
@@ -226,7 +235,7 @@ impl Incarnation {
                     let context = types::Context { call_id: id, timeout_ms: millis(left), trace };
                     let result = function(accessor, exports, context).await;
                     // Who has its answer does not stand in the way of its own next call.
-                    drop(place);
+                    drop((place, caller));
                     // Fails when the caller gave up meanwhile; nobody else needs the result.
                     let _ = reply.send(result);
                     calls.finish(id);

@@ -3,6 +3,7 @@
 //! What arrives on such a connection wakes the guest on the very thread that saw it arrive. And a
 //! guest that computes, or waits for its disk, delays nobody: the operating system shares the cores.
 
+mod callers;
 mod lookout;
 
 use std::{convert::Infallible, future::Future, io, sync::Arc, thread, time::Duration};
@@ -13,12 +14,14 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub(crate) use callers::Callers;
 use lookout::{Doings, look_out};
 
 /// A thread with a runtime of its own, for one store. It ends when this is dropped, or with the
 /// future that was given to it.
 pub(crate) struct PluginThread {
     handle: Handle,
+    callers: Callers,
     _wanted: oneshot::Sender<Infallible>,
 }
 
@@ -38,12 +41,17 @@ impl PluginThread {
             // Waiting for what blocks in the background would keep the thread for nothing.
             runtime.shutdown_background();
         })?;
-        Ok(Self { handle, _wanted: wanted })
+        Ok(Self { handle, callers: Callers::default(), _wanted: wanted })
     }
 
     /// Where the guest's connections live.
     pub(crate) fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// Who waits for the guest's answers.
+    pub(crate) fn callers(&self) -> Callers {
+        self.callers.clone()
     }
 
     /// Runs `store` on this thread, which ends with it. After each of its turns the thread looks out for
@@ -53,7 +61,7 @@ impl PluginThread {
         F: Future<Output: Send> + Send + 'static,
     {
         let handle = self.handle.clone();
-        let doings = Arc::<Doings>::default();
+        let doings = Arc::new(Doings::new(self.callers()));
         if !looks_out.is_zero() {
             handle.spawn(look_out(Arc::downgrade(&doings), looks_out));
         }
@@ -86,6 +94,17 @@ mod tests {
         assert_eq!(other.run(async { 7 }, MOMENT).await.unwrap(), 7);
         drop(stop);
         assert!(computing.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn somebody_looks_out_beside_a_store_unless_that_is_turned_off() {
+        for (moment, tasks) in [(MOMENT, 2), (Duration::ZERO, 1)] {
+            let thread = PluginThread::start("main").unwrap();
+            let metrics = thread.handle().metrics();
+            let running = thread.run(std::future::pending::<()>(), moment);
+            assert_eq!(metrics.num_alive_tasks(), tasks);
+            running.abort();
+        }
     }
 
     #[tokio::test]
