@@ -43,7 +43,7 @@ const ATTACKS: &[Behaviour] = &[
 pub(crate) async fn undisturbed(size: Size) -> Result<ChaosRow> {
     let (mut done, mut violations, mut texts) = (0, 0, Vec::new());
     for behaviour in ATTACKS {
-        let comparison = Comparison::new("P11", behaviour.name()).rounds(size.of(48, 2));
+        let comparison = Comparison::new("P11", behaviour.name()).rounds(size.of(160, 2));
         let beside = || p99_beside(*behaviour);
         let alone = || p99_beside(Behaviour::Bind);
         let row = comparison.run_values("µs", Target::AtMost(RATIO_MAX), beside, alone).await?;
