@@ -241,3 +241,15 @@ fn a_watch_that_shows_more_than_it_may_ends_with_the_reason() {
     (0..20).for_each(|number| mirror.apply(put(number)));
     assert_eq!(mirror.end().unwrap().code(), "exhausted");
 }
+
+#[tokio::test]
+async fn what_was_published_before_the_end_is_delivered_before_it() {
+    let mirror = filled(&[]);
+    let mut subscription = Subscription::new(Arc::clone(&mirror));
+    drain(&mut subscription).await;
+    mirror.apply(put("a", 1));
+    mirror.apply(put("a", 2));
+    mirror.apply(Upstream::Ended(crate::error::Refusal::ShuttingDown.into()));
+    let seen = drain(&mut subscription).await;
+    assert_eq!(seen, ["a:->1", "a:1->2", "error(the host is shutting down)"]);
+}

@@ -30,12 +30,15 @@ use super::{
 const PIECE_BYTES_MAX: usize = 64 << 10;
 /// In which systems give room to files, mostly.
 const PAGE_BYTES: usize = 4096;
+/// A look at a directory that takes longer is not for now and then.
+const LOOK_MAX: Duration = Duration::from_millis(10);
 
 /// The directory that a plugin has, and how much of it there may be.
 pub(crate) struct Files {
     dir: PathBuf,
     open_max: u64,
     bytes_max: u64,
+    look_max: Duration,
     /// What the directory holds at most: what was found there, and what was added since. What was
     /// removed since is in it too.
     bytes: AtomicU64,
@@ -48,15 +51,13 @@ pub(crate) struct Files {
     is_measured: AtomicBool,
 }
 
-/// A look that takes longer is not for now and then.
-const LOOK_MAX: Duration = Duration::from_millis(10);
-
 impl Files {
     pub(crate) fn new(dir: PathBuf, limits: &Limits) -> Self {
         let (open_max, bytes_max) = (limits.open_files, limits.data_bytes);
         // Nobody has looked: the first bytes that are added make the host look.
         let (bytes, found) = (AtomicU64::new(bytes_max), AtomicU64::new(0));
-        Self { dir, open_max, bytes_max, bytes, found, is_measured: AtomicBool::new(false) }
+        let (look_max, is_measured) = (LOOK_MAX, AtomicBool::new(false));
+        Self { dir, open_max, bytes_max, look_max, bytes, found, is_measured }
     }
 
     /// Ends the incarnation that has too many open already. Looks into `/proc`, which waits for
@@ -85,7 +86,7 @@ impl Files {
         self.bytes.store(held, Ordering::Relaxed);
         self.found.store(held, Ordering::Relaxed);
         let is_full = held > self.bytes_max - 2 * self.eighth();
-        self.is_measured.store(is_full || begun.elapsed() > LOOK_MAX, Ordering::Relaxed);
+        self.is_measured.store(is_full || begun.elapsed() > self.look_max, Ordering::Relaxed);
         Ok(())
     }
 
@@ -196,7 +197,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let limits = Limits { data_bytes: MAX, ..Limits::default() };
         let files = Files::new(root.path().canonicalize().unwrap(), &limits);
-        (root, files)
+        (root, Files { look_max: Duration::MAX, ..files })
     }
 
     #[test]
@@ -263,6 +264,19 @@ mod tests {
         filling.files.look().unwrap();
         write(&mut filling, 0).unwrap();
         assert_eq!(filling.before, None);
+    }
+
+    #[test]
+    fn a_directory_in_which_looking_takes_long_is_not_looked_at_for_what_is_written_again() {
+        let (root, files) = directory();
+        let path = root.path().join("a");
+        fs::write(&path, vec![1; 64 << 10]).unwrap();
+        let mut filling = filling(Files { look_max: Duration::ZERO, ..files }, &path);
+        write(&mut filling, 0).unwrap();
+        fs::write(root.path().join("b"), vec![1; 2 << 20]).unwrap();
+        for _ in 0..1_000 {
+            write(&mut filling, 0).unwrap();
+        }
     }
 
     #[test]

@@ -208,7 +208,8 @@ limits! {
     /// HTTP requests in flight; further ones wait, at most `connect_timeout`.
     requests_max: usize = Backend Count(256, 1, 4_096);
     /// What its directory may hold, at least 4 KiB for each file. It is counted as it is written, and
-    /// passing it ends the incarnation.
+    /// passing it ends the incarnation. Where a system gives files more room than was written, that is
+    /// noticed within an eighth of it.
     data_bytes: u64 = Backend Bytes(8 * GIB, MIB, 16_384 * GIB);
     /// Files of its directory that are open at once, itself among them. The host has so many for
     /// everybody. Passing it ends the incarnation.
