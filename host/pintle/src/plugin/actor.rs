@@ -26,7 +26,7 @@ use super::{
     limits::{Limits, explain_trap},
     loader::{Exports, Plugin},
     output::LastWords,
-    thread::{Callers, PluginThread},
+    thread::{Callers, PluginThread, cores},
     throttle::{HeldBack, throttle},
 };
 use crate::secret::Scrubber;
@@ -156,7 +156,7 @@ impl Incarnation {
         let held_back = Arc::new(HeldBack::default());
         let throttled = throttle(limits.cpu, backend, Arc::clone(&held_back), running);
         let (handle, callers) = (thread.handle(), thread.callers());
-        let task = thread.run(throttled, limits.looks_out());
+        let task = thread.run(throttled, limits.looks_out(cores()));
         let calls = Arc::new(Calls::new(ended, held_back, task.abort_handle(), urgent.downgrade()));
         let host = engine.host_runtime();
         host.spawn(watch_deadlines(Arc::downgrade(&calls), limits.call_grace));

@@ -190,9 +190,9 @@ limits! {
     /// to say by then comes in one answer.
     polls_per_second: u32 = Backend Count(10_000, 10, 100_000);
     /// How long its thread looks out for what comes next before it sleeps, as long as something mostly
-    /// comes: to wake it takes longer than a small call. It costs processor time; zero turns it off, and
-    /// so does a `cpu` of less than a core.
-    lookout: Duration = Backend Time(100 * US, 0, 10 * MS);
+    /// comes: to wake it takes longer than a small call. It costs processor time, after
+    /// all other threads; zero turns it off, and so does a `cpu` of less than a core, or a host that has one.
+    lookout: Duration = Backend Time(500 * US, 0, 10 * MS);
     /// How long a poll waits for events; its empty answer is the heartbeat.
     poll_timeout: Duration = Backend Time(10 * SECOND, 100 * MS, MINUTE);
     /// What one watch may show, with all that belongs to its entries: it is kept in the host's
@@ -247,10 +247,12 @@ impl Limits {
         limits
     }
 
-    /// How long the plugin's thread looks out. What it burns is the host's, not the plugin's, so it burns
-    /// nothing beside one that may not have a whole core.
-    pub(crate) fn looks_out(&self) -> Duration {
-        if self.cpu < CpuShare::WHOLE_CORE { Duration::ZERO } else { self.lookout }
+    /// How long the plugin's thread looks out, where the host may use so many cores. What it burns is the
+    /// host's, not the plugin's, so it burns nothing beside one that may not have a whole core, nor the only
+    /// core.
+    pub(crate) fn looks_out(&self, cores: usize) -> Duration {
+        let spare = cores > 1 && self.cpu >= CpuShare::WHOLE_CORE;
+        if spare { self.lookout } else { Duration::ZERO }
     }
 
     /// The limits of plugin files.
@@ -356,11 +358,12 @@ mod tests {
     }
 
     #[test]
-    fn beside_a_plugin_without_a_whole_core_nothing_looks_out() {
+    fn beside_a_plugin_without_a_whole_core_nothing_looks_out_nor_on_the_only_core() {
         let limits = Limits::default();
-        assert_eq!(limits.looks_out(), limits.lookout);
+        assert_eq!(limits.looks_out(2), limits.lookout);
+        assert_eq!(limits.looks_out(1), Duration::ZERO);
         let limited = Limits { cpu: CpuShare::from_millis_per_second(500), ..limits };
-        assert_eq!(limited.looks_out(), Duration::ZERO);
+        assert_eq!(limited.looks_out(2), Duration::ZERO);
     }
 
     #[test]

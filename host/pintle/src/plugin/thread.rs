@@ -6,7 +6,15 @@
 mod callers;
 mod lookout;
 
-use std::{convert::Infallible, future::Future, io, sync::Arc, thread, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    io,
+    num::NonZero,
+    sync::{Arc, LazyLock},
+    thread,
+    time::Duration,
+};
 
 use tokio::{
     runtime::{Builder, Handle},
@@ -16,6 +24,13 @@ use tokio::{
 
 pub(crate) use callers::Callers;
 use lookout::{Doings, look_out};
+
+/// How many cores this process may use, quotas included; asked once.
+pub(crate) fn cores() -> usize {
+    static CORES: LazyLock<usize> =
+        LazyLock::new(|| thread::available_parallelism().map_or(1, NonZero::get));
+    *CORES
+}
 
 /// A thread with a runtime of its own, for one store. It ends when this is dropped, or with the
 /// future that was given to it.

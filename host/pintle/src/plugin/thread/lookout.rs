@@ -2,7 +2,7 @@
 //!
 //! A thread that sleeps has to be woken, which takes longer than all that a guest does for a small call where
 //! cores are virtual. So the runtime is kept awake for a moment after its store has done something, as long
-//! as something mostly comes in that moment.
+//! as something mostly comes in that moment. It leaves its core to any thread that wants it meanwhile.
 
 use std::{
     future::{Future, poll_fn},
@@ -47,7 +47,8 @@ impl Doings {
     }
 }
 
-/// Looks out for at most `moment` after each turn of the store, on its thread, until the store ends.
+/// Looks out for at most `moment` after each turn of the store, on its thread, until the store ends; for a
+/// fifth of that while nobody waits for an answer.
 pub(super) async fn look_out(doings: Weak<Doings>, moment: Duration) {
     // For the answer to a call that is under way, and for the next call: a server that takes its time must
     // not keep it from looking out for calls, nor calls that are far apart from looking out for an answer.
@@ -55,12 +56,20 @@ pub(super) async fn look_out(doings: Weak<Doings>, moment: Duration) {
     let mut seen = 0;
     'moments: while let Some(turn) = next_turn(&doings, seen).await {
         seen = turn.number;
-        let worth = if turn.is_awaited { &mut answers } else { &mut calls };
+        let (worth, moment) = if turn.is_awaited {
+            (&mut answers, moment)
+        } else {
+            // A caller that goes on does so at once.
+            (&mut calls, moment / 5)
+        };
         if !worth.is_tried() {
             continue;
         }
         let since = Instant::now();
         while since.elapsed() < moment {
+            // Whom the store has just woken may have been put behind this thread, by a system that took it for
+            // one that is about to sleep; and whoever else needs the core needs it more.
+            std::thread::yield_now();
             // The runtime looks for what has arrived in between.
             yield_now().await;
             let Some(doings) = doings.upgrade() else { return };
