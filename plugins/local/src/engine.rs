@@ -1,19 +1,18 @@
-//! The store's one writer: changes of concurrent calls become durable together.
+//! The one way to the store: changes of concurrent calls become durable together.
 //!
-//! A call queues a job and waits. The writer takes what is queued, does it in one turn of the store,
-//! and answers each job for itself. While a turn is being made durable the next calls queue up, so
-//! that the number of writes to the disk follows the disk and not the number of callers.
+//! A call queues a job, lets all others go first, and then does what is queued by then in one turn
+//! of the store, theirs and its own; each is answered for itself. While a turn is being made durable
+//! the next calls come in, so that the number of writes to the disk follows the disk and not the
+//! number of callers. No task is woken for any of this: all that wait are about to run anyway.
 
 use crate::signal::Signal;
 use crate::store::{Effects, Store, StoreError, Turn};
 use futures::channel::oneshot;
 use pintle_plugin_sdk::time::Instant;
-use pintle_plugin_sdk::{Error, spawn};
+use pintle_plugin_sdk::{Error, after_answer, yield_now};
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
-use std::future::poll_fn;
 use std::rc::Rc;
-use std::task::Poll;
 use std::time::Duration;
 
 /// Most jobs in one turn.
@@ -39,8 +38,10 @@ struct Shared {
     store: RefCell<Store>,
     jobs: RefCell<VecDeque<Box<dyn Job>>>,
     queued_bytes: Cell<usize>,
-    queued: Signal,
     turned: Signal,
+    /// The end of a lease that [`Engine::deadline_changes`] was last called with.
+    awaited_ns: Cell<Option<u64>>,
+    deadline_changed: Signal,
     effects: Box<dyn Fn(&Effects)>,
     last_recovery: Cell<Option<Instant>>,
     counters: Counters,
@@ -62,32 +63,23 @@ impl Counters {
 }
 
 impl Engine {
-    /// Starts the writer; `effects` hears of what each turn did.
-    pub(crate) fn start(store: Store, effects: impl Fn(&Effects) + 'static) -> Self {
+    /// The queue before a store; `effects` hears of what each turn did.
+    pub(crate) fn new(store: Store, effects: impl Fn(&Effects) + 'static) -> Self {
         let shared = Rc::new(Shared {
             store: RefCell::new(store),
             jobs: RefCell::default(),
             queued_bytes: Cell::new(0),
-            queued: Signal::default(),
             turned: Signal::default(),
+            awaited_ns: Cell::default(),
+            deadline_changed: Signal::default(),
             effects: Box::new(effects),
             last_recovery: Cell::new(None),
             counters: Counters::default(),
         });
-        let writer = Rc::clone(&shared);
-        spawn(async move {
-            loop {
-                writer.queued.until(|| (!writer.jobs.borrow().is_empty()).then_some(())).await;
-                writer.turn();
-                // Who was answered may ask for more, to be done together with what waits.
-                yield_now().await;
-            }
-        })
-        .detach();
         Self { shared }
     }
 
-    /// Does `work` in the writer's next turn; answers when it is durable.
+    /// Does `work` in the next turn; answers when it is durable.
     ///
     /// `bytes` is how much it will write, roughly.
     ///
@@ -100,17 +92,36 @@ impl Engine {
         work: impl FnOnce(&mut Turn<'_>) -> Result<T, StoreError> + 'static,
     ) -> Result<T, Error> {
         let bytes = bytes + OPERATION_BYTES;
-        let (jobs, queued) = (self.shared.jobs.borrow().len(), self.shared.queued_bytes.get());
-        if jobs >= QUEUE_JOBS_MAX || (jobs > 0 && queued + bytes > QUEUE_BYTES_MAX) {
-            let message = format!("{jobs} changes of {queued} bytes wait for the disk already");
-            return Err(Error::exhausted(message).retry_after(Duration::from_millis(100)));
+        if !self.shared.has_room_for(bytes) {
+            // Jobs of calls that have gone would stay until somebody else makes a turn.
+            self.shared.forget_unwanted_jobs();
+            if !self.shared.has_room_for(bytes) {
+                let (jobs, queued) =
+                    (self.shared.jobs.borrow().len(), self.shared.queued_bytes.get());
+                let message = format!("{jobs} changes of {queued} bytes wait for the disk already");
+                return Err(Error::exhausted(message).retry_after(Duration::from_millis(100)));
+            }
         }
-        self.shared.queued_bytes.set(queued + bytes);
-        let (reply, answer) = oneshot::channel();
+        self.shared.queued_bytes.set(self.shared.queued_bytes.get() + bytes);
+        let (reply, mut answer) = oneshot::channel();
         let job = Pending { bytes, work: Some(work), outcome: None, reply };
         self.shared.jobs.borrow_mut().push_back(Box::new(job));
-        self.shared.queued.notify();
-        answer.await.unwrap_or_else(|_| Err(Error::unavailable("the store was stopped")))
+        let mut look = || match answer.try_recv() {
+            Ok(answer) => answer,
+            Err(_) => Some(Err(Error::internal("a change was forgotten").effect_unknown())),
+        };
+        loop {
+            yield_now().await;
+            if let Some(answer) = look() {
+                return answer;
+            }
+            self.shared.turn();
+            if let Some(answer) = look() {
+                let shared = Rc::clone(&self.shared);
+                after_answer(async move { shared.settle() });
+                return answer;
+            }
+        }
     }
 
     /// Reads the store as it is.
@@ -137,6 +148,13 @@ impl Engine {
     /// Waits for the next turn that changed anything.
     pub(crate) async fn turned(&self) {
         self.shared.turned.next().await;
+    }
+
+    /// Waits for a turn after which the next lease ends at another time than this: most turns change
+    /// nothing of that.
+    pub(crate) async fn deadline_changes(&self, awaited_ns: Option<u64>) {
+        self.shared.awaited_ns.set(awaited_ns);
+        self.shared.deadline_changed.next().await;
     }
 
     pub(crate) fn counters(&self) -> &Counters {
@@ -167,6 +185,28 @@ impl Shared {
                 jobs.into_iter().for_each(|job| job.answer(Some(&failure)));
             }
         }
+    }
+
+    /// Does what the last turn left for later.
+    fn settle(&self) {
+        let mut store = self.store.borrow_mut();
+        if let Err(failure) = store.settle() {
+            store.note_failure(&failure);
+            Counters::add(&self.counters.failures, 1);
+            tracing::warn!(%failure, "the store has to be opened again");
+        }
+    }
+
+    fn has_room_for(&self, bytes: usize) -> bool {
+        let jobs = self.jobs.borrow().len();
+        let fits = self.queued_bytes.get() + bytes <= QUEUE_BYTES_MAX;
+        jobs == 0 || (jobs < QUEUE_JOBS_MAX && fits)
+    }
+
+    fn forget_unwanted_jobs(&self) {
+        let mut jobs = self.jobs.borrow_mut();
+        jobs.retain(|job| job.is_wanted());
+        self.queued_bytes.set(jobs.iter().map(|job| job.bytes()).sum());
     }
 
     fn take_jobs(&self) -> Vec<Box<dyn Job>> {
@@ -201,20 +241,10 @@ impl Shared {
     fn tell(&self, effects: &Effects) {
         (self.effects)(effects);
         self.turned.notify();
-    }
-}
-
-/// Lets the other tasks go on.
-async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
+        if self.store.borrow().next_deadline_ns() != self.awaited_ns.get() {
+            self.deadline_changed.notify();
         }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    }
 }
 
 /// One call's part of a turn.
@@ -262,5 +292,67 @@ impl<T, W: FnOnce(&mut Turn<'_>) -> Result<T, StoreError>> Job for Pending<T, W>
         };
         // A caller that has gone was told by the SDK that the effect is unknown.
         let _ = self.reply.send(answer);
+    }
+}
+
+#[cfg(all(test, not(target_family = "wasm")))]
+#[expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+mod tests {
+    use super::*;
+    use crate::store::{Acquire, Clock, Directory, Mode, Options, Seeds};
+    use std::sync::Arc;
+
+    struct Stopped;
+
+    impl Clock for Stopped {
+        fn monotonic_ns(&self) -> u64 {
+            0
+        }
+
+        fn unix_ms(&self) -> u64 {
+            0
+        }
+    }
+
+    fn with_engine(test: impl AsyncFnOnce(&Engine)) {
+        let directory = tempfile::tempdir().unwrap();
+        let storage = Box::new(Directory::new(directory.path()));
+        let seeds = Seeds { identity: 1, generation: 1 };
+        let store = Store::open(storage, Options::default(), Arc::new(Stopped), seeds).unwrap();
+        pintle_plugin_sdk::testing::run(test(&Engine::new(store, |_| ())));
+    }
+
+    #[test]
+    fn who_waits_for_the_next_lease_to_end_hears_of_the_turns_that_change_that() {
+        with_engine(async |engine| {
+            let mut waits = Box::pin(engine.deadline_changes(None));
+            assert!(futures::poll!(&mut waits).is_pending());
+            engine.change(0, |turn| turn.expire()).await.unwrap();
+            assert!(futures::poll!(&mut waits).is_pending());
+            let request = Acquire {
+                name: "l".into(),
+                mode: Mode::Exclusive,
+                ttl_ms: 2_000,
+                owner: "o".into(),
+                wait: false,
+            };
+            engine.change(0, move |turn| turn.acquire(&request)).await.unwrap();
+            assert!(futures::poll!(&mut waits).is_ready());
+        });
+    }
+
+    #[test]
+    fn changes_whose_callers_have_gone_take_no_room_in_the_queue() {
+        const BYTES: usize = QUEUE_BYTES_MAX / 2 - OPERATION_BYTES;
+        with_engine(async |engine| {
+            let mut queued = [0, 1].map(|_| Box::pin(engine.change(BYTES, |_| Ok(()))));
+            for change in &mut queued {
+                assert!(futures::poll!(change).is_pending());
+            }
+            let refused = engine.change(BYTES, |_| Ok(())).await.unwrap_err();
+            assert_eq!(refused.code(), "exhausted");
+            drop(queued);
+            engine.change(BYTES, |_| Ok(())).await.unwrap();
+        });
     }
 }

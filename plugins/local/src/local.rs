@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::lock::Claims;
 use crate::registry::Registrations;
 use crate::settings::Settings;
-use crate::store::{self, Clock, Directory, Effects, Storage, Store};
+use crate::store::{self, Clock, Directory, Effects, Seeds, Storage, Store};
 use crate::tracing::Spans;
 use futures::future::select;
 use pintle_plugin_sdk::time::{Instant, sleep};
@@ -92,7 +92,8 @@ impl Plugin for Local {
 
     async fn start(_: &Context, start: Start<Settings>) -> Result<Rc<Self>, Error> {
         let options = start.settings.store_options();
-        let store = Store::open(storage(), options, Arc::new(GuestClock), rand::random())?;
+        let seeds = Seeds { identity: rand::random(), generation: rand::random() };
+        let store = Store::open(storage(), options, Arc::new(GuestClock), seeds)?;
         let (epoch, revision, incarnation) = (store.epoch(), store.revision(), store.incarnation());
         let legacy = Legacy::resumed(start.resume.as_deref(), &epoch);
         legacy.with(incarnation).checkpoint();
@@ -106,7 +107,7 @@ impl Plugin for Local {
                 registrations.tell(effects);
             }
         };
-        let engine = Engine::start(store, tell);
+        let engine = Engine::new(store, tell);
         engine.change(0, move |turn| turn.succeed(&legacy.incarnations)).await?;
         spawn(expire(engine.clone())).detach();
         Ok(Rc::new(Self {
@@ -151,13 +152,15 @@ impl Plugin for Local {
 /// Ends leases that nobody renews: those of earlier incarnations, and own ones after a long stall.
 async fn expire(engine: Engine) {
     loop {
-        let Some(next_ns) = engine.with(|store| store.next_deadline_ns()) else {
-            engine.turned().await;
+        let next = engine.with(|store| store.next_deadline_ns());
+        let Some(next_ns) = next else {
+            engine.deadline_changes(None).await;
             continue;
         };
         let left = next_ns.saturating_sub(Instant::now().as_nanos());
         if left > 0 {
-            select(pin!(engine.turned()), sleep(Duration::from_nanos(left))).await;
+            let left = Duration::from_nanos(left);
+            select(pin!(engine.deadline_changes(next)), sleep(left)).await;
         } else if engine.change(0, |turn| turn.expire()).await.is_err() {
             // The store is closed; it will not open faster for being asked again at once.
             sleep(Duration::from_secs(1)).await;

@@ -21,16 +21,6 @@ impl Signal {
         }
     }
 
-    /// Waits until `condition` answers something.
-    pub(crate) async fn until<T>(&self, mut condition: impl FnMut() -> Option<T>) -> T {
-        loop {
-            match condition() {
-                Some(value) => return value,
-                None => self.next().await,
-            }
-        }
-    }
-
     /// Waits for the next [`notify`](Self::notify).
     pub(crate) async fn next(&self) {
         let (sender, receiver) = oneshot::channel();

@@ -161,6 +161,6 @@ pub use host::checkpoint;
 pub use lock::{Lock, NoLease, Validity};
 pub use plugin::{Description, Endpoint, Feature, Health, Plugin, Start};
 pub use registry::Registry;
-pub use runtime::{StopOnDrop, Task, spawn};
+pub use runtime::{StopOnDrop, Task, after_answer, spawn, yield_now};
 pub use settings::{NoSettings, Secret};
 pub use tracing::Tracing;

@@ -65,6 +65,41 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) -> Task {
     Task { abort }
 }
 
+/// Runs `future` in the call that is under way, after others had their turn: behind its answer, if it has
+/// that by then. For what nobody has to wait for, and what would be late in a task of its own.
+///
+/// # Panics
+///
+/// In a guest, where no asynchronous call is under way.
+///
+/// # Cancellation
+///
+/// The future is dropped when the incarnation ends.
+pub fn after_answer(future: impl Future<Output = ()> + 'static) {
+    let future = async {
+        yield_now().await;
+        future.await;
+    };
+    // A task of the component model goes on after its answer until all is done that it was given.
+    #[cfg(target_family = "wasm")]
+    drop(wit_bindgen::spawn_local(future));
+    #[cfg(not(target_family = "wasm"))]
+    spawn(future).detach();
+}
+
+/// Lets all others go on that can.
+pub async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
 /// Runs timers and background tasks; never ends.
 pub(crate) async fn drive() {
     let mut tasks = FuturesUnordered::new();

@@ -113,16 +113,17 @@ pub(crate) fn read_leases(txn: &ReadTransaction) -> Result<Vec<StoredLease>> {
 
 /// Reads a number of the meta table.
 pub(crate) fn read_number(txn: &ReadTransaction, name: &str) -> Result<Option<u64>> {
-    match txn.open_table(META)?.get(name)? {
-        None => Ok(None),
-        Some(bytes) => number(bytes.value()).map(Some),
-    }
+    Ok(read_bytes(txn, name)?.map(u64::from_be_bytes))
 }
 
-pub(crate) fn number(bytes: &[u8]) -> Result<u64> {
-    let bytes = <[u8; 8]>::try_from(bytes).map_err(|_| StoreError::Damaged {
+/// Reads a value of the meta table that has so many bytes.
+pub(crate) fn read_bytes<const N: usize>(
+    txn: &ReadTransaction,
+    name: &str,
+) -> Result<Option<[u8; N]>> {
+    let Some(bytes) = txn.open_table(META)?.get(name)? else { return Ok(None) };
+    bytes.value().try_into().map(Some).map_err(|_| StoreError::Damaged {
         table: "meta",
-        reason: "a number does not have eight bytes".into(),
-    })?;
-    Ok(u64::from_be_bytes(bytes))
+        reason: format!("`{name}` does not have {N} bytes"),
+    })
 }

@@ -2,8 +2,9 @@
 //! one database that survives crashes. Nothing here knows of WebAssembly.
 //!
 //! All changes go through [`Store::turn`]: one transaction of the database for any number of
-//! operations, each of which has its own outcome. Revisions number the changes of the whole store;
-//! they are versions of keys and instances and tokens of locks alike, and never come twice.
+//! operations, each of which has its own outcome. It is durable when what it changed is in the log
+//! ahead of the database, in `wal`. Revisions number the changes of the whole store; they are versions
+//! of keys and instances and tokens of locks alike, and never come twice.
 
 mod clock;
 mod config;
@@ -12,6 +13,7 @@ mod key;
 mod lease;
 mod lock;
 mod memory;
+mod opened;
 mod options;
 mod read;
 mod record;
@@ -19,6 +21,7 @@ mod registry;
 mod storage;
 mod tables;
 mod turn;
+mod wal;
 
 pub use clock::Clock;
 pub use config::*;
@@ -26,18 +29,20 @@ pub use error::{Result, StoreError};
 pub use key::{KEY_BYTES_MAX, check_key, check_name, check_prefix};
 pub use lease::{TTL_MS_MAX, TTL_MS_MIN, Validity};
 pub use lock::{Acquire, Acquired, Claim, Grant, LockState, Mode, OWNER_BYTES_MAX, WAITERS_MAX};
+pub use opened::Seeds;
 pub use options::{Options, Retention};
 pub use registry::*;
-pub use storage::{Directory, FILE_NAME, Storage, builder};
+pub use storage::{Directory, FILE_NAME, LOG_FILE_NAME, Storage, builder};
 pub use tables::FORMAT;
 pub use turn::{Effects, Turn};
 
 use lease::{Kept, incarnation_of};
 use memory::Memory;
-use redb::{Database, ReadTransaction, ReadableDatabase};
+use opened::Opened;
+use redb::ReadTransaction;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use tables::{META, Tables, meta};
+use tables::{Changes, Tables};
 
 /// A store, opened.
 pub struct Store {
@@ -45,23 +50,19 @@ pub struct Store {
     options: Options,
     clock: Arc<dyn Clock>,
     identity: String,
-    /// The database, or why there is none.
-    database: Result<Database, String>,
+    /// The database and its log, or why there are none.
+    opened: Result<Opened, String>,
     stopped: bool,
-    /// Whether the file is so large that commits have to make its next opening quick.
+    /// Whether the file is so large that checkpoints have to make its next opening quick.
     large: bool,
-    /// Commits since `large` was found out.
-    commits: u32,
     memory: Memory,
     feed: registry::feed::Feed,
 }
 
 const STOPPED: &str = "it was stopped";
-/// After so many commits the size of the file is looked at again.
-const COMMITS_PER_MEASUREMENT: u32 = 64;
 
 impl Store {
-    /// Opens the store, or makes one of which `identity` will be the epoch.
+    /// Opens the store, or makes one.
     ///
     /// Leases of earlier incarnations run for their whole time once more: their owners may still
     /// believe in them.
@@ -73,32 +74,21 @@ impl Store {
         storage: Box<dyn Storage>,
         options: Options,
         clock: Arc<dyn Clock>,
-        identity: u128,
+        seeds: Seeds,
     ) -> Result<Self> {
-        let database = storage
-            .open(&options, &|database| initialise(database, &format!("{identity:032x}")))?;
-        let mut memory = Memory::default();
-        let large = storage.length()? >= options.quick_repair_bytes_min;
-        let identity = begin_incarnation(storage.as_ref(), &database, &mut memory, large)?;
-        let txn = database.begin_read()?;
+        let (opened, facts) = Opened::begin(storage.as_ref(), &options, seeds)?;
+        let mut memory = Memory { incarnation: facts.incarnation, ..Memory::default() };
+        let txn = opened.read()?;
         memory.set_revisions(&memory::read_revisions(&txn)?);
         let now_ns = clock.monotonic_ns();
         for stored in memory::read_leases(&txn)? {
             memory.take_over(stored, now_ns);
         }
+        drop(txn);
+        let large = storage.length()? >= options.quick_repair_bytes_min;
         let feed = registry::feed::Feed::default();
-        Ok(Self {
-            storage,
-            options,
-            clock,
-            identity,
-            database: Ok(database),
-            stopped: false,
-            large,
-            commits: 0,
-            memory,
-            feed,
-        })
+        let (opened, identity, stopped) = (Ok(opened), facts.identity, false);
+        Ok(Self { storage, options, clock, identity, opened, stopped, large, memory, feed })
     }
 
     /// Does `work` and makes it durable, all of it or nothing.
@@ -122,22 +112,18 @@ impl Store {
         &mut self,
         work: impl FnOnce(&mut Turn<'_>) -> Result<R>,
     ) -> Result<(R, Effects)> {
-        let mut txn = self.database()?.begin_write()?;
-        txn.set_quick_repair(self.large);
-        let tables = Tables::new(&txn);
+        let opened = self.opened.as_mut().map_err(|reason| closed(reason))?;
+        let (txn, room) = opened.write(self.large)?;
+        let tables = Tables::new(&txn, room);
         let mut turn = Turn::new(tables, self.memory.clone(), &self.options, self.clock.as_ref());
         let answer = work(&mut turn)?;
         turn.finish(self.memory.revision)?;
-        let (written, memory, mut effects) = turn.into_parts();
-        if written {
-            txn.commit()?;
-            self.commits += 1;
-        } else {
-            txn.abort()?;
-        }
+        let (tables, memory, mut effects) = turn.into_parts();
+        let changes = tables.finish(opened.next_generation())?;
+        let checkpoint = matches!(changes, Changes::TooMany);
+        opened.commit(txn, changes)?;
         self.memory = memory;
-        if self.commits >= COMMITS_PER_MEASUREMENT {
-            self.commits = 0;
+        if checkpoint {
             // A size that cannot be read costs speed at most; the next turn tells of the disk.
             self.large = self
                 .storage
@@ -151,28 +137,32 @@ impl Store {
         Ok((answer, effects))
     }
 
+    /// Does what the last turn left for later; whatever comes next does it else. A turn is durable and
+    /// can be answered before.
+    ///
+    /// # Errors
+    ///
+    /// When it fails the database has to be opened again, which finds all that was durable.
+    pub fn settle(&mut self) -> Result<()> {
+        self.opened.as_ref().map_or(Ok(()), Opened::settle)
+    }
+
     /// Opens the database again after a failure and settles what the failed turn left: claims that
     /// nobody was told of end, and those that are gone are reported.
     pub fn recover(&mut self) -> Result<Effects> {
-        if self.database.is_ok() {
+        if self.opened.is_ok() {
             return Ok(Effects::default());
         }
         if self.stopped {
             return Err(StoreError::Closed { reason: STOPPED.into() });
         }
-        let database = self.storage.open(&self.options, &|_| {
-            Err(StoreError::Unusable {
-                path: self.storage.path(),
-                reason: "the file is gone".into(),
-                remedy: "put it back, or restart the backend to begin with an empty store",
-            })
-        })?;
-        let txn = database.begin_read()?;
+        let opened = Opened::again(self.storage.as_ref(), &self.options, self.large)?;
+        let txn = opened.read()?;
         let revisions = memory::read_revisions(&txn)?;
         let stored = memory::read_leases(&txn)?;
         drop(txn);
         self.memory.set_revisions(&revisions);
-        self.database = Ok(database);
+        self.opened = Ok(opened);
         self.feed.interrupt();
         let result = self.turn(|turn| turn.reconcile(&stored));
         result.map(|((), effects)| effects)
@@ -180,23 +170,21 @@ impl Store {
 
     /// Closes the store after a failure of the database, for [`Self::recover`] to open it again.
     pub fn note_failure(&mut self, failure: &StoreError) {
-        if failure.closes_store() && self.database.is_ok() {
-            self.database = Err(failure.to_string());
+        if failure.closes_store() && self.opened.is_ok() {
+            self.opened = Err(failure.to_string());
         }
     }
 
     /// Why the store is closed, if it is.
     pub fn failure(&self) -> Option<&str> {
-        self.database.as_ref().err().map(String::as_str)
+        self.opened.as_ref().err().map(String::as_str)
     }
 
     /// Closes the database in good order and for good; the next opening need not repair it.
     pub fn close(&mut self) -> Result<()> {
         self.stopped = true;
-        match std::mem::replace(&mut self.database, Err(STOPPED.into())) {
-            Ok(database) => {
-                database.close().map_err(|error| StoreError::storage("closing the store", error))
-            }
+        match std::mem::replace(&mut self.opened, Err(STOPPED.into())) {
+            Ok(opened) => opened.close(self.large),
             Err(_) => Ok(()),
         }
     }
@@ -244,13 +232,14 @@ impl Store {
         &self.options
     }
 
-    fn database(&self) -> Result<&Database> {
-        self.database.as_ref().map_err(|reason| StoreError::Closed { reason: reason.clone() })
-    }
-
     pub(crate) fn snapshot(&self) -> Result<ReadTransaction> {
-        Ok(self.database()?.begin_read()?)
+        let opened = self.opened.as_ref().map_err(|reason| closed(reason))?;
+        opened.read()
     }
+}
+
+fn closed(reason: &str) -> StoreError {
+    StoreError::Closed { reason: reason.to_owned() }
 }
 
 impl Turn<'_> {
@@ -285,79 +274,4 @@ impl Turn<'_> {
         );
         Ok(())
     }
-}
-
-/// Writes the first rows, and makes every table, so that readers find them.
-fn initialise(database: &Database, identity: &str) -> Result<()> {
-    let txn = database.begin_write()?;
-    {
-        let mut meta = txn.open_table(META)?;
-        meta.insert(meta::FORMAT, FORMAT.to_be_bytes().as_slice())?;
-        meta.insert(meta::EPOCH, identity.as_bytes())?;
-        txn.open_table(tables::VERSIONS)?;
-        txn.open_table(tables::LOG)?;
-        txn.open_table(tables::CLAIMS)?;
-        txn.open_table(tables::INSTANCES)?;
-        txn.open_table(tables::OVERRIDES)?;
-    }
-    txn.commit()?;
-    Ok(())
-}
-
-/// Checks that the database is one of ours, counts this opening, and answers the store's identity.
-fn begin_incarnation(
-    storage: &dyn Storage,
-    database: &Database,
-    memory: &mut Memory,
-    large: bool,
-) -> Result<String> {
-    let txn = database.begin_read()?;
-    let format = match memory::read_number(&txn, meta::FORMAT) {
-        Ok(Some(format)) => format,
-        Ok(None) => return Err(foreign(storage)),
-        Err(StoreError::Storage { source, .. }) if is_missing_table(&source) => {
-            return Err(foreign(storage));
-        }
-        Err(error) => return Err(error),
-    };
-    if format != FORMAT {
-        return Err(StoreError::Unusable {
-            path: storage.path(),
-            reason: format!("the store has layout {format}, and this plugin knows layout {FORMAT}"),
-            remedy: "use the release of the plugin that wrote it",
-        });
-    }
-    let identity = match txn.open_table(META)?.get(meta::EPOCH)? {
-        Some(identity) => String::from_utf8_lossy(identity.value()).into_owned(),
-        None => {
-            return Err(StoreError::Damaged {
-                table: "meta",
-                reason: "the epoch is missing".into(),
-            });
-        }
-    };
-    memory.incarnation = memory::read_number(&txn, meta::INCARNATION)?.unwrap_or_default() + 1;
-    drop(txn);
-    let mut txn = database.begin_write()?;
-    txn.set_quick_repair(large);
-    Tables::new(&txn).set_meta(meta::INCARNATION, memory.incarnation)?;
-    txn.commit()?;
-    Ok(identity)
-}
-
-fn foreign(storage: &dyn Storage) -> StoreError {
-    StoreError::Unusable {
-        path: storage.path(),
-        reason: "this is a database, but not one of Pintle".into(),
-        remedy: "move the file away, or grant another directory",
-    }
-}
-
-fn is_missing_table(error: &redb::Error) -> bool {
-    matches!(
-        error,
-        redb::Error::TableDoesNotExist(_)
-            | redb::Error::TableTypeMismatch { .. }
-            | redb::Error::TableIsMultimap(_)
-    )
 }

@@ -14,8 +14,11 @@ pub struct Options {
     /// Files up to this many bytes are verified in full when they are opened.
     pub verify_bytes_max: u64,
     /// Files of this many bytes and more are kept so that they open quickly after a crash, which
-    /// makes each commit slower; smaller ones are repaired as a whole.
+    /// makes each checkpoint slower; smaller ones are repaired as a whole.
     pub quick_repair_bytes_min: u64,
+    /// Length of the log ahead of the database: with a longer one checkpoints are rarer, and take
+    /// longer.
+    pub log_bytes: usize,
 }
 
 /// How much of the past is kept: what lies beyond any of the first three bounds is compacted.
@@ -40,6 +43,7 @@ impl Default for Options {
             cache_bytes: 8 * 1024 * 1024,
             verify_bytes_max: 32 * 1024 * 1024,
             quick_repair_bytes_min: 32 * 1024 * 1024,
+            log_bytes: 256 * 1024,
         }
     }
 }

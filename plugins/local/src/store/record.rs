@@ -120,6 +120,32 @@ pub(crate) struct OverrideRecord {
     pub(crate) note: String,
 }
 
+/// What a turn made of one row of a table, as the log ahead of the database holds it.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Row {
+    #[prost(enumeration = "TableId", tag = "1")]
+    pub(crate) table: i32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub(crate) key: Vec<u8>,
+    /// None when the row was removed.
+    #[prost(bytes = "vec", optional, tag = "3")]
+    pub(crate) value: Option<Vec<u8>>,
+}
+
+/// The tables of the database, as the log calls them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, prost::Enumeration)]
+#[repr(i32)]
+pub(crate) enum TableId {
+    /// None: no row is of it.
+    Unknown = 0,
+    Meta = 1,
+    Versions = 2,
+    Log = 3,
+    Claims = 4,
+    Instances = 5,
+    Overrides = 6,
+}
+
 /// Decodes a record of `table`.
 pub(crate) fn decode<T: Message + Default>(table: &'static str, bytes: &[u8]) -> Result<T> {
     T::decode(bytes).map_err(|error| damaged(table, &error))

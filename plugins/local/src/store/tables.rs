@@ -1,11 +1,16 @@
 //! The tables of the database and the form of their keys. `docs/layout.md` describes both; a golden
 //! test keeps the two together.
 
+use super::record::{Row, TableId};
 use super::{Result, StoreError};
+use prost::Message;
 use redb::{Table, TableDefinition, WriteTransaction};
 
-/// Version of the layout; a file that says otherwise is refused.
-pub const FORMAT: u64 = 1;
+/// Version of the layout; a file of a later one is refused.
+pub const FORMAT: u64 = 2;
+/// The layout before, which had no log ahead of the database: it becomes one of [`FORMAT`] when it
+/// is opened.
+pub(crate) const FORMAT_WITHOUT_WAL: u64 = 1;
 
 /// Single numbers and texts, by name.
 pub(crate) const META: TableDefinition<&str, &[u8]> = TableDefinition::new("meta");
@@ -34,98 +39,214 @@ pub(crate) mod meta {
     pub(crate) const REVISION: &str = "revision";
     /// The oldest revision that can be read.
     pub(crate) const COMPACTED: &str = "compacted";
+    /// The generation of the records in the log that this database may lack: sixteen bytes.
+    pub(crate) const GENERATION: &str = "generation";
+    /// There, and empty, while the database lacks nothing: since the store was closed.
+    pub(crate) const CLOSED: &str = "closed";
 }
 
 pub(crate) type Bytes<'txn> = Table<'txn, &'static [u8], &'static [u8]>;
 pub(crate) type Log<'txn> = Table<'txn, (u64, u32), &'static [u8]>;
+type Meta<'txn> = Table<'txn, &'static str, &'static [u8]>;
 
 /// The tables of one write transaction, each opened when it is first needed: a table that is not
 /// opened costs its transaction no page.
 pub(crate) struct Tables<'txn> {
     txn: &'txn WriteTransaction,
+    meta: Option<Meta<'txn>>,
     versions: Option<Bytes<'txn>>,
     log: Option<Log<'txn>>,
     claims: Option<Bytes<'txn>>,
     instances: Option<Bytes<'txn>>,
     overrides: Option<Bytes<'txn>>,
-    written: bool,
+    /// Changes that the tables do not have yet: they get them when somebody looks.
+    pending: Vec<Row>,
+    changes: Changes,
+    /// Most bytes of [`Changes::Rows`].
+    room: usize,
+}
+
+/// What a transaction changed.
+#[derive(Debug)]
+pub(crate) enum Changes {
+    None,
+    Rows {
+        /// Messages of [`Row`], each with its length before it, for the log.
+        encoded: Vec<u8>,
+        /// Those of them that the tables do not have yet.
+        pending: Vec<Row>,
+    },
+    /// More than the log takes: the database itself has to become durable.
+    TooMany,
 }
 
 impl<'txn> Tables<'txn> {
-    pub(crate) fn new(txn: &'txn WriteTransaction) -> Self {
+    /// Tables that note up to `room` bytes of changes.
+    pub(crate) fn new(txn: &'txn WriteTransaction, room: usize) -> Self {
         Self {
             txn,
+            meta: None,
             versions: None,
             log: None,
             claims: None,
             instances: None,
             overrides: None,
-            written: false,
+            pending: Vec::new(),
+            changes: Changes::None,
+            room,
         }
-    }
-
-    /// Whether anything was handed out for writing.
-    pub(crate) fn written(&self) -> bool {
-        self.written
     }
 
     pub(crate) fn versions(&mut self) -> Result<&Bytes<'txn>> {
+        self.catch_up()?;
         open(&mut self.versions, self.txn, VERSIONS).map(|table| &*table)
     }
 
-    pub(crate) fn versions_mut(&mut self) -> Result<&mut Bytes<'txn>> {
-        self.written = true;
-        open(&mut self.versions, self.txn, VERSIONS)
-    }
-
-    pub(crate) fn log_mut(&mut self) -> Result<&mut Log<'txn>> {
-        self.written = true;
-        match &mut self.log {
-            Some(table) => Ok(table),
-            empty => Ok(empty.insert(self.txn.open_table(LOG)?)),
-        }
-    }
-
-    pub(crate) fn claims_mut(&mut self) -> Result<&mut Bytes<'txn>> {
-        self.written = true;
-        open(&mut self.claims, self.txn, CLAIMS)
+    pub(crate) fn log(&mut self) -> Result<&Log<'txn>> {
+        self.catch_up()?;
+        open(&mut self.log, self.txn, LOG).map(|table| &*table)
     }
 
     pub(crate) fn instances(&mut self) -> Result<&Bytes<'txn>> {
+        self.catch_up()?;
         open(&mut self.instances, self.txn, INSTANCES).map(|table| &*table)
     }
 
-    pub(crate) fn instances_mut(&mut self) -> Result<&mut Bytes<'txn>> {
-        self.written = true;
-        open(&mut self.instances, self.txn, INSTANCES)
-    }
-
     pub(crate) fn overrides(&mut self) -> Result<&Bytes<'txn>> {
+        self.catch_up()?;
         open(&mut self.overrides, self.txn, OVERRIDES).map(|table| &*table)
     }
 
-    pub(crate) fn overrides_mut(&mut self) -> Result<&mut Bytes<'txn>> {
-        self.written = true;
-        open(&mut self.overrides, self.txn, OVERRIDES)
+    pub(crate) fn insert(&mut self, table: TableId, key: Vec<u8>, value: Vec<u8>) -> Result<()> {
+        self.change(Row { table: table.into(), key, value: Some(value) })
+    }
+
+    pub(crate) fn remove(&mut self, table: TableId, key: Vec<u8>) -> Result<()> {
+        self.change(Row { table: table.into(), key, value: None })
     }
 
     pub(crate) fn set_meta(&mut self, name: &str, number: u64) -> Result<()> {
-        self.written = true;
-        let mut table = self.txn.open_table(META)?;
-        table.insert(name, number.to_be_bytes().as_slice())?;
-        Ok(())
+        self.insert(TableId::Meta, name.into(), number.to_be_bytes().into())
+    }
+
+    /// Names the generation of the log's next records, for a commit that makes the database durable.
+    pub(crate) fn set_generation(&mut self, generation: u128) -> Result<()> {
+        self.insert(TableId::Meta, meta::GENERATION.into(), generation.to_be_bytes().into())
+    }
+
+    /// Changes a row.
+    pub(crate) fn change(&mut self, row: Row) -> Result<()> {
+        self.note(&row);
+        self.pending.push(row);
+        if matches!(self.changes, Changes::TooMany) { self.catch_up() } else { Ok(()) }
+    }
+
+    /// Notes a change for the log.
+    fn note(&mut self, row: &Row) {
+        if matches!(self.changes, Changes::None) {
+            self.changes = Changes::Rows { encoded: Vec::new(), pending: Vec::new() };
+        }
+        if let Changes::Rows { encoded, .. } = &mut self.changes {
+            // A length takes ten bytes at most.
+            if encoded.len() + row.encoded_len() + 10 <= self.room {
+                // Writing to a vector cannot run out of room.
+                let _ = row.encode_length_delimited(encoded);
+            } else {
+                self.changes = Changes::TooMany;
+            }
+        }
+    }
+
+    /// Brings into the tables what they do not have yet.
+    fn catch_up(&mut self) -> Result<()> {
+        let pending = std::mem::take(&mut self.pending);
+        pending.iter().try_for_each(|row| self.apply(row))
+    }
+
+    fn apply(&mut self, row: &Row) -> Result<()> {
+        let txn = self.txn;
+        match row.table() {
+            TableId::Unknown => Err(damaged("log", "a row is of no known table")),
+            TableId::Meta => {
+                let name = std::str::from_utf8(&row.key)
+                    .map_err(|_| damaged("meta", "a name is not UTF-8"))?;
+                set(open(&mut self.meta, txn, META)?, name, row.value.as_deref())
+            }
+            TableId::Log => {
+                let id = split_log_key(&row.key)?;
+                set(open(&mut self.log, txn, LOG)?, id, row.value.as_deref())
+            }
+            TableId::Versions => set_bytes(&mut self.versions, txn, VERSIONS, row),
+            TableId::Claims => set_bytes(&mut self.claims, txn, CLAIMS, row),
+            TableId::Instances => set_bytes(&mut self.instances, txn, INSTANCES, row),
+            TableId::Overrides => set_bytes(&mut self.overrides, txn, OVERRIDES, row),
+        }
+    }
+
+    /// What was changed. When it is too much for the log the database names the next generation of
+    /// records, for it has all of this one.
+    pub(crate) fn finish(mut self, next_generation: u128) -> Result<Changes> {
+        match &mut self.changes {
+            Changes::None => {}
+            Changes::Rows { pending, .. } => *pending = self.pending,
+            Changes::TooMany => self.set_generation(next_generation)?,
+        }
+        Ok(self.changes)
     }
 }
 
-fn open<'a, 'txn>(
-    slot: &'a mut Option<Bytes<'txn>>,
+/// Brings rows into the tables of a transaction.
+pub(crate) fn apply(txn: &WriteTransaction, rows: &[Row]) -> Result<()> {
+    let mut tables = Tables::new(txn, 0);
+    rows.iter().try_for_each(|row| tables.apply(row))
+}
+
+fn open<'a, 'txn, K: redb::Key + 'static>(
+    slot: &'a mut Option<Table<'txn, K, &'static [u8]>>,
     txn: &'txn WriteTransaction,
-    definition: TableDefinition<&'static [u8], &'static [u8]>,
-) -> Result<&'a mut Bytes<'txn>> {
+    definition: TableDefinition<K, &'static [u8]>,
+) -> Result<&'a mut Table<'txn, K, &'static [u8]>> {
     match slot {
         Some(table) => Ok(table),
         empty => Ok(empty.insert(txn.open_table(definition)?)),
     }
+}
+
+fn set_bytes<'txn>(
+    slot: &mut Option<Bytes<'txn>>,
+    txn: &'txn WriteTransaction,
+    definition: TableDefinition<&'static [u8], &'static [u8]>,
+    row: &Row,
+) -> Result<()> {
+    set(open(slot, txn, definition)?, row.key.as_slice(), row.value.as_deref())
+}
+
+fn set<'k, K: redb::Key + 'static>(
+    table: &mut Table<'_, K, &'static [u8]>,
+    key: impl std::borrow::Borrow<K::SelfType<'k>>,
+    value: Option<&[u8]>,
+) -> Result<()> {
+    match value {
+        Some(value) => drop(table.insert(key, value)?),
+        None => drop(table.remove(key)?),
+    }
+    Ok(())
+}
+
+fn damaged(table: &'static str, reason: &str) -> StoreError {
+    StoreError::Damaged { table, reason: reason.into() }
+}
+
+/// Key of a part of the log, as [`Row`] holds it: both numbers, most significant byte first.
+pub(crate) fn log_key(revision: u64, part: u32) -> Vec<u8> {
+    [revision.to_be_bytes().as_slice(), &part.to_be_bytes()].concat()
+}
+
+fn split_log_key(bytes: &[u8]) -> Result<(u64, u32)> {
+    let parts = bytes.split_first_chunk().and_then(|(revision, part)| {
+        Some((u64::from_be_bytes(*revision), u32::from_be_bytes(part.try_into().ok()?)))
+    });
+    parts.ok_or_else(|| damaged("config.log", "a key does not have twelve bytes"))
 }
 
 /// Key of one version: the key, 0x00, and the complement of its revision, so that a key's newest

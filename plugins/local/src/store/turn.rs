@@ -158,7 +158,7 @@ impl<'a> Turn<'a> {
         Ok(())
     }
 
-    pub(crate) fn into_parts(self) -> (bool, Memory, Effects) {
-        (self.tables.written(), self.memory, self.effects)
+    pub(crate) fn into_parts(self) -> (Tables<'a>, Memory, Effects) {
+        (self.tables, self.memory, self.effects)
     }
 }

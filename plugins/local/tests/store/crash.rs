@@ -71,10 +71,16 @@ proptest! {
     fn a_power_cut_loses_nothing_acknowledged_and_leaves_nothing_half_done(
         groups in prop::collection::vec(
             prop::collection::vec((any::<u8>(), any::<u8>()), 1..5), 1..8),
-        cut in 0u64..160,
+        cut in 0u64..64,
         luck in prop::collection::vec(any::<bool>(), 64),
+        // A log that is always full, one that is so now and then, and one that never is.
+        log_bytes in prop_oneof![Just(1_024), Just(16 * 1_024), Just(256 * 1_024)],
+        // Pages of changes that are in the log only may lie in the file.
+        cache_bytes in prop_oneof![Just(0), Just(8 * 1_024 * 1_024)],
     ) {
-        let mut bench = Bench::new();
+        let mut bench = Bench::with(Options { log_bytes, cache_bytes, ..Options::default() });
+        // A turn takes two operations where the log has room.
+        let cut = if log_bytes == 1_024 { cut } else { cut % 16 };
         bench.disk.fail_after(cut, ErrorKind::Other);
         let (mut acknowledged, mut revision, mut under_way) = (State::new(), 0, Group::new());
         for group in &groups {
@@ -102,13 +108,14 @@ proptest! {
 fn the_disk_of_these_tests_does_lose_what_was_not_synced() {
     use redb::StorageBackend;
     let disk = Disk::default();
-    disk.write(0, b"synced").unwrap();
-    disk.sync_data().unwrap();
-    disk.write(0, b"UNSYNC").unwrap();
+    let file = disk.database();
+    file.write(0, b"synced").unwrap();
+    file.sync_data().unwrap();
+    file.write(0, b"UNSYNC").unwrap();
     let mut found = [0; 6];
-    disk.after_crash(|| false).read(0, &mut found).unwrap();
+    disk.after_crash(|| false).database().read(0, &mut found).unwrap();
     assert_eq!(&found, b"synced");
-    disk.after_crash(|| true).read(0, &mut found).unwrap();
+    disk.after_crash(|| true).database().read(0, &mut found).unwrap();
     assert_eq!(&found, b"UNSYNC");
 }
 

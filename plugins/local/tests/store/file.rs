@@ -2,7 +2,7 @@
 
 use crate::support::{ManualClock, put};
 use pintle_plugin_local::store::{
-    Directory, Expectation, FILE_NAME, Options, Result, Store, StoreError,
+    Directory, Expectation, FILE_NAME, LOG_FILE_NAME, Options, Result, Seeds, Store, StoreError,
 };
 use std::fs;
 use std::path::Path;
@@ -10,7 +10,11 @@ use std::sync::Arc;
 
 fn open(directory: &Path) -> Result<Store> {
     let storage = Box::new(Directory::new(directory));
-    Store::open(storage, Options::default(), Arc::new(ManualClock::default()), 7)
+    Store::open(storage, Options::default(), Arc::new(ManualClock::default()), seeds(7))
+}
+
+fn seeds(number: u64) -> Seeds {
+    Seeds { identity: u128::from(number), generation: number }
 }
 
 fn write(store: &mut Store, value: &str) {
@@ -49,7 +53,7 @@ fn an_operator_can_begin_a_new_epoch() {
     let epoch = open(directory.path()).unwrap().epoch();
     let options = Options { epoch_generation: 2, ..Options::default() };
     let storage = Box::new(Directory::new(directory.path()));
-    let store = Store::open(storage, options, Arc::new(ManualClock::default()), 8).unwrap();
+    let store = Store::open(storage, options, Arc::new(ManualClock::default()), seeds(8)).unwrap();
     assert_eq!(store.epoch(), format!("{epoch}-2"));
 }
 
@@ -152,4 +156,65 @@ fn a_store_whose_making_was_interrupted_is_made_again() {
     let mut store = open(directory.path()).unwrap();
     write(&mut store, "1");
     assert!(!directory.path().join("pintle.new").exists());
+}
+
+#[test]
+fn an_empty_file_in_the_place_of_a_lost_log_gives_it_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join(LOG_FILE_NAME);
+    let mut store = open(directory.path()).unwrap();
+    write(&mut store, "1");
+    drop(store);
+    fs::remove_file(&log).unwrap();
+    let Err(error) = open(directory.path()) else { panic!("it was opened without its log") };
+    assert!(error.to_string().contains(log.to_str().unwrap()), "{error}");
+    fs::write(&log, "").unwrap();
+    let mut store = open(directory.path()).unwrap();
+    write(&mut store, "2");
+    drop(store);
+    let store = open(directory.path()).unwrap();
+    assert_eq!(store.entry("a", None).unwrap().unwrap().value, b"2");
+}
+
+#[test]
+fn a_log_whose_making_was_interrupted_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let unfinished = directory.path().join("pintle.wal.new");
+    fs::write(&unfinished, "half a log").unwrap();
+    let mut store = open(directory.path()).unwrap();
+    write(&mut store, "1");
+    assert!(!unfinished.exists());
+}
+
+/// Turns what a store left behind into what the release before would have.
+fn downgrade(directory: &Path) {
+    fs::remove_file(directory.join(LOG_FILE_NAME)).unwrap();
+    let database = redb::Database::create(directory.join(FILE_NAME)).unwrap();
+    let table = redb::TableDefinition::<&str, &[u8]>::new("meta");
+    let txn = database.begin_write().unwrap();
+    {
+        let mut meta = txn.open_table(table).unwrap();
+        meta.insert("format", 1u64.to_be_bytes().as_slice()).unwrap();
+        meta.remove("generation").unwrap();
+        meta.remove("closed").unwrap();
+    }
+    txn.commit().unwrap();
+    database.close().unwrap();
+}
+
+#[test]
+fn a_store_of_the_layout_without_a_log_is_taken_over() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = open(directory.path()).unwrap();
+    write(&mut store, "1");
+    store.close().unwrap();
+    drop(store);
+    downgrade(directory.path());
+    let mut store = open(directory.path()).unwrap();
+    assert_eq!(store.entry("a", None).unwrap().unwrap().value, b"1");
+    write(&mut store, "2");
+    drop(store);
+    // From now on it cannot do without its log.
+    fs::remove_file(directory.path().join(LOG_FILE_NAME)).unwrap();
+    assert!(open(directory.path()).is_err());
 }

@@ -76,7 +76,7 @@ fn sample() -> Database {
     let word = Override { enabled: Some(true), weight: Some(0), note: "drain".into() };
     bench.turn(|turn| turn.set_override("shop", "2", Some(word)));
     bench.store.close().unwrap();
-    Database::builder().create_with_backend(bench.disk.clone()).unwrap()
+    Database::builder().create_with_backend(bench.disk.database()).unwrap()
 }
 
 #[test]
@@ -84,6 +84,20 @@ fn the_layout_is_the_one_that_is_written_down() {
     let found = dump(&sample());
     let written = include_str!("layout.golden");
     assert!(found == written, "the store holds now:\n{found}");
+}
+
+#[test]
+fn the_log_is_the_one_that_is_written_down() {
+    let mut bench = Bench::new();
+    bench.disk.opening();
+    bench.restart();
+    bench.put("a", "1");
+    let log = bench.disk.log().bytes();
+    assert_eq!(shown(&log[..24]), "pintle log 1<0d0a1a0a0000000000040000>");
+    let end = log.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let record = "<000000000000000200000000000000000000000000000000000000>=O<878c8d1d0802120a>a<00fffffffffffffffe\
+                  1a0d0b10011801> <80d095ffbc>11<1e0803120c0000000000000001000000001a0c0a01>a<1080d095ffbc>1<1817>";
+    assert_eq!(shown(&log[512..end]), record);
 }
 
 #[test]

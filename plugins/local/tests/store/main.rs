@@ -17,4 +17,5 @@ mod model;
 mod registry;
 mod retention;
 mod support;
+mod wal;
 mod watch;

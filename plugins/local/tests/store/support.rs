@@ -3,7 +3,7 @@
 use crate::disk::Disk;
 use pintle_plugin_local::store::{
     Acquire, Acquired, Clock, Effects, Entry, Expectation, Grant, Instance, Mode, Options, Put,
-    PutOutcome, Register, Result, Store, Turn,
+    PutOutcome, Register, Result, Seeds, Store, Turn,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -98,8 +98,13 @@ impl Bench {
 }
 
 pub(crate) fn open(disk: &Disk, clock: &Arc<ManualClock>, options: &Options) -> Store {
+    try_open(disk, clock, options).unwrap()
+}
+
+pub(crate) fn try_open(disk: &Disk, clock: &Arc<ManualClock>, options: &Options) -> Result<Store> {
     let clock = Arc::clone(clock);
-    Store::open(Box::new(disk.clone()), options.clone(), clock, 0xE90C).unwrap()
+    let seeds = Seeds { identity: 0xE90C, generation: disk.opening() };
+    Store::open(Box::new(disk.clone()), options.clone(), clock, seeds)
 }
 
 pub(crate) fn put(key: &str, value: &str, expect: Expectation) -> Put {

@@ -2,8 +2,8 @@
 
 use crate::store::Result;
 use crate::store::options::Retention;
-use crate::store::record::{LogPart, VersionHead, decode};
-use crate::store::tables::{meta, split_version_key, version_key, version_key_end};
+use crate::store::record::{LogPart, TableId, VersionHead, decode};
+use crate::store::tables::{log_key, meta, split_version_key, version_key, version_key_end};
 use crate::store::turn::Turn;
 use redb::ReadableTable;
 use std::collections::BTreeSet;
@@ -80,34 +80,31 @@ impl Turn<'_> {
         let mut stats = self.memory.log;
         let mut forgotten = Vec::new();
         let mut newest = None;
-        {
-            let log = self.tables.log_mut()?;
-            let enough = (FORGOTTEN_PER_TURN + 2 * self.keys_changed).min(FORGOTTEN_PER_TURN_MAX);
-            let mut changes = 0;
-            for row in log.iter()? {
-                let (id, record) = row?;
-                let (revision, part) = id.value();
-                let record: LogPart = decode("config.log", record.value())?;
-                if changes >= enough {
+        let enough = (FORGOTTEN_PER_TURN + 2 * self.keys_changed).min(FORGOTTEN_PER_TURN_MAX);
+        let mut changes = 0;
+        for row in self.tables.log()?.iter()? {
+            let (id, record) = row?;
+            let (revision, part) = id.value();
+            let record: LogPart = decode("config.log", record.value())?;
+            if changes >= enough {
+                break;
+            }
+            // A revision of which some parts are gone is not kept; its others follow.
+            if part == 0 {
+                stats.oldest_ms = Some(record.modified_ms);
+                if !stats.exceeds(&retention, now_ms) {
                     break;
                 }
-                // A revision of which some parts are gone is not kept; its others follow.
-                if part == 0 {
-                    stats.oldest_ms = Some(record.modified_ms);
-                    if !stats.exceeds(&retention, now_ms) {
-                        break;
-                    }
-                    stats.revisions = stats.revisions.saturating_sub(1);
-                    stats.bytes = stats.bytes.saturating_sub(record.bytes);
-                }
-                forgotten.push((revision, part));
-                newest = Some(revision);
-                changes += record.keys.len();
-                keys.extend(record.keys);
+                stats.revisions = stats.revisions.saturating_sub(1);
+                stats.bytes = stats.bytes.saturating_sub(record.bytes);
             }
-            for id in &forgotten {
-                log.remove(*id)?;
-            }
+            forgotten.push(log_key(revision, part));
+            newest = Some(revision);
+            changes += record.keys.len();
+            keys.extend(record.keys);
+        }
+        for row in forgotten {
+            self.tables.remove(TableId::Log, row)?;
         }
         if stats.revisions == 0 {
             stats.oldest_ms = None;
@@ -124,7 +121,7 @@ impl Turn<'_> {
     /// Removes versions of a key that no revision after `through` shows, but for the newest few.
     fn forget_versions(&mut self, key: &str, through: u64) -> Result<()> {
         let keep = self.options.retention.versions_per_key.max(1) as usize;
-        let versions = self.tables.versions_mut()?;
+        let versions = self.tables.versions()?;
         let (first, end) = (version_key(key, through), version_key_end(key));
         let mut forgotten = Vec::new();
         let mut gone_entirely = false;
@@ -139,7 +136,7 @@ impl Turn<'_> {
             }
         }
         for revision in forgotten {
-            versions.remove(version_key(key, revision).as_slice())?;
+            self.tables.remove(TableId::Versions, version_key(key, revision))?;
         }
         Ok(())
     }

@@ -6,8 +6,8 @@ use super::types::{
     TXN_OPS_MAX, Txn, TxnOp, TxnOutcome, TxnResult,
 };
 use crate::store::key::{check_key, check_prefix};
-use crate::store::record::{LOG_PART_KEYS_MAX, LogPart, VersionHead};
-use crate::store::tables::version_key;
+use crate::store::record::{LOG_PART_KEYS_MAX, LogPart, TableId, VersionHead};
+use crate::store::tables::{log_key, version_key};
 use crate::store::turn::Turn;
 use crate::store::{Result, StoreError};
 use prost::Message;
@@ -277,19 +277,18 @@ impl Turn<'_> {
         change.bytes += (row.len() + record.len()) as u64;
         change.keys.push(key.to_owned());
         self.keys_changed += 1;
-        self.tables.versions_mut()?.insert(row.as_slice(), record.as_slice())?;
-        Ok(())
+        self.tables.insert(TableId::Versions, row, record)
     }
 
     fn end_change(&mut self, change: ConfigChange) -> Result<()> {
         let ConfigChange { revision, modified_ms, keys, bytes } = change;
-        let log = self.tables.log_mut()?;
         let mut bytes_left = bytes;
         for (part, keys) in (0..).zip(keys.chunks(LOG_PART_KEYS_MAX)) {
             // The first part answers for the bytes of all.
             let bytes = std::mem::take(&mut bytes_left);
             let record = LogPart { keys: keys.to_vec(), modified_ms, bytes };
-            log.insert((revision, part), record.encode_to_vec().as_slice())?;
+            let row = log_key(revision, part);
+            self.tables.insert(TableId::Log, row, record.encode_to_vec())?;
         }
         self.memory.log.add(modified_ms, bytes);
         self.logged(revision);

@@ -3,6 +3,7 @@
 use super::queue::{Claim, LockQueue, Mode};
 use crate::store::key::check_key;
 use crate::store::lease::{Kept, Validity, check_ttl};
+use crate::store::record::TableId;
 use crate::store::tables::claim_key;
 use crate::store::turn::Turn;
 use crate::store::{Result, StoreError};
@@ -165,9 +166,8 @@ impl Turn<'_> {
         if claim.mode == Mode::Exclusive {
             claim.token = Some(self.next_revision());
         }
-        let row = claim_key(name, claim.lease);
         let record = claim.to_record().encode_to_vec();
-        self.tables.claims_mut()?.insert(row.as_slice(), record.as_slice())?;
+        self.tables.insert(TableId::Claims, claim_key(name, claim.lease), record)?;
         let now_ns = self.clock.monotonic_ns();
         let kept = Kept::Claim(Arc::from(name));
         let validity = self.memory.leases.insert(claim.lease, claim.ttl_ms, now_ns, kept);
@@ -198,7 +198,7 @@ impl Turn<'_> {
 
     /// Removes a holder without looking who comes next.
     pub(crate) fn remove_holder(&mut self, name: &str, lease: u64) -> Result<()> {
-        self.tables.claims_mut()?.remove(claim_key(name, lease).as_slice())?;
+        self.tables.remove(TableId::Claims, claim_key(name, lease))?;
         self.memory.leases.remove(lease);
         self.queue_mut(name).holders.remove(&lease);
         self.forget_if_empty(name);

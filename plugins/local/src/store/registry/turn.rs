@@ -5,7 +5,7 @@ use super::read;
 use super::types::{Added, Instance, InstanceState, Override, Register, Registered, Removed};
 use crate::store::key::check_name;
 use crate::store::lease::{Kept, check_ttl, incarnation_of};
-use crate::store::record::{InstanceRecord, OverrideRecord};
+use crate::store::record::{InstanceRecord, OverrideRecord, TableId};
 use crate::store::tables::instance_key;
 use crate::store::turn::Turn;
 use crate::store::{Result, StoreError};
@@ -162,11 +162,9 @@ impl Turn<'_> {
         match operator {
             Some(operator) => {
                 let operator = OverrideRecord::from(operator).encode_to_vec();
-                self.tables.overrides_mut()?.insert(row.as_slice(), operator.as_slice())?;
+                self.tables.insert(TableId::Overrides, row, operator)?;
             }
-            None => {
-                self.tables.overrides_mut()?.remove(row.as_slice())?;
-            }
+            None => self.tables.remove(TableId::Overrides, row)?,
         }
         // The instance gets a new revision, so that readers can tell which of two states is later.
         match record {
@@ -213,8 +211,7 @@ impl Turn<'_> {
     ) -> Result<()> {
         record.revision = self.next_revision();
         let row = instance_key(service, id);
-        let bytes = record.encode_to_vec();
-        self.tables.instances_mut()?.insert(row.as_slice(), bytes.as_slice())?;
+        self.tables.insert(TableId::Instances, row, record.encode_to_vec())?;
         let operator = read::operator(self.tables.overrides()?, service, id)?;
         let state = InstanceState::from_records(service, id, record, operator);
         let (service, id) = (service.to_owned(), id.to_owned());
@@ -229,7 +226,7 @@ impl Turn<'_> {
             return Ok(());
         }
         self.next_revision();
-        self.tables.instances_mut()?.remove(instance_key(service, id).as_slice())?;
+        self.tables.remove(TableId::Instances, instance_key(service, id))?;
         let (service, id) = (service.to_owned(), id.to_owned());
         self.effects.instances.push(InstanceChange { service, id, state: None, previous });
         Ok(())
