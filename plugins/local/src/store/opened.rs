@@ -62,16 +62,29 @@ impl Opened {
 
     /// Opens the store again after a failure, for the same incarnation.
     pub(crate) fn again(storage: &dyn Storage, options: &Options, large: bool) -> Result<Self> {
-        let database = storage.open(options, &|_| {
-            Err(StoreError::Unusable {
-                path: storage.path(),
-                reason: "the file is gone".into(),
-                remedy: "put it back, or restart the backend to begin with an empty store",
-            })
-        })?;
+        let database = open_existing(storage, options)?;
         let facts = Facts::read(storage, &database)?;
         let generation = facts.generation.wrapping_add(1);
-        Self::complete(storage, options, database, &facts, generation, large)
+        match Self::complete(storage, options, database, &facts, generation, large) {
+            Err(error) if error.is_disk_full() => Self::on_full_disk(storage, options),
+            opened => opened,
+        }
+    }
+
+    /// Opens a store whose database has no room on the disk for what the log has. It can be read; the
+    /// next change is a checkpoint, and fails unless there is room by then.
+    fn on_full_disk(storage: &dyn Storage, options: &Options) -> Result<Self> {
+        let database = open_existing(storage, options)?;
+        let facts = Facts::read(storage, &database)?;
+        let (length, generation) = (options.log_bytes, facts.generation);
+        let (mut wal, rows) =
+            Wal::open(storage, length, facts.is_complete, generation, generation)?;
+        wal.close_until_checkpoint();
+        let mut txn = database.begin_write()?;
+        in_memory(&mut txn)?;
+        tables::apply(&txn, &rows)?;
+        txn.commit()?;
+        Ok(Self { database, wal, unsettled: Cell::new(None) })
     }
 
     /// Brings into the database what only the log has, and begins the log anew.
@@ -113,9 +126,7 @@ impl Opened {
         match changes {
             Changes::None => txn.abort()?,
             Changes::Rows { encoded, pending } => {
-                txn.set_durability(Durability::None).map_err(|error| {
-                    StoreError::storage("beginning a transaction of the store", error)
-                })?;
+                in_memory(&mut txn)?;
                 self.wal.append(&encoded)?;
                 self.unsettled.set(Some(Unsettled { txn, pending }));
             }
@@ -163,6 +174,22 @@ impl Opened {
         })?;
         self.database.close().map_err(|error| StoreError::storage("closing the store", error))
     }
+}
+
+fn open_existing(storage: &dyn Storage, options: &Options) -> Result<Database> {
+    storage.open(options, &|_| {
+        Err(StoreError::Unusable {
+            path: storage.path(),
+            reason: "the file is gone".into(),
+            remedy: "put it back, or restart the backend to begin with an empty store",
+        })
+    })
+}
+
+/// Has a transaction become durable with a later one only.
+fn in_memory(txn: &mut WriteTransaction) -> Result<()> {
+    txn.set_durability(Durability::None)
+        .map_err(|error| StoreError::storage("beginning a transaction of the store", error))
 }
 
 /// Makes the database durable as it is, with these changes. In two phases, so that a damaged page is

@@ -105,6 +105,11 @@ impl Wal {
         Ok(())
     }
 
+    /// Takes no more records until the next checkpoint.
+    pub(crate) fn close_until_checkpoint(&mut self) {
+        self.end = self.length;
+    }
+
     /// The generation that the database has to name at the next checkpoint.
     pub(crate) fn next_generation(&self) -> u128 {
         self.generation.wrapping_add(1)

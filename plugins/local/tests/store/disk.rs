@@ -36,6 +36,8 @@ struct Surface {
     repairs: u64,
     /// From this operation on everything fails.
     fails_from: Option<(u64, io::ErrorKind)>,
+    /// Whether there is no room for a longer file.
+    is_full: bool,
 }
 
 #[derive(Debug, Default)]
@@ -75,6 +77,14 @@ impl Write {
         }
     }
 
+    /// How long the file is at least after it.
+    fn end(&self) -> usize {
+        match self {
+            Self::Length(length) => *length as usize,
+            Self::Bytes(offset, data) => *offset as usize + data.len(),
+        }
+    }
+
     /// The sectors of a write.
     fn sectors(&self) -> Vec<Self> {
         match self {
@@ -108,6 +118,11 @@ impl Disk {
     pub(crate) fn fail_after(&self, operations: u64, kind: io::ErrorKind) {
         let mut surface = self.0.lock().unwrap();
         surface.fails_from = Some((surface.operations + operations, kind));
+    }
+
+    /// Lets files become longer, or not.
+    pub(crate) fn set_full(&self, is_full: bool) {
+        self.0.lock().unwrap().is_full = is_full;
     }
 
     pub(crate) fn heal(&self) {
@@ -180,7 +195,11 @@ impl File {
 
     fn change(&self, write: Write) -> io::Result<()> {
         let mut surface = self.disk.changing()?;
+        let is_full = surface.is_full;
         let content = surface.content(self.name);
+        if is_full && write.end() > content.cache.len() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         write.apply(&mut content.cache);
         content.unsynced.push(write);
         Ok(())

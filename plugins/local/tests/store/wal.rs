@@ -208,6 +208,45 @@ fn what_was_acknowledged_and_could_not_be_shown_is_there_after_the_recovery() {
 }
 
 #[test]
+fn on_a_full_disk_all_that_was_acknowledged_can_be_read_and_goes_on_when_there_is_room() {
+    let mut bench = Bench::with(options(32 * SECTOR_BYTES));
+    bench.disk.set_full(true);
+    let large = |number: usize| format!("{number:04}").repeat(200);
+    let put = |bench: &mut Bench, number: usize| {
+        let change = put(&format!("k/{number}"), &large(number), Expectation::Anything);
+        bench.store.turn(|turn| turn.put(&change)).map(drop)
+    };
+    let mut acknowledged = 0;
+    // Until a recovery finds no room at all.
+    loop {
+        let before = acknowledged;
+        let refused = loop {
+            match put(&mut bench, acknowledged) {
+                Ok(()) => acknowledged += 1,
+                Err(refused) => break refused,
+            }
+        };
+        assert!(refused.is_disk_full(), "{refused}");
+        bench.store.recover().unwrap();
+        for number in 0..acknowledged {
+            assert_eq!(bench.value(&format!("k/{number}")), Some(large(number)));
+        }
+        if acknowledged == before {
+            break;
+        }
+    }
+    assert!(acknowledged > 3, "{acknowledged} were acknowledged: the test is too weak");
+    assert!(put(&mut bench, acknowledged).unwrap_err().is_disk_full());
+    bench.disk.set_full(false);
+    bench.store.recover().unwrap();
+    put(&mut bench, acknowledged).unwrap();
+    bench.crash();
+    for number in 0..=acknowledged {
+        assert_eq!(bench.value(&format!("k/{number}")), Some(large(number)));
+    }
+}
+
+#[test]
 fn a_database_of_before_a_checkpoint_is_not_continued_by_the_log_behind_it() {
     let mut bench = Bench::with(options(4 * SECTOR_BYTES));
     let mut earlier = bench.disk.database().bytes();
