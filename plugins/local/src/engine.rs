@@ -1,9 +1,10 @@
 //! The one way to the store: changes of concurrent calls become durable together.
 //!
 //! A call queues a job, lets all others go first, and then does what is queued by then in one turn
-//! of the store, theirs and its own; each is answered for itself. While a turn is being made durable
-//! the next calls come in, so that the number of writes to the disk follows the disk and not the
-//! number of callers. No task is woken for any of this: all that wait are about to run anyway.
+//! of the store, theirs and its own; each is answered for itself. While a turn is being made
+//! durable the next calls come in, so that the number of writes to the disk follows the disk and
+//! not the number of callers. No task is woken for any of this: all that wait are about to run
+//! anyway.
 
 use crate::signal::Signal;
 use crate::store::{Effects, Store, StoreError, Turn};
@@ -150,8 +151,8 @@ impl Engine {
         self.shared.turned.next().await;
     }
 
-    /// Waits for a turn after which the next lease ends at another time than this: most turns change
-    /// nothing of that.
+    /// Waits for a turn after which the next lease ends at another time than this: most turns
+    /// change nothing of that.
     pub(crate) async fn deadline_changes(&self, awaited_ns: Option<u64>) {
         self.shared.awaited_ns.set(awaited_ns);
         self.shared.deadline_changed.next().await;

@@ -3,8 +3,8 @@
 //!
 //! All changes go through [`Store::turn`]: one transaction of the database for any number of
 //! operations, each of which has its own outcome. It is durable when what it changed is in the log
-//! ahead of the database, in `wal`. Revisions number the changes of the whole store; they are versions
-//! of keys and instances and tokens of locks alike, and never come twice.
+//! ahead of the database, in `wal`. Revisions number the changes of the whole store; they are
+//! versions of keys and instances and tokens of locks alike, and never come twice.
 
 mod clock;
 mod config;
@@ -137,8 +137,8 @@ impl Store {
         Ok((answer, effects))
     }
 
-    /// Does what the last turn left for later; whatever comes next does it else. A turn is durable and
-    /// can be answered before.
+    /// Does what the last turn left for later; whatever comes next does it else. A turn is durable
+    /// and can be answered before.
     ///
     /// # Errors
     ///

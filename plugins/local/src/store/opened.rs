@@ -71,8 +71,8 @@ impl Opened {
         }
     }
 
-    /// Opens a store whose database has no room on the disk for what the log has. It can be read; the
-    /// next change is a checkpoint, and fails unless there is room by then.
+    /// Opens a store whose database has no room on the disk for what the log has. It can be read;
+    /// the next change is a checkpoint, and fails unless there is room by then.
     fn on_full_disk(storage: &dyn Storage, options: &Options) -> Result<Self> {
         let database = open_existing(storage, options)?;
         let facts = Facts::read(storage, &database)?;
@@ -139,12 +139,13 @@ impl Opened {
         Ok(())
     }
 
-    /// Brings what is durable into the database, for all to see. It is done before anything else is;
-    /// whoever does it early does it for the next one.
+    /// Brings what is durable into the database, for all to see. It is done before anything else
+    /// is; whoever does it early does it for the next one.
     ///
     /// # Errors
     ///
-    /// Any of them closes the store: the database lacks what was acknowledged until it is opened again.
+    /// Any of them closes the store: the database lacks what was acknowledged until it is opened
+    /// again.
     pub(crate) fn settle(&self) -> Result<()> {
         let Some(Unsettled { txn, pending }) = self.unsettled.take() else { return Ok(()) };
         let settled = tables::apply(&txn, &pending).and_then(|()| Ok(txn.commit()?));
@@ -192,8 +193,8 @@ fn in_memory(txn: &mut WriteTransaction) -> Result<()> {
         .map_err(|error| StoreError::storage("beginning a transaction of the store", error))
 }
 
-/// Makes the database durable as it is, with these changes. In two phases, so that a damaged page is
-/// noticed: in one, `redb` would fall back to the checkpoint before, whose log is gone.
+/// Makes the database durable as it is, with these changes. In two phases, so that a damaged page
+/// is noticed: in one, `redb` would fall back to the checkpoint before, whose log is gone.
 fn checkpoint(
     database: &Database,
     large: bool,

@@ -129,7 +129,8 @@ impl<'txn> Tables<'txn> {
         self.insert(TableId::Meta, name.into(), number.to_be_bytes().into())
     }
 
-    /// Names the generation of the log's next records, for a commit that makes the database durable.
+    /// Names the generation of the log's next records, for a commit that makes the database
+    /// durable.
     pub(crate) fn set_generation(&mut self, generation: u128) -> Result<()> {
         self.insert(TableId::Meta, meta::GENERATION.into(), generation.to_be_bytes().into())
     }

@@ -18,8 +18,8 @@ use redb::StorageBackend;
 
 /// What a log begins with; then its length as eight bytes, most significant first.
 const MAGIC: &[u8; 16] = b"pintle log 1\r\n\x1A\n";
-/// A record begins on a sector of its own: no write changes a sector that holds what is durable. What is
-/// around it on the same page the system may write again, with the bytes that are there.
+/// A record begins on a sector of its own: no write changes a sector that holds what is durable.
+/// What is around it on the same page the system may write again, with the bytes that are there.
 const SECTOR_BYTES: usize = 512;
 /// Generation, sequence, length of the rows, and the checksum of all of these and the rows.
 const HEAD_BYTES: usize = 32;
@@ -42,8 +42,8 @@ pub(crate) struct Wal {
 }
 
 impl Wal {
-    /// Opens the log, and answers with it the rows that a database of generation `current` may lack,
-    /// in order. Once the database has them and names `next`, the log goes on from its start.
+    /// Opens the log, and answers with it the rows that a database of generation `current` may
+    /// lack, in order. Once the database has them and names `next`, the log goes on from its start.
     ///
     /// A database that was `closed` in good order lacks nothing: its log may be missing.
     pub(crate) fn open(
@@ -132,8 +132,8 @@ fn empty(length: usize) -> Vec<u8> {
     bytes
 }
 
-/// The length of a file that says it is a log. None for one to be made anew: an empty one, with which
-/// an operator says that whatever the log held is lost, and a damaged one that is not needed.
+/// The length of a file that says it is a log. None for one to be made anew: an empty one, with
+/// which an operator says that whatever the log held is lost, and a damaged one that is not needed.
 fn check(storage: &dyn Storage, file: &dyn StorageBackend, closed: bool) -> Result<Option<usize>> {
     let length = usize::try_from(file.len().map_err(failed_to_read)?).unwrap_or(usize::MAX);
     if length == 0 {

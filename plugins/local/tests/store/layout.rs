@@ -95,8 +95,9 @@ fn the_log_is_the_one_that_is_written_down() {
     let log = bench.disk.log().bytes();
     assert_eq!(shown(&log[..24]), "pintle log 1<0d0a1a0a0000000000040000>");
     let end = log.iter().rposition(|byte| *byte != 0).unwrap() + 1;
-    let record = "<000000000000000200000000000000000000000000000000000000>=O<878c8d1d0802120a>a<00fffffffffffffffe\
-                  1a0d0b10011801> <80d095ffbc>11<1e0803120c0000000000000001000000001a0c0a01>a<1080d095ffbc>1<1817>";
+    let record = "<000000000000000200000000000000000000000000000000000000>=O<878c8d1d0802120a>a\
+                  <00fffffffffffffffe1a0d0b10011801> <80d095ffbc>11<1e0803120c0000000000000001000000001a0c0a01>a\
+                  <1080d095ffbc>1<1817>";
     assert_eq!(shown(&log[512..end]), record);
 }
 

@@ -1,5 +1,5 @@
-//! The log ahead of the database: what it costs, how it ends, and what happens to one that is damaged,
-//! lost, or of another life of the store.
+//! The log ahead of the database: what it costs, how it ends, and what happens to one that is
+//! damaged, lost, or of another life of the store.
 
 use crate::disk::Disk;
 use crate::support::{Bench, ManualClock, TTL_MS, open, put, register, try_open};

@@ -67,8 +67,8 @@ pub(super) async fn look_out(doings: Weak<Doings>, moment: Duration) {
         }
         let since = Instant::now();
         while since.elapsed() < moment {
-            // Whom the store has just woken may have been put behind this thread, by a system that took it for
-            // one that is about to sleep; and whoever else needs the core needs it more.
+            // Whom the store has just woken may have been put behind this thread, by a system that took it
+            // for one that is about to sleep; and whoever else needs the core needs it more.
             std::thread::yield_now();
             // The runtime looks for what has arrived in between.
             yield_now().await;
