@@ -96,14 +96,13 @@ impl Engine {
         if !self.shared.has_room_for(bytes) {
             // Jobs of calls that have gone would stay until somebody else makes a turn.
             self.shared.forget_unwanted_jobs();
-            if !self.shared.has_room_for(bytes) {
-                let (jobs, queued) =
-                    (self.shared.jobs.borrow().len(), self.shared.queued_bytes.get());
-                let message = format!("{jobs} changes of {queued} bytes wait for the disk already");
-                return Err(Error::exhausted(message).retry_after(Duration::from_millis(100)));
-            }
         }
-        self.shared.queued_bytes.set(self.shared.queued_bytes.get() + bytes);
+        let (jobs, queued) = (self.shared.jobs.borrow().len(), self.shared.queued_bytes.get());
+        if !self.shared.has_room_for(bytes) {
+            let message = format!("{jobs} changes of {queued} bytes wait for the disk already");
+            return Err(Error::exhausted(message).retry_after(Duration::from_millis(100)));
+        }
+        self.shared.queued_bytes.set(queued + bytes);
         let (reply, mut answer) = oneshot::channel();
         let job = Pending { bytes, work: Some(work), outcome: None, reply };
         self.shared.jobs.borrow_mut().push_back(Box::new(job));

@@ -65,8 +65,8 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) -> Task {
     Task { abort }
 }
 
-/// Runs `future` in the call that is under way, after others had their turn: behind its answer, if it has
-/// that by then. For what nobody has to wait for, and what would be late in a task of its own.
+/// Runs `future` in the call that is under way, after others had their turn: behind its answer, if
+/// it has that by then. For what nobody has to wait for, and what would be late in a task of its own.
 ///
 /// # Panics
 ///

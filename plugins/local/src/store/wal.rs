@@ -144,7 +144,11 @@ fn check(storage: &dyn Storage, file: &dyn StorageBackend, closed: bool) -> Resu
         file.read(0, &mut head).map_err(failed_to_read)?;
     }
     let Some(claimed) = head.strip_prefix(MAGIC).and_then(|length| length.try_into().ok()) else {
-        return Err(unusable(storage, "this is no log of Pintle".into()));
+        return Err(StoreError::Unusable {
+            path: storage.log_path(),
+            reason: "this is no log of Pintle".into(),
+            remedy: "move the file away, and put back the log of the store unless it was stopped",
+        });
     };
     let claimed = u64::from_be_bytes(claimed);
     if claimed != length as u64 || length < 2 * SECTOR_BYTES {
