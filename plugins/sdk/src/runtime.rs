@@ -4,10 +4,10 @@
 //! synchronous exports too, which the component model's own tasks do not allow.
 
 use crate::signal::Signal;
-use crate::time::Timers;
+use crate::time::{Instant, Timers};
 use futures::future::{AbortHandle, Abortable, LocalBoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
 use std::task::{Context, Poll};
 
@@ -115,11 +115,18 @@ pub(crate) fn wake_driver() {
     RUNTIME.with(|runtime| runtime.changed.notify());
 }
 
+/// When the driver's last turn began: the present, for what runs in one, without asking the host for it.
+#[cfg(feature = "http2")]
+pub(crate) fn turn_began() -> Instant {
+    RUNTIME.with(|runtime| runtime.turn_began.get()).unwrap_or_else(Instant::now)
+}
+
 /// Forgets everything of an earlier run on this thread.
 #[cfg(not(target_family = "wasm"))]
 pub(crate) fn reset() {
     let dropped = RUNTIME.with(|runtime| {
         runtime.timers.clear();
+        runtime.turn_began.take();
         std::mem::take(&mut *runtime.incoming.borrow_mut())
     });
     drop(dropped);
@@ -132,15 +139,18 @@ struct Runtime {
     incoming: RefCell<Vec<LocalBoxFuture<'static, ()>>>,
     changed: Signal,
     timers: Timers,
+    turn_began: Cell<Option<Instant>>,
 }
 
 impl Runtime {
     fn turn(&self, tasks: &mut Tasks, cx: &mut Context<'_>) -> Poll<()> {
         self.changed.register(cx);
+        let now = Instant::now();
+        self.turn_began.set(Some(now));
         loop {
             tasks.extend(self.incoming.borrow_mut().drain(..));
             let ended = matches!(tasks.poll_next_unpin(cx), Poll::Ready(Some(())));
-            let fired = self.timers.turn(cx);
+            let fired = self.timers.turn(now, cx);
             if !ended && !fired && self.incoming.borrow().is_empty() {
                 return Poll::Pending;
             }

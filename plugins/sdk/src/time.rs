@@ -200,11 +200,11 @@ impl Timers {
     }
 
     /// Fires what is due and asks to be woken for the next; answers whether anything fired.
-    pub(crate) fn turn(&self, cx: &mut Context<'_>) -> bool {
+    pub(crate) fn turn(&self, mut now: Instant, cx: &mut Context<'_>) -> bool {
         let mut fired = false;
         while let Some(earliest) = self.earliest() {
             let mut armed = self.armed.borrow_mut();
-            if earliest <= Instant::now() {
+            if earliest <= now {
                 // Its alarm has rung, or is late: whoever counted on it later would wait for ever.
                 armed.take_if(|(at, _)| *at <= earliest);
                 drop(armed);
@@ -215,10 +215,12 @@ impl Timers {
             if armed.as_ref().is_none_or(|(at, _)| *at > earliest) {
                 *armed = Some((earliest, clock::wait_until(earliest)));
             }
-            let Some((_, wait)) = armed.as_mut() else { return fired };
+            let Some((at, wait)) = armed.as_mut() else { return fired };
             if wait.as_mut().poll(cx).is_pending() {
                 return fired;
             }
+            // It rings when its time has come, whatever the time was before.
+            now = now.max(*at);
             *armed = None;
         }
         // Nobody waits. An alarm that rings now is over, or who comes later would count on it.
@@ -333,14 +335,27 @@ mod tests {
         let mut cx = Context::from_waker(Waker::noop());
         let [first, second] = [10, 20].map(|ms| Instant::now().after(Duration::from_millis(ms)));
         let dropped = timers.set(first, Waker::noop());
-        timers.turn(&mut cx);
+        timers.turn(Instant::now(), &mut cx);
         timers.remove(dropped);
         clock::advance_to(first);
-        timers.turn(&mut cx);
+        timers.turn(Instant::now(), &mut cx);
         timers.set(second, Waker::noop());
         assert_eq!(timers.alarm(), None, "so the driver is woken and asks for another");
-        timers.turn(&mut cx);
+        timers.turn(Instant::now(), &mut cx);
         assert_eq!(timers.alarm(), Some(second));
+    }
+
+    #[test]
+    fn an_alarm_that_rings_within_a_turn_fires_its_timer() {
+        let timers = Timers::default();
+        let mut cx = Context::from_waker(Waker::noop());
+        let begun = Instant::now();
+        let due = begun.after(Duration::from_millis(10));
+        timers.set(due, Waker::noop());
+        assert!(!timers.turn(begun, &mut cx));
+        clock::advance_to(due);
+        assert!(timers.turn(begun, &mut cx));
+        assert_eq!((timers.earliest(), timers.alarm()), (None, None));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use futures::channel::mpsc;
 use futures::future::{Either, select};
 use pintle_plugin_sdk::backoff::Backoff;
 use pintle_plugin_sdk::grpc::{self, tonic};
-use pintle_plugin_sdk::time::{Instant, sleep_until};
+use pintle_plugin_sdk::time::sleep;
 use pintle_plugin_sdk::{Context, Error, StopOnDrop, spawn};
 use std::cell::Cell;
 use std::pin::pin;
@@ -89,19 +89,19 @@ impl Stream {
         let mut answers: Streaming<WatchResponse> =
             opened.map_err(|status| Failure::of(&status, peer))?;
         let reliable = server.has_reliable_progress();
-        let mut ask_at = Instant::now().after(PROGRESS_PERIOD);
+        let mut due = pin!(sleep(PROGRESS_PERIOD));
         // A notice of progress came since the last question.
         let mut proved = false;
         // Looks for itself whether anything is missing; the one before is given up.
         let mut _proof: Option<StopOnDrop> = None;
         loop {
-            let answer = match select(pin!(answers.message()), sleep_until(ask_at)).await {
+            let answer = match select(pin!(answers.message()), due.as_mut()).await {
                 Either::Left((answer, _)) => answer.map_err(|status| Failure::of(&status, peer))?,
                 Either::Right(_) => {
                     if self.watches.is_idle(self.role) {
                         return Ok(());
                     }
-                    ask_at = Instant::now().after(PROGRESS_PERIOD);
+                    due.set(sleep(PROGRESS_PERIOD));
                     let ask = WatchRequestUnion::Progress(WatchProgressRequest {});
                     // A closed stream shows in what is read from it.
                     let _ = requests.unbounded_send(ask.into());

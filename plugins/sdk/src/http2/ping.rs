@@ -2,6 +2,7 @@
 
 use super::Options;
 use crate::connection::Connection;
+use crate::runtime::turn_began;
 use crate::time::{Instant, sleep, sleep_until};
 use futures::future::{Either, pending, poll_fn, select};
 use futures::io::{AsyncRead as _, AsyncWrite as _};
@@ -44,7 +45,8 @@ impl AsyncRead for Watched {
         let count =
             ready!(Pin::new(&mut self.connection).poll_read(cx, out.initialize_unfilled()))?;
         out.advance(count);
-        self.activity.0.set(Instant::now());
+        // Connections are driven in the background.
+        self.activity.0.set(turn_began());
         Poll::Ready(Ok(()))
     }
 }

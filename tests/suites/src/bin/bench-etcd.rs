@@ -12,7 +12,7 @@ use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_services::{Etcd, EtcdOptions};
 use pintle_test_suites::{
     arguments, growth, is_chosen,
-    measured::{EVENT_LIMIT, Measured},
+    measured::{EVENT_LIMIT, Measured, WATCHED_BY_PEER},
 };
 use tokio::sync::Mutex;
 
@@ -141,16 +141,16 @@ impl Stage {
 
     /// P4: from the sending of a put, by a third client, to the event with its value.
     async fn change_to_event(&self) -> Result<Vec<Row>> {
-        let watched = path("watched");
-        let stream = self.native.clone().watch(&*watched, Some(WatchOptions::new())).await?;
+        let watched = path(WATCHED_BY_PEER);
+        let stream = self.native.clone().watch(watched, Some(WatchOptions::new())).await?;
         let stream = Mutex::new(stream);
         let comparison = Comparison::new("P4-etcd", "put to event, one watcher; native watch");
-        let write = async |value: &str| -> Result<()> {
-            self.writer.clone().put(&*watched, value, None).await?;
+        let write = async |key: &str, value: &str| -> Result<()> {
+            self.writer.clone().put(path(key), value, None).await?;
             Ok(())
         };
         let native_sees = async |value: &str| native_sees(&mut *stream.lock().await, value).await;
-        self.ours.change_to_event(comparison, "watched", write, native_sees).await
+        self.ours.change_to_event(comparison, write, native_sees).await
     }
 }
 

@@ -195,7 +195,8 @@ impl Backend {
         target: Target,
     ) -> Result<(), Error> {
         let opened = made.ensure(self, WATCH, async |serving| {
-            let request = from::watch_request(&target, None, serving.plugin.has("watch.previous"));
+            // What was there before is in the mirror; some servers would have to look it up for each change.
+            let request = from::watch_request(&target, None, false);
             let call = Call::new(WATCH, None).on(&serving);
             self.call(call, move |accessor, guest, context| {
                 Box::pin(

@@ -47,21 +47,15 @@ impl Doings {
     }
 }
 
-/// Looks out for at most `moment` after each turn of the store, on its thread, until the store ends; for a
-/// fifth of that while nobody waits for an answer.
+/// Looks out for at most `moment` after each turn of the store, on its thread, until the store ends.
 pub(super) async fn look_out(doings: Weak<Doings>, moment: Duration) {
-    // For the answer to a call that is under way, and for the next call: a server that takes its time must
-    // not keep it from looking out for calls, nor calls that are far apart from looking out for an answer.
+    // For the answer to a call that is under way, and for the next call or event: a server that takes its time
+    // must not keep it from looking out for calls, nor calls that are far apart from looking out for an answer.
     let (mut answers, mut calls) = (Worth::default(), Worth::default());
     let mut seen = 0;
     'moments: while let Some(turn) = next_turn(&doings, seen).await {
         seen = turn.number;
-        let (worth, moment) = if turn.is_awaited {
-            (&mut answers, moment)
-        } else {
-            // A caller that goes on does so at once.
-            (&mut calls, moment / 5)
-        };
+        let worth = if turn.is_awaited { &mut answers } else { &mut calls };
         if !worth.is_tried() {
             continue;
         }

@@ -9,7 +9,10 @@ use futures::TryFutureExt;
 use pintle::config::{Consistency, Expect, Put, PutOutcome, ReadOptions};
 use pintle_test_bench::{Comparison, Measure, Report, Row, Target as Wanted};
 use pintle_test_services::{ZooKeeper, ZooKeeperOptions};
-use pintle_test_suites::{arguments, growth, is_chosen, measured::Measured};
+use pintle_test_suites::{
+    arguments, growth, is_chosen,
+    measured::{Measured, WATCHED_BY_OURS, WATCHED_BY_PEER},
+};
 use tokio::sync::Mutex;
 use zookeeper_client::{Acls, Client, CreateMode};
 
@@ -53,7 +56,16 @@ impl Stage {
             let value = format!("{number:0100}");
             writer.create(&path(&key(number)), value.as_bytes(), &options).await?;
         }
-        for name in ["put", "put/peer", "watched", "create", "create/ours", "create/peer"] {
+        for name in [
+            "put",
+            "put/peer",
+            "watched",
+            WATCHED_BY_OURS,
+            WATCHED_BY_PEER,
+            "create",
+            "create/ours",
+            "create/peer",
+        ] {
             writer.create(&path(name), b"", &options).await?;
         }
         let ours = Measured::start("zookeeper", &endpoint, ROOT).await?;
@@ -136,18 +148,18 @@ impl Stage {
 
     /// P4: from the sending of a change, by a third session, to the event with its value.
     async fn change_to_event<P: Peer>(&self, native: &P, id: &str) -> Result<Vec<Row>> {
-        let node = path("watched");
+        let node = path(WATCHED_BY_PEER);
         let watch = Mutex::new(native.watch(&node).await?);
         let what = format!("change to event, one watcher; watch and read of {}", P::NAME);
         let comparison = Comparison::new(id, &what);
-        let write = async |value: &str| -> Result<()> {
-            self.writer.set_data(&node, value.as_bytes(), None).await?;
+        let write = async |key: &str, value: &str| -> Result<()> {
+            self.writer.set_data(&path(key), value.as_bytes(), None).await?;
             Ok(())
         };
         let native_sees = async |value: &str| -> Result<()> {
             native.sees(&mut *watch.lock().await, &node, value).await
         };
-        self.ours.change_to_event(comparison, "watched", write, native_sees).await
+        self.ours.change_to_event(comparison, write, native_sees).await
     }
 }
 
