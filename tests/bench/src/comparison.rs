@@ -283,22 +283,46 @@ impl Triple<f64> {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Slot {
     Ours,
     First,
     Second,
 }
 
-/// Each of the six orders in turn, so that no side gains by its place.
+/// Each of the six orders in turn, so that no side gains by its place, nor by what it comes behind: over six
+/// rounds each slot follows each other one three times, and never itself.
 fn order(round: usize) -> [Slot; 3] {
     use Slot::{First, Ours, Second};
     match round % 6 {
-        0 => [First, Ours, Second],
-        1 => [Second, Ours, First],
-        2 => [Ours, First, Second],
-        3 => [Second, First, Ours],
-        4 => [Ours, Second, First],
-        _ => [First, Second, Ours],
+        0 => [Ours, First, Second],
+        1 => [First, Second, Ours],
+        2 => [Second, Ours, First],
+        3 => [Ours, Second, First],
+        4 => [Second, First, Ours],
+        _ => [First, Ours, Second],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashMap;
+
+    #[test]
+    fn each_slot_has_each_place_and_follows_each_other_one_equally_often() {
+        let rounds = || (0..6).map(order);
+        for place in 0..3 {
+            for slot in [Slot::Ours, Slot::First, Slot::Second] {
+                assert_eq!(rounds().filter(|order| order[place] == slot).count(), 2);
+            }
+        }
+        let slots: Vec<Slot> = rounds().flatten().collect();
+        let mut follows: HashMap<(Slot, Slot), usize> = HashMap::new();
+        for (one, next) in slots.iter().zip(slots.iter().cycle().skip(1)) {
+            *follows.entry((*one, *next)).or_default() += 1;
+        }
+        assert_eq!(follows.len(), 6);
+        assert!(follows.iter().all(|((one, next), count)| one != next && *count == 3));
     }
 }
