@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use pintle_test_services::{EtcdCluster, EtcdOptions};
+use pintle_test_services::{EtcdCluster, EtcdOptions, ZooKeeper, ZooKeeperOptions};
 use pintle_test_suites::within;
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
@@ -141,6 +141,14 @@ async fn the_tour_of_the_readme_goes_as_it_is_written() -> Result<()> {
     Ok(())
 }
 
+/// The tour where the backend has a name of its own.
+fn tour_on_main() -> Result<Vec<(String, Vec<String>)>> {
+    let mut steps = tour()?;
+    let shown = steps.iter_mut().flat_map(|(_, shown)| shown);
+    shown.filter(|line| line.starts_with("local ")).for_each(|line| *line = "main …".to_owned());
+    Ok(steps)
+}
+
 /// Settings with one backend on this line.
 fn settings(backend: &str) -> String {
     let defaults = "config = \"main\"\nregistry = \"main\"\nlock = \"main\"";
@@ -161,11 +169,7 @@ async fn one_changed_line_moves_the_tour_to_etcd_and_its_lock_outlives_the_leade
     for (plugin, text) in [("local", &on_local), ("etcd", &on_etcd)] {
         let place = Place::new(&format!("plugins/{plugin}"), Some(text)).await?;
         let mut locks = 0;
-        for (command, mut shown) in tour()? {
-            // The backend has a name of its own here.
-            for line in shown.iter_mut().filter(|line| line.starts_with("local ")) {
-                *line = "main …".to_owned();
-            }
+        for (command, shown) in tour_on_main()? {
             if plugin == "etcd" && command.starts_with("pintle lock run ") {
                 locks += 1;
                 killing_the_leader(&place, &mut cluster, &command, &shown).await?;
@@ -174,6 +178,18 @@ async fn one_changed_line_moves_the_tour_to_etcd_and_its_lock_outlives_the_leade
             }
         }
         assert_eq!(locks, usize::from(plugin == "etcd"), "the tour takes a lock");
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_line_moves_the_tour_to_zookeeper() -> Result<()> {
+    let zookeeper = ZooKeeper::start(ZooKeeperOptions::default()).await?;
+    let endpoint = zookeeper.endpoint();
+    let line = format!("main = {{ plugin = \"zookeeper\", endpoints = [{endpoint:?}] }}");
+    let place = Place::new("plugins/zookeeper", Some(&settings(&line))).await?;
+    for (command, shown) in tour_on_main()? {
+        place.step(&command, &shown).await?;
     }
     Ok(())
 }
