@@ -8,6 +8,7 @@ mod chaos;
 mod dist;
 mod doctor;
 mod example;
+mod fuzz;
 mod install;
 mod plants;
 mod process;
@@ -47,6 +48,8 @@ enum Task {
     Example(example::Arguments),
     /// Inject faults and print one table of violations
     Chaos(chaos::Arguments),
+    /// Look for inputs that break a decoder
+    Fuzz(fuzz::Arguments),
     /// Plant bugs in plugins and look whether `chaos` finds them
     Plants(plants::Arguments),
     /// Measure what every plugin keeps, and write docs/capabilities.md
@@ -76,6 +79,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Build(arguments) => build::run(&workspace, &arguments),
         Task::Bench(arguments) => bench::run(&workspace, &arguments),
         Task::Chaos(arguments) => chaos::run(&workspace, &arguments),
+        Task::Fuzz(arguments) => fuzz::run(&workspace, &arguments),
         Task::Plants(arguments) => plants::run(&workspace, &arguments),
         Task::Capabilities(arguments) => capabilities::run(&workspace, &arguments),
         Task::Doctor(arguments) => doctor::run(&workspace, &arguments),

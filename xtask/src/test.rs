@@ -14,7 +14,7 @@ use crate::report::{Finding, Report};
 use crate::suites::{self, Suite};
 use crate::target::GuestToolchain;
 use crate::workspace::Workspace;
-use crate::{chaos, install};
+use crate::{chaos, fuzz, install};
 use executables::Executables;
 
 #[derive(Args)]
@@ -31,7 +31,7 @@ pub(crate) struct Arguments {
     rest: Vec<String>,
 }
 
-const STEPS: [(&str, &str); 10] = [
+const STEPS: [(&str, &str); 11] = [
     ("lint", "fmt, clippy, clippy-guests and deny"),
     ("fmt", "formatting"),
     ("clippy", "lints of the native crates"),
@@ -39,6 +39,7 @@ const STEPS: [(&str, &str); 10] = [
     ("deny", "licences, sources and bans of the dependencies"),
     ("unit", "tests of each crate, without servers"),
     ("doc", "examples in the documentation"),
+    ("fuzz", "every decoder on inputs that are made up"),
     ("guests", "build the plugins and the tests' fixtures"),
     ("chaos-smoke", "short fault injection"),
     ("target-fallback", "build a plugin with the target made from Debian's packages"),
@@ -108,6 +109,11 @@ impl Run<'_> {
         if self.wants("doc") {
             report.step("doc", "examples in the documentation", || {
                 executables::run_doc_tests(self.workspace)
+            });
+        }
+        if self.wants("fuzz") {
+            report.step("fuzz", "every decoder on inputs that are made up", || {
+                fuzz::smoke(self.workspace)
             });
         }
         let built =

@@ -128,7 +128,7 @@ impl Spans {
 
     /// Traces whose newest span is newest come first.
     fn query(&self, wanted: Option<TraceId>, service: Option<&str>, limit: usize) -> Vec<Vec<u8>> {
-        let serves = |kept: &Kept| service.is_none_or(|service| kept.origin.service == service);
+        let serves = |kept: &Kept| service.is_none_or(|service| *kept.origin.service == *service);
         let found: Vec<TraceId> = match wanted {
             Some(trace_id) => {
                 let serves = self.spans_of(&trace_id).any(serves);

@@ -7,7 +7,7 @@
 //! late spans still find their place: they begin a segment of their own that refers to it.
 
 use crate::wire::messages::{RefType, SegmentObject, SegmentReference, SpanType};
-use crate::wire::span::{Process, span_object};
+use crate::wire::span::{Process, cut, span_object};
 use pintle_otlp::text::hex;
 use pintle_otlp::{Span, SpanKind};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -364,7 +364,7 @@ impl Trace {
             |held| Rc::clone(&held.arrived.process),
         );
         let endpoint: Rc<str> =
-            first.map_or_else(|| "".into(), |it| it.arrived.span.name.as_str().into());
+            first.map_or_else(|| "".into(), |it| cut(&it.arrived.span.name).into());
         let mut object = SegmentObject {
             trace_id: trace_text.clone(),
             trace_segment_id: segment_id.to_string(),

@@ -1,6 +1,6 @@
 //! `pintle:tracing`.
 
-use crate::wire::{ZipkinSpan, convert, to_json};
+use crate::wire::{body, convert, to_json};
 use crate::zipkin::{Counters, Zipkin};
 use bytes::Bytes;
 use pintle_otlp::ExportTraceServiceRequest;
@@ -9,21 +9,50 @@ use pintle_plugin_sdk::tracing::{ExportResult, Rejection, Tracing};
 use pintle_plugin_sdk::{Context, Error, gzip};
 use prost::Message;
 
-/// As many requests are sent to find out which spans of a batch the server does not take.
+/// A request is sent once its spans have so many bytes in JSON. Spans repeat what the batch says once for
+/// all of them, so that together they may not fit into the plugin's memory.
+const BODY_BYTES: usize = 2 << 20;
+/// As many requests are sent to find out which spans of a body the server does not take.
 const SEARCH_MAX: u32 = 64;
 
 impl Tracing for Zipkin {
     async fn export(&self, cx: &Context, batch: Vec<u8>) -> Result<ExportResult, Error> {
         let request = ExportTraceServiceRequest::decode(Bytes::from(batch))
             .map_err(|error| Error::invalid(format!("no OTLP trace request: {error}")))?;
-        let converted = convert(request);
         let mut result = ExportResult { accepted: 0, rejected: Vec::new() };
-        for (reason, spans) in converted.rejected {
-            self.reject(&mut result, reason.to_owned(), spans);
+        let (mut spans, mut bytes) = (Vec::new(), 0);
+        for span in convert(request) {
+            let span = match span {
+                Ok(span) => span,
+                Err(reason) => {
+                    self.reject(&mut result, reason.to_owned(), 1);
+                    continue;
+                }
+            };
+            let json = to_json(&span)
+                .map_err(|error| Error::internal(format!("a span cannot be written: {error}")))?;
+            bytes += json.len();
+            spans.push(json);
+            if bytes >= BODY_BYTES {
+                self.deliver(cx, &std::mem::take(&mut spans), &mut result).await?;
+                bytes = 0;
+            }
         }
-        // Zipkin takes or refuses a request as a whole: where it refuses one, the culprits are
-        // looked for, so that the others get through.
-        let mut parts = vec![converted.spans.as_slice()];
+        self.deliver(cx, &spans, &mut result).await?;
+        Ok(result)
+    }
+}
+
+impl Zipkin {
+    /// Sends spans. Zipkin takes or refuses a request as a whole: where it refuses one, the culprits are
+    /// looked for, so that the others get through.
+    async fn deliver(
+        &self,
+        cx: &Context,
+        spans: &[String],
+        result: &mut ExportResult,
+    ) -> Result<(), Error> {
+        let mut parts = vec![spans];
         let mut sent = 0;
         while let Some(spans) = parts.pop() {
             if spans.is_empty() {
@@ -40,20 +69,15 @@ impl Tracing for Zipkin {
                     let (left, right) = spans.split_at(spans.len() / 2);
                     parts.extend([right, left]);
                 }
-                Some(refused) => {
-                    self.reject(&mut result, refused.message().to_owned(), count);
-                }
+                Some(refused) => self.reject(result, refused.message().to_owned(), count),
             }
         }
-        Ok(result)
+        Ok(())
     }
-}
 
-impl Zipkin {
     /// Sends spans; answers with the refusal, where the server finds fault with them.
-    async fn send(&self, cx: &Context, spans: &[ZipkinSpan]) -> Result<Option<Error>, Error> {
-        let json = to_json(spans)
-            .map_err(|error| Error::internal(format!("spans cannot be written: {error}")))?;
+    async fn send(&self, cx: &Context, spans: &[String]) -> Result<Option<Error>, Error> {
+        let json = body(spans);
         let body = if self.settings.gzip { gzip::compress(&json) } else { json.into() };
         Counters::add(&self.counters.bytes_out, u64::try_from(body.len()).unwrap_or(u64::MAX));
         let timeout = self.settings.timeout().min(cx.remaining());

@@ -6,6 +6,7 @@
 
 use prost::Message;
 use prost::bytes::Bytes;
+use std::rc::Rc;
 
 /// A batch, taken apart.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -19,10 +20,11 @@ pub struct Batch {
 pub struct Group {
     /// The `Resource`; none if there was none.
     pub resource: Option<Bytes>,
-    /// The resource's `service.name`; empty if it has none.
-    pub service: String,
+    /// The resource's `service.name`; empty if it has none. As the schema, it is in memory once for all
+    /// scopes of a resource: there may be thousands, and either may be long.
+    pub service: Rc<str>,
     /// Schema of the resource's attributes.
-    pub resource_schema: String,
+    pub resource_schema: Rc<str>,
     /// The `InstrumentationScope`; none if there was none.
     pub scope: Option<Bytes>,
     /// Schema of the scope's and the spans' attributes.
@@ -133,14 +135,15 @@ pub fn decode(batch: impl Into<Bytes>) -> Result<Batch, Malformed> {
     let mut groups = Vec::new();
     for resource_spans in data.resource_spans {
         let service = service_name(resource_spans.resource.as_ref())?;
+        let resource_schema: Rc<str> = resource_spans.schema_url.into();
         for scope_spans in resource_spans.scope_spans {
             if let Some(scope) = &scope_spans.scope {
                 Scope::decode(scope.clone())?;
             }
             groups.push(Group {
                 resource: resource_spans.resource.clone(),
-                service: service.clone(),
-                resource_schema: resource_spans.schema_url.clone(),
+                service: Rc::clone(&service),
+                resource_schema: Rc::clone(&resource_schema),
                 scope: scope_spans.scope,
                 scope_schema: scope_spans.schema_url,
                 spans: scope_spans.spans.into_iter().map(span).collect::<Result<_, _>>()?,
@@ -150,11 +153,11 @@ pub fn decode(batch: impl Into<Bytes>) -> Result<Batch, Malformed> {
     Ok(Batch { groups })
 }
 
-fn service_name(resource: Option<&Bytes>) -> Result<String, Malformed> {
-    let Some(resource) = resource else { return Ok(String::new()) };
+fn service_name(resource: Option<&Bytes>) -> Result<Rc<str>, Malformed> {
+    let Some(resource) = resource else { return Ok("".into()) };
     let resource = Resource::decode(resource.clone())?;
     let named = resource.attributes.into_iter().find(|attribute| attribute.key == "service.name");
-    Ok(named.and_then(|attribute| attribute.value?.string).unwrap_or_default())
+    Ok(named.and_then(|attribute| attribute.value?.string).unwrap_or_default().into())
 }
 
 fn span(bytes: Bytes) -> Result<Span, Malformed> {
@@ -179,7 +182,7 @@ impl TraceWriter {
         self.data.resource_spans.push(ResourceSpans {
             resource: group.resource,
             scope_spans: vec![scope],
-            schema_url: group.resource_schema,
+            schema_url: String::from(&*group.resource_schema),
         });
     }
 
@@ -222,8 +225,8 @@ mod tests {
         let batch = decode(golden.clone()).unwrap();
         assert_eq!(batch.groups.len(), 1);
         let group = &batch.groups[0];
-        assert_eq!(group.service, "shop");
-        assert_eq!(group.resource_schema, "url");
+        assert_eq!(&*group.service, "shop");
+        assert_eq!(&*group.resource_schema, "url");
         assert_eq!(group.spans.len(), 1);
         assert_eq!(&group.spans[0].trace_id[..], &bytes("00112233445566778899aabbccddeeff")[..]);
         assert_eq!(&group.spans[0].span_id[..], &bytes("0102030405060708")[..]);

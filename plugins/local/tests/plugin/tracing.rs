@@ -49,7 +49,13 @@ fn read(traces: Vec<Vec<u8>>) -> Vec<(u8, Vec<(String, usize)>)> {
     let trace = |bytes: Vec<u8>| {
         let groups = decode(bytes).unwrap().groups;
         let id = groups[0].spans[0].trace_id[0];
-        (id, groups.into_iter().map(|group| (group.service, group.spans.len())).collect())
+        (
+            id,
+            groups
+                .into_iter()
+                .map(|group| (group.service.to_string(), group.spans.len()))
+                .collect(),
+        )
     };
     traces.into_iter().map(trace).collect()
 }

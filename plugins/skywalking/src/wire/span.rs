@@ -63,6 +63,11 @@ const COMPONENT_DUBBO: i32 = 3;
 const COMPONENT_RPC: i32 = 50;
 const COMPONENT_HTTP: i32 = 49;
 
+/// Most bytes of a name that OTLP says once and segments repeat: of a service, an instance, a scope, and
+/// of the span that others refer to. The server cuts names at 70 to 150 characters unless it is told
+/// otherwise (`core.default.serviceNameMaxLength` and its like).
+const NAME_BYTES_MAX: usize = 1_024;
+
 /// Which process a span comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Process {
@@ -85,10 +90,15 @@ impl Process {
             (pid, host) => host.or(pid),
         });
         Self {
-            service: text("service.name").unwrap_or_else(|| UNKNOWN_SERVICE.to_owned()),
-            instance: instance.unwrap_or_else(|| UNKNOWN_INSTANCE.to_owned()),
+            service: cut(text("service.name").as_deref().unwrap_or(UNKNOWN_SERVICE)).to_owned(),
+            instance: cut(instance.as_deref().unwrap_or(UNKNOWN_INSTANCE)).to_owned(),
         }
     }
+}
+
+/// A name, without what is behind [`NAME_BYTES_MAX`].
+pub fn cut(name: &str) -> &str {
+    name.split_at(name.floor_char_boundary(NAME_BYTES_MAX)).0
 }
 
 /// What the server shows of an instance, in the names that its agents use.
@@ -170,7 +180,7 @@ fn peer(attributes: &[KeyValue]) -> String {
         let host = authority.rsplit('@').next()?;
         (!host.is_empty()).then(|| host.to_owned())
     };
-    named.or_else(of_url).unwrap_or_else(|| UNKNOWN_PEER.to_owned())
+    cut(named.or_else(of_url).as_deref().unwrap_or(UNKNOWN_PEER)).to_owned()
 }
 
 fn layer(attributes: &[KeyValue]) -> SpanLayer {
@@ -233,7 +243,7 @@ fn tags(span: &Span, scope_name: &str) -> Vec<KeyStringValuePair> {
     }
     tags.push(KeyStringValuePair::new("otel.span_id", hex(&span.span_id)));
     if !scope_name.is_empty() {
-        tags.push(KeyStringValuePair::new("otel.scope.name", scope_name));
+        tags.push(KeyStringValuePair::new("otel.scope.name", cut(scope_name)));
     }
     if !span.trace_state.is_empty() {
         tags.push(KeyStringValuePair::new("otel.trace_state", span.trace_state.as_str()));

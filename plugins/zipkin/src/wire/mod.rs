@@ -9,6 +9,7 @@ use pintle_otlp::{
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::rc::Rc;
 
 /// What stands for a service that has no name.
 const UNKNOWN_SERVICE: &str = "unknown_service";
@@ -89,25 +90,16 @@ pub struct Annotation {
     pub value: String,
 }
 
-/// A batch in Zipkin's form.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Converted {
-    /// In the order of the batch.
-    pub spans: Vec<ZipkinSpan>,
-    /// Spans that Zipkin has no place for, by reason.
-    pub rejected: Vec<(&'static str, u64)>,
-}
-
-/// The body of a request, in ASCII: Zipkin's server damages other characters in bodies that are
-/// compressed, where they fall on the ends of its buffers.
+/// A span as it stands in a body, in ASCII: Zipkin's server damages other characters in bodies that
+/// are compressed, where they fall on the ends of its buffers.
 ///
 /// # Errors
 ///
 /// None that is known: every span can be written.
-pub fn to_json(spans: &[ZipkinSpan]) -> serde_json::Result<Vec<u8>> {
-    let json = serde_json::to_string(spans)?;
+pub fn to_json(span: &ZipkinSpan) -> serde_json::Result<String> {
+    let json = serde_json::to_string(span)?;
     if json.is_ascii() {
-        return Ok(json.into_bytes());
+        return Ok(json);
     }
     let mut ascii = String::with_capacity(json.len() * 2);
     for character in json.chars() {
@@ -121,34 +113,42 @@ pub fn to_json(spans: &[ZipkinSpan]) -> serde_json::Result<Vec<u8>> {
             let _ = write!(ascii, "\\u{unit:04x}");
         }
     }
-    Ok(ascii.into_bytes())
+    Ok(ascii)
 }
 
-/// Converts a batch.
-pub fn convert(request: ExportTraceServiceRequest) -> Converted {
-    let mut converted = Converted::default();
-    for resource_spans in request.resource_spans {
-        let resource = resource_spans.resource.unwrap_or_default();
-        for scope_spans in resource_spans.scope_spans {
+/// The body of a request with these spans.
+pub fn body(spans: &[String]) -> Vec<u8> {
+    let mut body =
+        String::with_capacity(2 + spans.iter().map(|span| span.len() + 1).sum::<usize>());
+    body.push('[');
+    for (position, span) in spans.iter().enumerate() {
+        if position > 0 {
+            body.push(',');
+        }
+        body.push_str(span);
+    }
+    body.push(']');
+    body.into_bytes()
+}
+
+/// Converts a batch, in its order; an error is the reason why Zipkin has no place for a span.
+///
+/// One span after the other: each repeats what OTLP says once for all spans of a resource and scope, so
+/// that all together may take far more memory than the batch.
+pub fn convert(
+    request: ExportTraceServiceRequest,
+) -> impl Iterator<Item = Result<ZipkinSpan, &'static str>> {
+    request.resource_spans.into_iter().flat_map(|resource_spans| {
+        let resource = Rc::new(resource_spans.resource.unwrap_or_default());
+        resource_spans.scope_spans.into_iter().flat_map(move |scope_spans| {
             let scope = scope_spans.scope.unwrap_or_default();
-            for span in scope_spans.spans {
-                match defect(&span) {
-                    Some(reason) => converted.reject(reason),
-                    None => converted.spans.push(zipkin_span(&resource, &scope, span)),
-                }
-            }
-        }
-    }
-    converted
-}
-
-impl Converted {
-    fn reject(&mut self, reason: &'static str) {
-        match self.rejected.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, spans)) => *spans += 1,
-            None => self.rejected.push((reason, 1)),
-        }
-    }
+            let resource = Rc::clone(&resource);
+            scope_spans.spans.into_iter().map(move |span| match defect(&span) {
+                Some(reason) => Err(reason),
+                None => Ok(zipkin_span(&resource, &scope, span)),
+            })
+        })
+    })
 }
 
 fn defect(span: &Span) -> Option<&'static str> {
@@ -303,6 +303,7 @@ mod tests {
     use super::*;
     use pintle_otlp::{ResourceSpans, ScopeSpans, Status, Value};
     use proptest::prelude::*;
+    use std::collections::BTreeSet;
 
     fn batch(spans: Vec<Span>) -> ExportTraceServiceRequest {
         let resource = Resource {
@@ -336,6 +337,17 @@ mod tests {
         }
     }
 
+    fn converted(span: Span) -> ZipkinSpan {
+        convert(batch(vec![span])).next().unwrap().unwrap()
+    }
+
+    #[test]
+    fn several_spans_are_one_list() {
+        let texts: Vec<_> = ["{}", "{}"].map(str::to_owned).into();
+        assert_eq!(body(&texts), b"[{},{}]");
+        assert_eq!(body(&[]), b"[]");
+    }
+
     #[test]
     fn a_span_is_written_as_zipkin_reads_it() {
         let span = Span {
@@ -356,8 +368,8 @@ mod tests {
             status: Some(Status { message: "no".into(), code: StatusCode::Error.into() }),
             ..span()
         };
-        let converted = convert(batch(vec![span]));
-        let json = serde_json::to_value(&converted.spans).unwrap();
+        let span = to_json(&converted(span)).unwrap();
+        let json: serde_json::Value = serde_json::from_slice(&body(&[span])).unwrap();
         assert_eq!(
             json,
             serde_json::json!([{
@@ -391,7 +403,7 @@ mod tests {
     #[test]
     fn a_first_span_has_no_parent_and_work_within_a_process_no_kind() {
         let first = Span { parent_span_id: vec![0; 8], kind: SpanKind::Internal.into(), ..span() };
-        let converted = convert(batch(vec![first])).spans.remove(0);
+        let converted = converted(first);
         assert_eq!((converted.parent_id, converted.kind), (None, None));
         assert_eq!(converted.remote_endpoint, None);
     }
@@ -402,7 +414,7 @@ mod tests {
             let attributes = vec![KeyValue::new("error", value)];
             let status = Some(Status { message: "no".into(), code: code.into() });
             let span = Span { attributes, status, ..span() };
-            convert(batch(vec![span])).spans.remove(0).tags.remove("error")
+            converted(span).tags.remove("error")
         };
         let text = |text: &str| Value::String(text.into());
         assert_eq!(error(Value::Bool(false), StatusCode::Unset), None);
@@ -415,11 +427,7 @@ mod tests {
     fn an_address_of_the_other_side_is_told_as_one() {
         let with = |address: &str| {
             let attributes = vec![KeyValue::text("network.peer.address", address)];
-            convert(batch(vec![Span { attributes, ..span() }]))
-                .spans
-                .remove(0)
-                .remote_endpoint
-                .unwrap()
+            converted(Span { attributes, ..span() }).remote_endpoint.unwrap()
         };
         assert_eq!(with("10.0.0.7").ipv4.unwrap(), "10.0.0.7");
         assert_eq!(with("::1").ipv6.unwrap(), "::1");
@@ -428,13 +436,13 @@ mod tests {
     #[test]
     fn links_become_tags() {
         let link = Link { trace_id: vec![1; 16], span_id: vec![2; 8], ..Link::default() };
-        let converted = convert(batch(vec![Span { links: vec![link], ..span() }]));
-        let text = &converted.spans[0].tags["otlp.link.0"];
+        let converted = converted(Span { links: vec![link], ..span() });
+        let text = &converted.tags["otlp.link.0"];
         assert_eq!(text, &format!("{}|{}||{{}}|0", "01".repeat(16), "02".repeat(8)));
     }
 
     #[test]
-    fn spans_without_whole_ids_are_counted_by_reason() {
+    fn spans_without_whole_ids_are_refused_with_the_reason() {
         let broken = [
             Span { trace_id: vec![], ..span() },
             Span { trace_id: vec![0; 16], ..span() },
@@ -442,16 +450,15 @@ mod tests {
             Span { parent_span_id: vec![1; 3], ..span() },
         ];
         let converted = convert(batch([broken.to_vec(), vec![span()]].concat()));
-        assert_eq!(converted.spans.len(), 1);
-        assert_eq!(
-            converted.rejected.iter().map(|(_, spans)| spans).collect::<Vec<_>>(),
-            [&2, &1, &1]
-        );
+        let reasons: Vec<_> = converted.map(|span| span.err()).collect();
+        assert!(reasons[..4].iter().all(Option::is_some) && reasons[4].is_none(), "{reasons:?}");
+        assert_eq!(reasons[0], reasons[1]);
+        assert_eq!(reasons.iter().flatten().collect::<BTreeSet<_>>().len(), 3);
     }
 
     proptest! {
         #[test]
-        fn every_span_is_converted_or_counted(
+        fn every_span_is_converted_or_refused(
             ids in prop::collection::vec((0..18_usize, 0..10_usize, any::<u8>(), any::<u64>(), any::<u64>(), any::<i32>()), 0..20),
         ) {
             let spans: Vec<_> = ids.into_iter().map(|(trace, id, byte, start, end, kind)| Span {
@@ -463,21 +470,20 @@ mod tests {
                 ..span()
             }).collect();
             let count = spans.len();
-            let converted = convert(batch(spans));
-            let rejected: u64 = converted.rejected.iter().map(|(_, spans)| spans).sum();
-            prop_assert_eq!(converted.spans.len() + usize::try_from(rejected).unwrap(), count);
-            prop_assert!(to_json(&converted.spans).is_ok());
+            let converted: Vec<_> = convert(batch(spans)).collect();
+            prop_assert_eq!(converted.len(), count);
+            prop_assert!(converted.iter().flatten().all(|span| to_json(span).is_ok()));
         }
 
         #[test]
         fn texts_are_written_in_ascii_and_mean_the_same(name: String, key: String, value: String) {
             let tags = BTreeMap::from([(key.clone(), value.clone())]);
             let span = ZipkinSpan { name: name.clone(), tags, ..ZipkinSpan::default() };
-            let json = to_json(&[span]).unwrap();
+            let json = to_json(&span).unwrap();
             prop_assert!(json.is_ascii());
-            let read: serde_json::Value = serde_json::from_slice(&json).unwrap();
-            prop_assert_eq!(read[0]["name"].as_str(), Some(name.as_str()));
-            prop_assert_eq!(read[0]["tags"][&key].as_str(), Some(value.as_str()));
+            let read: serde_json::Value = serde_json::from_str(&json).unwrap();
+            prop_assert_eq!(read["name"].as_str(), Some(name.as_str()));
+            prop_assert_eq!(read["tags"][&key].as_str(), Some(value.as_str()));
         }
     }
 }

@@ -15,6 +15,7 @@ mod programs;
 mod receive;
 mod receiver;
 mod rust;
+mod shared;
 mod skywalking;
 mod stage;
 mod zipkin;
