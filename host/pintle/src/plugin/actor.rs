@@ -26,7 +26,7 @@ use super::{
     limits::{Limits, explain_trap},
     loader::{Exports, Plugin},
     output::LastWords,
-    thread::{Callers, PluginThread, cores},
+    thread::{AnswerLookout, Callers, PluginThread, cores},
     throttle::{HeldBack, throttle},
 };
 use crate::secret::Scrubber;
@@ -42,6 +42,7 @@ pub(crate) struct Incarnation {
     places: Arc<Semaphore>,
     calls: Arc<Calls>,
     callers: Callers,
+    lookout: AnswerLookout,
     scrubber: Arc<Scrubber>,
     ended: watch::Receiver<Option<Arc<str>>>,
     store_dropped: watch::Receiver<bool>,
@@ -156,7 +157,9 @@ impl Incarnation {
         let held_back = Arc::new(HeldBack::default());
         let throttled = throttle(limits.cpu, backend, Arc::clone(&held_back), running);
         let (handle, callers) = (thread.handle(), thread.callers());
-        let task = thread.run(throttled, limits.looks_out(cores()));
+        let moment = limits.looks_out(cores());
+        let lookout = AnswerLookout::new(moment, callers.clone());
+        let task = thread.run(throttled, moment);
         let calls = Arc::new(Calls::new(ended, held_back, task.abort_handle(), urgent.downgrade()));
         let host = engine.host_runtime();
         host.spawn(watch_deadlines(Arc::downgrade(&calls), limits.call_grace));
@@ -186,6 +189,7 @@ impl Incarnation {
             places: Arc::new(Semaphore::new(places_max)),
             calls,
             callers,
+            lookout,
             scrubber,
             ended,
             store_dropped,
@@ -255,6 +259,9 @@ impl Incarnation {
             sleep_until(deadline).await;
             call.give_up()
         };
+        if operation.is_prompt() {
+            self.lookout.until(&answer).await;
+        }
         let result = tokio::select! {
             biased;
             result = &mut answer => result.ok(),

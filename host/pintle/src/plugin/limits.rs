@@ -189,9 +189,10 @@ limits! {
     /// Polls a second and capability; a plugin that answers faster is asked later, and what it has
     /// to say by then comes in one answer.
     polls_per_second: u32 = Backend Count(10_000, 10, 100_000);
-    /// How long its thread looks out for what comes next before it sleeps, as long as something mostly
-    /// comes: to wake it takes longer than a small call. It costs processor time, after all other threads;
-    /// zero turns it off, and so does a `cpu` of less than a core, or a host that has one.
+    /// How long its thread looks out for what comes next before it sleeps, and that of one who waits alone
+    /// for its answer, as long as something mostly comes: to wake it takes longer than a small call. It
+    /// costs processor time, after all other threads; zero turns it off, and so does a `cpu` of less than a
+    /// core, or a host that has one.
     lookout: Duration = Backend Time(500 * US, 0, 10 * MS);
     /// How long a poll waits for events; its empty answer is the heartbeat.
     poll_timeout: Duration = Backend Time(10 * SECOND, 100 * MS, MINUTE);

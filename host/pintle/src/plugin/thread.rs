@@ -3,8 +3,10 @@
 //! What arrives on such a connection wakes the guest on the very thread that saw it arrive. And a
 //! guest that computes, or waits for its disk, delays nobody: the operating system shares the cores.
 
+mod answer;
 mod callers;
 mod lookout;
+mod worth;
 
 use std::{
     convert::Infallible,
@@ -22,6 +24,7 @@ use tokio::{
     task::JoinHandle,
 };
 
+pub(crate) use answer::AnswerLookout;
 pub(crate) use callers::Callers;
 use lookout::{Doings, look_out};
 

@@ -42,6 +42,31 @@ pub(crate) async fn write(
     Ok(record)
 }
 
+/// Those who share a watch get it from their mirror; the server would read it from its store for each
+/// change.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_before_is_told_without_having_the_server_look_it_up() -> Result<()> {
+    const CHANGES: u32 = 100;
+    let stage = Stage::alone(EtcdOptions::default()).await?;
+    let node = stage.node("a").await?;
+    put(&node.config, "w/a", "0").await?;
+    let mut watch = node.config.watch(prefix("w")).await?;
+    snapshot(&mut watch).await?;
+    let look_ups = async || stage.etcd.metric("etcd_mvcc_range_total", &[]).await;
+    let before = look_ups().await?;
+    let mut client = stage.client().await?;
+    for number in 1..=CHANGES {
+        client.put(stage.key("w/a"), number.to_string(), None).await?;
+        let WatchEvent::Put { previous, .. } = next_event(&mut watch).await? else {
+            bail!("no change")
+        };
+        assert_eq!(text(&previous.context("what was before")?.value), (number - 1).to_string());
+    }
+    let done = look_ups().await? - before;
+    assert!(done < f64::from(CHANGES) / 2.0, "{done} look-ups for {CHANGES} changes");
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_shows_what_is_there_and_then_every_change_with_what_was_before() -> Result<()> {
     let stage = Stage::new().await?;

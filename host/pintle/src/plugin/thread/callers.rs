@@ -20,6 +20,11 @@ impl Callers {
         Caller(self.clone())
     }
 
+    /// Whether at most one waits.
+    pub(super) fn is_alone(&self) -> bool {
+        self.0.load(Ordering::Relaxed) <= 1
+    }
+
     /// Whether somebody waits.
     pub(super) fn are_there(&self) -> bool {
         self.0.load(Ordering::Relaxed) > 0
