@@ -10,21 +10,25 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 
+use crate::install::Program;
 use crate::report::{Finding, timed};
 use crate::workspace::{Package, Workspace};
-use crate::{cargo, process};
+use crate::{cargo, install, process};
 
 #[derive(Args)]
 pub(crate) struct Arguments {
     /// One target; without it all of them, and an unknown name lists what there is
     name: Option<String>,
     /// How long each target runs
-    #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
     /// Run the target on this one input, such as one that was found
     #[arg(long, value_name = "FILE", requires = "name")]
     input: Option<PathBuf>,
 }
+
+/// What compiles libFuzzer.
+const CPP: Program = Program { name: "c++", package: "g++" };
 
 /// The package of the targets.
 const PACKAGE: &str = "pintle-test-fuzz";
@@ -44,7 +48,7 @@ const INSTRUMENTED: &str = "-Cpasses=sancov-module \
 const INPUT_BYTES_MAX: u32 = 4_096;
 /// One input takes no longer, in seconds.
 const INPUT_SECONDS_MAX: u32 = 10;
-/// Inputs for each target in the tests, always the same ones.
+/// Inputs for each target in the tests, made from the same beginning each time.
 const SMOKE_INPUTS: u32 = 100_000;
 /// The bug of [`PLANTED`] is found within so many.
 const PLANTED_INPUTS: u32 = 500_000;
@@ -58,6 +62,7 @@ pub(crate) fn run(workspace: &Workspace, arguments: &Arguments) -> Result<ExitCo
         let mut command = targets.program(&format!("{PREFIX}{name}"));
         let what = match &arguments.input {
             Some(input) => {
+                ensure!(input.is_file(), "{} is no file", input.display());
                 let place = || format!("cannot tell where {} is", input.display());
                 command.arg(std::path::absolute(input).with_context(place)?);
                 format!("{name}, on {}", input.display())
@@ -145,9 +150,12 @@ impl<'a> Targets<'a> {
     }
 
     fn build(&self) -> Result<()> {
+        install::programs(&[CPP])?;
         timed("build the targets, with what they reach counted", || {
             let mut command = cargo::command();
             command.current_dir(&self.workspace.root).env("RUSTFLAGS", INSTRUMENTED);
+            // It would be heeded instead.
+            command.env_remove("CARGO_ENCODED_RUSTFLAGS");
             command.args(["build", "--package", PACKAGE, "--bins", "--features", "libfuzzer"]);
             process::run(command.args(["--target", &self.host]))
         })
@@ -167,12 +175,15 @@ impl<'a> Targets<'a> {
 
     /// Lets a target's program make up inputs, from those that were kept before.
     fn fuzz(&self, command: &mut Command, name: &str) -> Result<()> {
-        self.arrange(command, name, &self.folder.join("kept").join(name))
+        self.arrange(
+            command,
+            &self.folder.join("kept").join(name),
+            &self.folder.join("found").join(name),
+        )
     }
 
-    fn arrange(&self, command: &mut Command, name: &str, kept: &Path) -> Result<()> {
-        let found = self.folder.join("found").join(name);
-        for folder in [kept, &found] {
+    fn arrange(&self, command: &mut Command, kept: &Path, found: &Path) -> Result<()> {
+        for folder in [kept, found] {
             std::fs::create_dir_all(folder)
                 .with_context(|| format!("cannot create {}", folder.display()))?;
         }
@@ -186,8 +197,10 @@ impl<'a> Targets<'a> {
     /// Runs a program on inputs that are the same each time; gives what it printed.
     fn smoke(&self, program: &str, name: &str, inputs: u32) -> Result<String> {
         let mut command = self.program(program);
-        self.arrange(&mut command, name, &self.folder.join("smoke").join(name))?;
-        command.args(["-seed=1".to_owned(), format!("-runs={inputs}")]);
+        let folder = self.folder.join("smoke").join(name);
+        self.arrange(&mut command, &folder.join("kept"), &folder.join("found"))?;
+        // What others keep meanwhile is not looked for.
+        command.args(["-seed=1".to_owned(), "-reload=0".to_owned(), format!("-runs={inputs}")]);
         let output = process::output(&mut command)?;
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }

@@ -63,11 +63,8 @@ impl Redaction {
     /// [`Malformed`] when the bytes are no message, or values stand in each other deeper than
     /// [`take_apart`](crate::parts::take_apart) lets pass.
     pub fn span(&self, span: Bytes) -> Result<Bytes, Malformed> {
-        self.rewrite(
-            span,
-            &[(9, Inside::Attribute), (11, Inside::Event), (13, Inside::Link)],
-            DEPTH_MAX,
-        )
+        let inside = [(9, Inside::Attribute), (11, Inside::Event), (13, Inside::Link)];
+        Ok(self.rewrite(&span, &inside, DEPTH_MAX)?.unwrap_or(span))
     }
 
     /// The [`resource`](crate::Origin::resource) of an origin with its attributes redacted.
@@ -75,7 +72,7 @@ impl Redaction {
     /// # Errors
     /// As [`span`](Self::span).
     pub fn resource(&self, resource: Bytes) -> Result<Bytes, Malformed> {
-        self.rewrite(resource, &[(1, Inside::Resource)], DEPTH_MAX)
+        Ok(self.rewrite(&resource, &[(1, Inside::Resource)], DEPTH_MAX)?.unwrap_or(resource))
     }
 
     /// The [`scope`](crate::Origin::scope) of an origin with its attributes redacted.
@@ -83,33 +80,50 @@ impl Redaction {
     /// # Errors
     /// As [`span`](Self::span).
     pub fn scope(&self, scope: Bytes) -> Result<Bytes, Malformed> {
-        self.rewrite(scope, &[(1, Inside::Scope)], DEPTH_MAX)
+        Ok(self.rewrite(&scope, &[(1, Inside::Scope)], DEPTH_MAX)?.unwrap_or(scope))
     }
 
-    /// Rewrites the fields that are named, and leaves the others as they are.
+    /// Rewrites the fields that are named, and leaves the others as they are; none when nothing changes.
+    /// Memory is taken only then: values may stand deep in each other, and each level may be large.
     fn rewrite(
         &self,
-        message: Bytes,
+        message: &Bytes,
         inside: &[(u32, Inside)],
         depth: u32,
-    ) -> Result<Bytes, Malformed> {
-        let mut out = BytesMut::with_capacity(message.len());
-        let mut changed = false;
+    ) -> Result<Option<Bytes>, Malformed> {
+        let mut out: Option<BytesMut> = None;
+        let mut end = 0;
         for field in wire::fields(message.clone()) {
             let field = field?;
+            let begin = end;
+            end += field.whole.len();
             let known = inside.iter().find(|(number, _)| *number == field.number);
-            let (Some((number, kind)), Some(content)) = (known, field.content) else {
-                out.put_slice(&field.whole);
-                continue;
+            let rewritten = match (known, &field.content) {
+                (Some((_, kind)), Some(content)) => self.inside(*kind, content, depth)?,
+                _ => None,
             };
-            let rewritten = self.inside(*kind, content.clone(), depth)?;
-            changed |= rewritten != content;
-            put_bytes(&mut out, *number, &rewritten);
+            match (rewritten, &mut out) {
+                (Some(rewritten), out) => {
+                    let out = out.get_or_insert_with(|| {
+                        let mut out = BytesMut::with_capacity(message.len());
+                        out.put_slice(&message.slice(..begin));
+                        out
+                    });
+                    put_bytes(out, field.number, &rewritten);
+                }
+                (None, Some(out)) => out.put_slice(&field.whole),
+                (None, None) => {}
+            }
         }
-        Ok(if changed { out.freeze() } else { message })
+        Ok(out.map(BytesMut::freeze))
     }
 
-    fn inside(&self, kind: Inside, content: Bytes, depth: u32) -> Result<Bytes, Malformed> {
+    fn inside(
+        &self,
+        kind: Inside,
+        content: &Bytes,
+        depth: u32,
+    ) -> Result<Option<Bytes>, Malformed> {
         let depth = depth.checked_sub(1).ok_or_else(Malformed::too_deep)?;
         match kind {
             Inside::Resource => self.rewrite(content, &[(1, Inside::Attribute)], depth),
@@ -126,7 +140,7 @@ impl Redaction {
         }
     }
 
-    fn attribute(&self, attribute: Bytes, depth: u32) -> Result<Bytes, Malformed> {
+    fn attribute(&self, attribute: &Bytes, depth: u32) -> Result<Option<Bytes>, Malformed> {
         // The last key counts, as for every decoder.
         let mut key = Bytes::new();
         for field in wire::fields(attribute.clone()) {
@@ -139,7 +153,7 @@ impl Redaction {
             let mut out = BytesMut::new();
             put_bytes(&mut out, 1, &key);
             put_bytes(&mut out, 2, &redacted_value());
-            return Ok(out.freeze());
+            return Ok(Some(out.freeze()));
         }
         self.rewrite(attribute, &[(2, Inside::Value)], depth)
     }

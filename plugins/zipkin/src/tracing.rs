@@ -10,8 +10,9 @@ use pintle_plugin_sdk::{Context, Error, gzip};
 use prost::Message;
 
 /// A request is sent once its spans have so many bytes in JSON. Spans repeat what the batch says once for
-/// all of them, so that together they may not fit into the plugin's memory.
-const BODY_BYTES: usize = 2 << 20;
+/// all of them, so that together they may not fit into the plugin's memory, nor into what a server takes, which
+/// is 10 MiB unless it is told otherwise.
+const BODY_BYTES: usize = 8 << 20;
 /// As many requests are sent to find out which spans of a body the server does not take.
 const SEARCH_MAX: u32 = 64;
 

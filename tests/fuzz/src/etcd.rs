@@ -12,7 +12,7 @@ use prost::Message;
 
 /// An empty response of a transaction takes 2 bytes on the wire, and the first of a list brings a place
 /// for four.
-const BYTES_PER_BYTE: u64 = 256;
+const BYTES_PER_BYTE: u64 = 320;
 
 pub(crate) fn read(input: &[u8]) {
     read_name(input);

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use pintle_plugin_local::wire::{TraceWriter, decode};
 
 /// A scope without spans takes 2 bytes on the wire.
-const BYTES_PER_BYTE: u64 = 256;
+const BYTES_PER_BYTE: u64 = 384;
 
 pub(crate) fn read(input: &[u8]) {
     let decode = |input: &[u8]| decode(Bytes::copy_from_slice(input));
@@ -18,10 +18,11 @@ pub(crate) fn read(input: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shared::request;
+    use crate::shared::{long, request};
 
     #[test]
     fn what_scopes_share_takes_memory_once() {
-        read(&request("service.name", 1_000));
+        read(&request("service.name", ""));
+        read(&request("", &long()));
     }
 }

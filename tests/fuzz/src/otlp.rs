@@ -14,8 +14,8 @@ use prost::Message;
 const BYTES_PER_BYTE: u64 = 64;
 /// `{}` becomes a span, all of whose members have a place in it.
 const BYTES_PER_BYTE_OF_JSON: u64 = 512;
-/// What the value of an attribute becomes may be longer than the attribute was.
-const BYTES_PER_BYTE_REDACTED: u64 = 8;
+/// What the value of an attribute becomes may be longer than all of the attribute was.
+const BYTES_PER_BYTE_REDACTED: u64 = 32;
 
 pub(crate) fn read(input: &[u8]) {
     let surveyed = survey(input);
@@ -58,7 +58,9 @@ pub(crate) fn read_json(input: &[u8]) {
     let read = |input: &[u8]| read_request(input);
     if let Ok(request) = in_proportion(BYTES_PER_BYTE_OF_JSON, input, read) {
         let bytes = request.encode_to_vec();
-        assert_eq!(ExportTraceServiceRequest::decode(bytes.as_slice()), Ok(request));
+        let again = ExportTraceServiceRequest::decode(bytes.as_slice()).expect("it was written");
+        // Not compared as it is: a number may be none, which is not equal to itself.
+        assert_eq!(again.encode_to_vec(), bytes, "written and read again");
     }
 }
 
@@ -66,9 +68,22 @@ pub(crate) fn read_json(input: &[u8]) {
 mod tests {
     use super::*;
     use crate::shared::request;
+    use pintle_otlp::{AnyValue, ArrayValue, KeyValue, Span, Value};
+
+    #[test]
+    fn values_that_stand_deep_in_each_other_take_memory_once_to_be_redacted() {
+        let mut value = Value::String("x".repeat(100_000));
+        for _ in 0..20 {
+            value = Value::Array(ArrayValue { values: vec![AnyValue { value: Some(value) }] });
+        }
+        let span = Span { attributes: vec![KeyValue::new("v", value)], ..Span::default() };
+        let bytes = Bytes::from(span.encode_to_vec());
+        let redacted = in_proportion(4, &bytes, |_| Redaction::new(["secret"]).span(bytes.clone()));
+        assert_eq!(redacted, Ok(bytes));
+    }
 
     #[test]
     fn what_spans_share_takes_memory_once() {
-        read(&request("service.name", 1_000));
+        read(&request("service.name", ""));
     }
 }

@@ -10,18 +10,21 @@ use prost::Message;
 use std::collections::BTreeSet;
 use std::rc::Rc;
 
-/// A span takes some 30 bytes on the wire, and becomes a segment of its own, which says where it
-/// comes from.
-const BYTES_PER_BYTE: u64 = 256;
+/// An empty span takes 2 bytes on the wire. One that has all it needs takes 30, and becomes a segment of its
+/// own, which says where it comes from.
+const BYTES_PER_BYTE: u64 = 640;
 /// Spans whose places are remembered.
 const KNOWN_MAX: usize = 64;
 
 pub(crate) fn read(input: &[u8]) {
-    let Ok(request) = ExportTraceServiceRequest::decode(input) else { return };
-    for resource in request.resource_spans.iter().flat_map(|it| &it.resource) {
-        properties(resource);
-    }
-    let (segments, held) = in_proportion(BYTES_PER_BYTE, input, |_| assemble(request));
+    let convert = |input: &[u8]| {
+        let request = ExportTraceServiceRequest::decode(input).ok()?;
+        for resource in request.resource_spans.iter().flat_map(|it| &it.resource) {
+            properties(resource);
+        }
+        Some(assemble(request))
+    };
+    let Some((segments, held)) = in_proportion(BYTES_PER_BYTE, input, convert) else { return };
     let spans: usize = segments.iter().map(|segment| segment.spans.len()).sum();
     assert_eq!(spans, held, "each span is in one segment");
     for segment in &segments {
@@ -61,6 +64,6 @@ mod tests {
 
     #[test]
     fn names_that_segments_repeat_take_no_more_memory_than_they_may() {
-        read(&request("service.name", 1_000));
+        read(&request("service.name", ""));
     }
 }

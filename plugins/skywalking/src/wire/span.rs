@@ -63,8 +63,8 @@ const COMPONENT_DUBBO: i32 = 3;
 const COMPONENT_RPC: i32 = 50;
 const COMPONENT_HTTP: i32 = 49;
 
-/// Most bytes of a name that OTLP says once and segments repeat: of a service, an instance, a scope, and
-/// of the span that others refer to. The server cuts names at 70 to 150 characters unless it is told
+/// Most bytes of a name that OTLP says once and segments repeat: of a service, an instance, a scope, a peer,
+/// and of the span that others refer to. The server cuts names at 70 to 150 characters unless it is told
 /// otherwise (`core.default.serviceNameMaxLength` and its like).
 const NAME_BYTES_MAX: usize = 1_024;
 

@@ -41,7 +41,9 @@ impl AnswerLookout {
             std::thread::yield_now();
             yield_now().await;
             if !answer.is_empty() {
-                return self.judge(Worth::paid);
+                // Not if this thread had to wait for a core: then to sleep would have been as well.
+                let is_soon = since.elapsed() < self.moment;
+                return self.judge(if is_soon { Worth::paid } else { Worth::was_in_vain });
             }
             if !self.callers.is_alone() {
                 return;

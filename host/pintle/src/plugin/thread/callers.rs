@@ -20,7 +20,7 @@ impl Callers {
         Caller(self.clone())
     }
 
-    /// Whether at most one waits.
+    /// Whether nobody else waits than who asks.
     pub(super) fn is_alone(&self) -> bool {
         self.0.load(Ordering::Relaxed) <= 1
     }

@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -47,7 +47,7 @@ const MEASUREMENTS: usize = 3;
 pub(crate) async fn undisturbed(size: Size) -> Result<ChaosRow> {
     let (mut done, mut violations, mut texts) = (0, 0, Vec::new());
     for behaviour in ATTACKS {
-        let comparison = Comparison::new("P11", behaviour.name()).rounds(size.of(160, 2));
+        let comparison = Comparison::new("P11", behaviour.name()).rounds(size.of(80, 2));
         let place = Mutex::new(None);
         let beside = || p99_beside(&place, *behaviour, true);
         let alone = || p99_beside(&place, *behaviour, false);
@@ -88,9 +88,11 @@ async fn p99_beside(
     };
     let victim = stage.pintle.config("victim")?;
     restart(&stage.pintle).await?;
-    let attacks = Arc::new(AtomicU64::new(0));
-    let attacking =
-        attacked.then(|| tokio::spawn(attack(stage.pintle.clone(), Arc::clone(&attacks))));
+    let (attacks, stop) = (Arc::<AtomicU64>::default(), Arc::<AtomicBool>::default());
+    let attacking = attacked.then(|| {
+        let (pintle, attacks) = (stage.pintle.clone(), Arc::clone(&attacks));
+        tokio::spawn(attack(pintle, attacks, Arc::clone(&stop)))
+    });
     times(&victim, WARM_UP).await?;
     let before = attacks.load(Ordering::Relaxed);
     let mut taken = times(&victim, CALLS).await?;
@@ -100,9 +102,8 @@ async fn p99_beside(
             taken.extend(times(&victim, CALLS / 10).await?);
         }
         ensure!(!attacking.is_finished(), "the attack had ended");
-        attacking.abort();
-        // Whether it was cancelled or not: nothing provokes the neighbour any more.
-        let _ = attacking.await;
+        stop.store(true, Ordering::Relaxed);
+        within("the end of the attack", attacking).await???;
     }
     let p99 = p99(taken);
     if measured + 1 < MEASUREMENTS {
@@ -118,10 +119,10 @@ fn is_lasting(behaviour: Behaviour) -> bool {
     matches!(behaviour, Behaviour::YieldInBackground | Behaviour::PollStorm)
 }
 
-/// Attacks again and again: a culprit that was ended is started again at once.
-async fn attack(pintle: Pintle, attacks: Arc<AtomicU64>) -> Result<()> {
+/// Attacks again and again until it is to stop: a culprit that was ended is started again at once.
+async fn attack(pintle: Pintle, attacks: Arc<AtomicU64>, stop: Arc<AtomicBool>) -> Result<()> {
     let config = pintle.config("culprit")?;
-    loop {
+    while !stop.load(Ordering::Relaxed) {
         let provoked = config.get(PROVOKE).await;
         attacks.fetch_add(1, Ordering::Relaxed);
         if provoked.is_ok() {
@@ -130,15 +131,16 @@ async fn attack(pintle: Pintle, attacks: Arc<AtomicU64>) -> Result<()> {
         }
         restart(&pintle).await?;
     }
+    Ok(())
 }
 
 /// Starts the culprit again, and waits until it serves.
 async fn restart(pintle: &Pintle) -> Result<()> {
-    let before = pintle.backend("culprit")?.restarts;
+    let before = pintle.backend("culprit")?.since;
     pintle.restart_backend("culprit")?;
     loop {
-        let BackendStatus { state, restarts, .. } = pintle.backend("culprit")?;
-        if restarts > before && state == BackendState::Serving {
+        let BackendStatus { state, since, .. } = pintle.backend("culprit")?;
+        if since != before && state == BackendState::Serving {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
