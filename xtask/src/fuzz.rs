@@ -2,7 +2,7 @@
 //!
 //! libFuzzer keeps inputs that reach new code, and goes on from them; for that the code counts what is
 //! reached. The compiler has that as a pass of LLVM, which the stable one takes too. What needs
-//! another compiler, sanitizers of memory, would find nothing here: there is no `unsafe`.
+//! another compiler, sanitizers of memory, would find nothing here: decoders have no `unsafe`.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -109,7 +109,13 @@ pub(crate) fn smoke(workspace: &Workspace) -> Result<Finding> {
     let names = targets.choose(None)?;
     for name in &names {
         let printed = targets.smoke(&format!("{PREFIX}{name}"), name, SMOKE_INPUTS)?;
-        let Some(reached) = reached(&printed) else { bail!("{name}:\n{printed}") };
+        let Some(reached) = reached(&printed) else {
+            bail!(
+                "{name} found something; to see it again: cargo xtask fuzz {name} --input FILE, with \
+                 the file in {}\n{printed}",
+                fresh.join(name).join("found").display()
+            );
+        };
         eprintln!("    {name:24} {reached}");
     }
     Ok(Finding::detail(format!("{} targets, {SMOKE_INPUTS} inputs each", names.len())))
@@ -194,7 +200,7 @@ impl<'a> Targets<'a> {
         Ok(())
     }
 
-    /// Runs a program on inputs that are the same each time; gives what it printed.
+    /// Runs a program on so many inputs, from the same beginning each time; gives what it printed.
     fn smoke(&self, program: &str, name: &str, inputs: u32) -> Result<String> {
         let mut command = self.program(program);
         let folder = self.folder.join("smoke").join(name);

@@ -103,6 +103,17 @@ mod tests {
     }
 
     #[test]
+    fn every_target_has_a_program() {
+        let manifest = include_str!("../Cargo.toml");
+        for Target { name, .. } in TARGETS {
+            assert!(manifest.contains(&format!("name = \"fuzz-{name}\"")), "{name}");
+            let program = format!("{}/bin/{name}.rs", env!("CARGO_MANIFEST_DIR"));
+            let program = fs::read_to_string(program).unwrap();
+            assert!(program.contains(&format!("target(\"{name}\")")), "{name}");
+        }
+    }
+
+    #[test]
     #[should_panic(expected = "the planted bug")]
     fn the_planted_bug_is_one() {
         planted(b"\xffPintle");
